@@ -1,0 +1,224 @@
+"""Make .venv: a CPU torch, then everything else at the versions in constraints.txt.
+
+With --dev also the tools for tests and checks, and the packages of tests/js at the versions in its
+package-lock.json.
+
+Runs before anything is installed, so it uses the standard library alone. ops/setup.sh calls it on a
+machine, the Dockerfile in an image. It does nothing when nothing changed, and goes on where an
+interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_CHECK = """
+import importlib.metadata, sys
+import torch
+cuda = sorted(
+    name
+    for name in {dist.name for dist in importlib.metadata.distributions()}
+    if name.lower().startswith(("nvidia-", "cuda-", "triton"))
+)
+if torch.version.cuda is not None:
+    cuda.append("torch " + torch.__version__)
+sys.exit(f"CUDA packages are installed: {', '.join(cuda)}" if cuda else 0)
+"""
+
+
+class SetupError(Exception):
+    """Setup cannot go on; the message says what to do."""
+
+
+class Checkout:
+    """The checkout at `root` and its .venv; `extra` is "" or "dev" (test and lint tools)."""
+
+    def __init__(self, root: Path, extra: str = "") -> None:
+        self.root = root
+        self.extra = extra
+        self.venv = root / ".venv"
+        self.python = self.venv / "bin" / "python"
+        self.stamp = self.venv / "setup-stamp"
+
+    def venv_version(self) -> str | None:
+        """The version of .venv's Python, or None when it cannot be used."""
+        # pip is asked as well: it comes last when a venv is made, so it tells a whole one.
+        code = "import importlib.metadata as m, sys; m.version('pip'); print(sys.version)"
+        try:
+            done = subprocess.run(
+                [self.python, "-c", code], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def key(self, version: str, extra: str | None = None) -> str:
+        """What .venv's content depends on, with `extra` or its own, as one digest."""
+        # The path is part of it because scripts in .venv/bin name their interpreter by full path.
+        extra = self.extra if extra is None else extra
+        parts = [version.encode(), str(self.root).encode(), extra.encode()]
+        parts += [
+            (self.root / name).read_bytes()
+            for name in ("pyproject.toml", "constraints.txt", "ops/setup.py")
+        ]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def up_to_date(self) -> bool:
+        """Whether .venv works and holds what the files ask for; the tools too are no hindrance."""
+        version = self.venv_version()
+        if version is None or not self.stamp.is_file():
+            return False
+        extras = {self.extra, "dev"}
+        return self.stamp.read_text() in {self.key(version, extra) for extra in extras}
+
+    def install(self) -> None:
+        """Bring .venv to what the files ask for."""
+        if self.venv_version() is None:
+            _say("making .venv")
+            self._run([sys.executable, "-m", "venv", "--clear", str(self.venv)], "making .venv")
+        self.stamp.unlink(missing_ok=True)
+        self._forget_half_installed()
+        self._install_torch()
+        _say("installing everything else")
+        extra = f"[{self.extra}]" if self.extra else ""
+        self._pip("install", "--editable", f".{extra}")
+        self._run([str(self.python), "-c", _CHECK], "checking for CUDA packages")
+        version = self.venv_version()
+        if version is None:
+            raise SetupError(f"{self.python} does not run; remove .venv and try again")
+        # Replaced in one step, so that no half-written stamp is ever read.
+        new = self.stamp.with_suffix(".new")
+        new.write_text(self.key(version))
+        new.replace(self.stamp)
+
+    def install_node_packages(self) -> bool:
+        """Bring tests/js/node_modules to what its lock file asks for; whether that was needed."""
+        folder = self.root / "tests" / "js"
+        lock = folder / "package-lock.json"
+        stamp = folder / "node_modules" / ".setup-stamp"
+        npm = shutil.which("npm")
+        if npm is None or not lock.is_file():
+            return False  # ops/setup.sh has said what is missing
+        wanted = lock.read_bytes()
+        if stamp.is_file() and stamp.read_bytes() == wanted:
+            return False
+        _say("installing the packages of tests/js")
+        # It begins by removing node_modules, so an interrupted run leaves no stamp.
+        self._run([npm, "ci", "--loglevel=error", "--prefix", str(folder)], "npm ci in tests/js")
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_bytes(wanted)
+        return True
+
+    def _install_torch(self) -> None:
+        if sys.platform == "darwin":
+            return  # every torch for macOS is a CPU torch
+        pins = read_pins(self.root / "constraints.txt")
+        wanted = f"torch=={pins['torch']}+cpu"
+        _say(f"installing {wanted}")
+        try:
+            # Where pip knows a CPU build (or has installed it already), nothing else is needed.
+            # Elsewhere this fails within seconds, as the default index has builds for CUDA alone.
+            self._pip("install", "--retries", "1", "--no-deps", wanted, quiet=True)
+        except SetupError:
+            # uv knows where the PyTorch project keeps its CPU builds; pip has to be told.
+            self._pip("install", "uv")
+            uv = [str(self.python), "-m", "uv", "pip", "install", "--python", str(self.python)]
+            torch = f"torch=={pins['torch']}"
+            self._run([*uv, "--no-deps", "--torch-backend", "cpu", torch], f"installing {torch}")
+
+    def _pip(self, *arguments: str, quiet: bool = False) -> None:
+        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", *arguments]
+        if not sys.stdout.isatty():
+            command.append("--quiet")
+        self._run(command, f"pip {' '.join(arguments)}", quiet=quiet)
+
+    def _run(self, command: Sequence[str], what: str, *, quiet: bool = False) -> None:
+        # By environment: pip hands it on to the environments where it builds packages, and no pip
+        # minds a variable that it does not know. Older ones build the modern way only if told to.
+        pins = {
+            "PIP_CONSTRAINT": "constraints.txt",
+            "PIP_BUILD_CONSTRAINT": "constraints.txt",
+            "PIP_USE_PEP517": "1",
+        }
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=os.environ | pins,
+            stderr=subprocess.DEVNULL if quiet else None,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SetupError(f"{what} failed; mend what it says above and run this again")
+
+    def _forget_half_installed(self) -> None:
+        """Make pip install again what an interrupted run left without its list of files."""
+        # pip writes RECORD last, but takes a package for installed when METADATA is there.
+        for info in self.venv.glob("lib/python*/site-packages/*.dist-info"):
+            if not (info / "RECORD").is_file():
+                shutil.rmtree(info)
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """The versions in a constraints file by lower-case package name."""
+    lines = path.read_text().splitlines()
+    matches = (re.fullmatch(r"([\w.-]+)==(\S+)", line) for line in lines)
+    return {match[1].lower(): match[2] for match in matches if match}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold off other setups of this folder: `make run` and `make test` may start together."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another setup is running here, waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Set up the checkout that this file lies in; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Make .venv with everything at its pinned version")
+    parser.add_argument("--dev", action="store_true", help="also the tools for tests and checks")
+    options = parser.parse_args(arguments)
+    checkout = Checkout(Path(__file__).resolve().parent.parent, "dev" if options.dev else "")
+    started = time.monotonic()
+    try:
+        with _locked(checkout.root):
+            changed = not checkout.up_to_date()
+            if changed:
+                checkout.install()
+            if options.dev:
+                changed |= checkout.install_node_packages()
+            if changed:
+                _say(f"done in {time.monotonic() - started:.0f} s")
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setup: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

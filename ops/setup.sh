@@ -1,0 +1,91 @@
+#!/bin/sh
+# Prepare this checkout: the system packages it needs, then .venv (ops/setup.py, which gets our
+# arguments). Takes well under a second when there is nothing to do. PYTHON names another Python.
+# With --dev also what tests need: curl, Node and the packages in tests/js.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+install() {
+    command -v apt-get >/dev/null || fail "install $* with your package manager, then run this again"
+    as_root=""
+    if [ "$(id -u)" != 0 ]; then
+        # Without a terminal sudo could not ask for its password.
+        if ! command -v sudo >/dev/null || ! { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
+            fail "missing: $*; run this as root: apt-get update && apt-get install -y $*"
+        fi
+        as_root=sudo
+    fi
+    echo "setup: installing with apt: $*"
+    # The package lists of a fresh machine are empty or old, so a failure is worth one update.
+    set -- env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y \
+        --no-install-recommends "$@"
+    $as_root "$@" >/dev/null 2>&1 || { $as_root apt-get -qq update && $as_root "$@" >/dev/null; } ||
+        fail "apt-get could not install them, see above"
+}
+
+candidates="${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}"
+
+find_python() {
+    python=""
+    for name in $candidates; do
+        "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        python=$name
+        "$name" -c 'import ensurepip, venv' 2>/dev/null && return
+    done
+    return 1
+}
+
+if ! find_python; then
+    if [ -n "$python" ]; then
+        install "$(basename "$python")-venv" # Debian packs venv on its own
+    elif command -v python3 >/dev/null; then
+        install python3.11 python3.11-venv # beside the system's own, which is older
+    else
+        install python3 python3-venv
+    fi
+    find_python || fail "Python 3.11 or newer with venv is needed; install it or set PYTHON to its path"
+fi
+
+if ! [ -f .venv/setup-stamp ]; then
+    facts='import sys, sysconfig; print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"))'
+    read -r version include <<END
+$("$python" -c "$facts")
+END
+    case $version in
+    3.11 | 3.13) ;; # pocketsphinx has wheels for these alone; for others it is compiled
+    *)
+        if ! command -v cc >/dev/null || ! [ -f "$include/Python.h" ]; then
+            install gcc libc6-dev "python$version-dev"
+        fi
+        ;;
+    esac
+fi
+
+if ! command -v flite >/dev/null; then
+    if command -v apt-get >/dev/null; then
+        install flite
+    else
+        echo "setup: flite not found: install it, or the embedded voice will not speak" >&2
+    fi
+fi
+
+case " $* " in
+*" --dev "*)
+    if ! command -v curl >/dev/null && command -v apt-get >/dev/null; then
+        install curl # the examples in the documentation are tested
+    fi
+    if ! command -v npm >/dev/null && command -v apt-get >/dev/null; then
+        # A node that is there already is kept; Debian packs npm on its own.
+        if command -v node >/dev/null; then install npm; else install nodejs npm; fi
+    elif ! command -v npm >/dev/null; then
+        echo "setup: npm not found: install Node and npm, or tests of JavaScript clients fail" >&2
+    fi
+    ;;
+esac
+
+exec "$python" ops/setup.py "$@"
