@@ -1,0 +1,59 @@
+"""When each sentence of a text is spoken. Used in speech workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import Json
+
+_MAX_BYTES = 2 * 1024 * 1024
+"""Of all sentences: their description travels in one frame."""
+_ENTRY_BYTES = 64
+
+
+@dataclass(slots=True)
+class _Sentence:
+    text: str
+    number: int
+    start: int
+    end: int
+
+
+class Alignment:
+    """Sentences and their samples, counted as they are made.
+
+    `rate` is how many of those samples one second of the answer takes: the sampling rate times the
+    speed. A change of tempo moves each moment by that factor, give or take a tenth of a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self.sentences: list[_Sentence] = []
+        self._bytes = 0
+
+    def add(self, text: str, number: int, samples: int) -> None:
+        """The next `samples` belong to sentence `number` of the text."""
+        last = self.sentences[-1] if self.sentences else None
+        if last is not None and last.number == number:
+            last.end += samples
+            return
+        start = last.end if last is not None else 0
+        self.sentences.append(_Sentence(text, number, start, start + samples))
+        self._bytes += len(text.encode()) + _ENTRY_BYTES
+
+    def describe(self, duration: float) -> list[Json]:
+        """Text, start and end of each sentence in seconds, within `duration`."""
+        if self._bytes > _MAX_BYTES:
+            raise ServiceError(
+                ErrorCode.text_too_long,
+                "the text is too long for an answer with times; send it in parts",
+            )
+        return [
+            {
+                "text": sentence.text,
+                "start": min(round(sentence.start / self._rate, 3), duration),
+                "end": min(round(sentence.end / self._rate, 3), duration),
+            }
+            for sentence in self.sentences
+        ]

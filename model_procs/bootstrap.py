@@ -1,0 +1,89 @@
+"""What a template and a spawned worker have in common when they start. Runs in child processes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import Failed, Json
+from model_procs import lifeline
+from model_procs.engine import Engine, EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """The front's word on what to load, as JSON on the command line."""
+
+    factory: str
+    engine: EngineConfig
+    worker_options: Json
+    """For a spawned worker; a forked one gets its options with the Fork message."""
+
+    @classmethod
+    def from_json(cls, text: str) -> ChildConfig:
+        """Parse `{"factory": "module:Class", "models_dir", "threads", "options", ...}`."""
+        data = json.loads(text)
+        return cls(
+            factory=data["factory"],
+            engine=EngineConfig(
+                models_dir=Path(data["models_dir"]),
+                threads=data["threads"],
+                options=data["options"],
+            ),
+            worker_options=data["worker_options"],
+        )
+
+
+def start(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse the arguments that every child takes, tie it to the front, send its logging to stderr.
+
+    stderr is a pipe whose lines the front logs under this process's name.
+    """
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--config", type=ChildConfig.from_json, required=True)
+    args = parser.parse_args(argv)
+    lifeline.arm(args.lifeline)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to handle
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    return args
+
+
+def load(config: ChildConfig) -> Engine:
+    """Import the engine's class, build it and load its weights."""
+    module_name, _, class_name = config.factory.partition(":")
+    engine: Engine = getattr(importlib.import_module(module_name), class_name)(config.engine)
+    engine.load()
+    return engine
+
+
+def failure(error: BaseException) -> Failed:
+    """What the front is told when this process cannot become READY: the model's own words."""
+    if isinstance(error, ServiceError):
+        return Failed(0, error.code.wire_name, error.message)
+    code = ErrorCode.model_unavailable.wire_name
+    return Failed(0, code, f"{type(error).__name__}: {error}"[:2000])
+
+
+def redirect_output(log_fd: int) -> None:
+    """Point stdout and stderr at the front's log, also for code below Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+
+
+def resident_bytes() -> int:
+    """RSS of this process, from statm: microseconds, where psutil opens and parses more."""
+    statm = os.open("/proc/self/statm", os.O_RDONLY)  # `open` would make eight calls of these three
+    try:
+        return int(os.read(statm, 100).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        os.close(statm)

@@ -1,0 +1,105 @@
+"""What an upload is by its first bytes, and whether a WAV is what it claims. Runs in workers."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import BinaryIO
+
+from ipc.errors import ErrorCode, ServiceError
+
+UNKNOWN_SIZES = frozenset({0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF})
+"""Sizes of a data chunk that say "unknown": from writers that cannot seek (FFmpeg, SoX, we)."""
+
+_MAGIC = (
+    (0, b"fLaC", "flac"),
+    (0, b"OggS", "ogg"),
+    (4, b"ftyp", "mov"),
+    (0, b"\x1a\x45\xdf\xa3", "matroska"),
+)
+_WANTED = "send a WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A/AAC or WebM recording"
+
+
+def invalid(problem: str, advice: str = _WANTED) -> ServiceError:
+    """The error for a recording that is damaged, or none."""
+    return ServiceError(ErrorCode.invalid_audio, f"{problem}; {advice}")
+
+
+def empty(problem: str) -> ServiceError:
+    """The error for a recording without sound."""
+    return ServiceError(
+        ErrorCode.empty_audio, f"{problem}; send a recording with at least one second of sound"
+    )
+
+
+def kind_of(file: BinaryIO) -> str:
+    """What `file` is by its first bytes, or by the first ones after an ID3 tag."""
+    file.seek(_id3_size(file))
+    head = file.read(12)
+    for offset, magic, kind in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return kind
+    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+        return "wav"
+    if len(head) == 12 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return "aac" if head[1] & 0xF6 == 0xF0 else "mp3"
+    raise invalid("this is not a recording in a format that is known here")
+
+
+def _id3_size(file: BinaryIO) -> int:
+    file.seek(0)
+    head = file.read(10)
+    if len(head) < 10 or head[:3] != b"ID3":
+        return 0
+    size = 0
+    for byte in head[6:]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size
+
+
+def check_wav(file: BinaryIO, size: int) -> bool:
+    """Whether a WAV's header knows its length. Refuses it when what it says is not true."""
+    position = 12
+    for _ in range(1_000):
+        file.seek(position)
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            break
+        name, claim = struct.unpack("<4sI", chunk)
+        position += 8
+        if name == b"data":
+            there = size - position
+            if there == 0 or (claim == 0 and _is_chunk(file, position)):
+                raise empty("the WAV holds no samples")
+            if claim in UNKNOWN_SIZES:
+                return False
+            if claim > there:
+                raise invalid(
+                    f"the WAV is cut short: its header claims {claim:,} bytes of sound and "
+                    f"{there:,} are there",
+                    "send the whole file",
+                )
+            end = position + claim
+            if not (_is_chunk(file, end) or _is_chunk(file, end + claim % 2)):
+                raise invalid(
+                    f"the WAV is longer than its header claims ({claim:,} bytes of sound, "
+                    f"{there:,} are there)",
+                    "export it again",
+                )
+            return True
+        position += claim + claim % 2
+    raise invalid("the WAV has no data chunk, or is cut short before it")
+
+
+def _is_chunk(file: BinaryIO, position: int) -> bool:
+    """Whether a whole RIFF chunk, a tag, padding or the end of the file is at `position`."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(position)
+    tail = file.read(65_536)
+    if len(tail) < 8 or tail[:3] in (b"ID3", b"TAG"):
+        return True
+    if not any(tail):
+        return position + len(tail) == size
+    claim = int.from_bytes(tail[4:8], "little")
+    printable = all(0x20 <= byte < 0x7F for byte in tail[:4])
+    return printable and position + 8 + claim <= size

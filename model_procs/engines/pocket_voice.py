@@ -1,0 +1,104 @@
+"""Pocket TTS's voices: states of the model, as `pocket-tts export-voice` writes them.
+
+Used in its template and workers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER = "voices"
+"""Beside the weights: the built-in voices, NAME.safetensors."""
+
+_NAME = r"[A-Za-z0-9_-]{1,64}"
+
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
+}
+"""The names that safetensors has for torch's types."""
+
+logger = logging.getLogger(__name__)
+
+
+def to_bytes(voice: Any) -> bytes:
+    """A state as safetensors."""
+    from safetensors.torch import save
+
+    return bytes(
+        save(
+            {
+                f"{module}/{name}": tensor.contiguous()
+                for module, tensors in voice.items()
+                for name, tensor in tensors.items()
+            }
+        )
+    )
+
+
+def from_bytes(data: memoryview) -> Any:
+    """A state as views into `data`, which the library would copy twice.
+
+    https://huggingface.co/docs/safetensors: the length of the header in eight bytes, the header
+    in JSON, the numbers.
+    """
+    import torch
+
+    start = 8 + int.from_bytes(data[:8], "little")
+    voice: dict[str, dict[str, Any]] = {}
+    for key, entry in json.loads(bytes(data[8:start])).items():
+        if key == "__metadata__":
+            continue
+        module, _, name = key.rpartition("/")
+        if name == "current_end":  # older files count steps by the length of a tensor
+            voice.setdefault(module, {})["offset"] = torch.tensor(entry["shape"][:1])
+            continue
+        first, end = entry["data_offsets"]
+        dtype = getattr(torch, _DTYPES[entry["dtype"]])
+        tensor = torch.frombuffer(data[start + first : start + end], dtype=dtype)
+        voice.setdefault(module, {})[name] = tensor.reshape(entry["shape"])
+    return voice
+
+
+def load(path: Path) -> Any:
+    """The state in a file, which stays mapped as long as the state is used."""
+    with open(path, "rb") as file:
+        return from_bytes(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
+
+
+def find(weights: Path, example: Any) -> tuple[dict[str, Path], list[str]]:
+    """The files beside `weights`, by name, that hold states like `example`; names of the others.
+
+    A voice is a state of the weights that it was made with: other ones need another shape, or make
+    noise of it.
+    """
+    found: dict[str, Path] = {}
+    misfits: list[str] = []
+    for path in sorted((weights / FOLDER).glob("*.safetensors")):
+        if not re.fullmatch(_NAME, path.stem):
+            continue
+        try:
+            if _shape(load(path)) != _shape(example):
+                raise ValueError("made for other weights")
+        except Exception as error:  # whatever a parser makes of bytes that are no voice
+            logger.warning("%s cannot be used: %s", path, error)
+            misfits.append(path.stem)
+        else:
+            found[path.stem] = path
+    return found, misfits
+
+
+def _shape(voice: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a state's caches, but for how many steps they hold."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module, tensors in voice.items():
+        cache = tensors["cache"]
+        if not 0 < int(tensors["offset"].view(-1)[0]) <= cache.shape[2]:
+            raise ValueError(f"{module} counts steps that it does not hold")
+        shapes[module] = (*cache.shape[:2], *cache.shape[3:])
+    return shapes

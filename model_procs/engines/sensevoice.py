@@ -1,0 +1,217 @@
+"""SenseVoiceSmall: text, language, emotion and sound events of a recording, on CPU.
+
+Loads in the template, transcribes in the workers. Only the model, its frontend and its tokenizer
+are taken from FunASR; importing all of it would cost ten seconds and half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import Json
+from model_procs import ctc, weights
+from model_procs.engine import Cancelled, EngineConfig, Samples
+from model_procs.lean_import import lean_import
+from model_procs.segments import segments
+from model_procs.torchaudio_guard import ensure_torchaudio
+from model_procs.transcript import LANGUAGES, Piece
+from model_procs.transcription import RATE, TranscriptionEngine, TranscriptionOptions
+
+PIECE_SECONDS = 30.0
+"""Longest piece that the model hears at once; it was trained on no longer ones."""
+
+_SHORTEST = RATE // 10
+
+
+class SenseVoiceEngine(TranscriptionEngine):
+    """SenseVoiceSmall behind the Engine protocol.
+
+    Option `quantize` (default true) makes the linear layers int8, a quarter of the time and half
+    the memory.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._folder = weights.weights_folder(config.models_dir, "sensevoice")
+        self._quantize = bool(config.options.get("quantize", True))
+        self._model: Any = None
+        self._frontend: Any = None
+        self._tokenizer: Any = None
+        self._path: list[int] = []
+        self._tag_probabilities: list[float] = []
+        self._stop = threading.Event()
+        self._info: Json = {}
+
+    def load(self) -> None:
+        """Load the weights from the models folder and hear once; the network is never asked.
+
+        Raises ServiceError (model_unavailable) with the library's message and what mends it.
+        """
+        import torch
+
+        torch.set_num_threads(1)
+        ensure_torchaudio()
+        try:
+            self._model, self._frontend, self._tokenizer = _build(self._folder)
+            parameters = sum(value.numel() for value in self._model.parameters())
+            version = weights.fingerprint(self._folder / "model.pt")
+        except Exception as error:
+            raise weights.cannot_load("SenseVoiceSmall", self._folder, error) from error
+        if self._quantize:
+            _quantize(self._model)
+        self._model.ctc.log_softmax = self._keep_path(self._model.ctc.log_softmax)
+        encoder = self._model.encoder
+        for layer in (*encoder.encoders0, *encoder.encoders, *encoder.tp_encoders):
+            layer.register_forward_pre_hook(self._leave_if_stopped)
+        self._info = {
+            "engine": "sensevoice",
+            "sample_rate": RATE,
+            "parameters": parameters,
+            "quantized": self._quantize,
+            "languages": list(LANGUAGES),
+            "version": version,
+            "notes": weights.notes(self._folder),
+        }
+        self._hear_once()
+        weights.release_scratch()
+
+    def warm_up(self) -> None:
+        """Nothing is left to do: `load` has heard something, for all workers forked from it."""
+        import torch
+
+        torch.set_num_threads(self._config.threads)
+
+    def _hear_once(self) -> None:
+        """Transcribe a second of noise, on the one thread of `load`: a template is forked next."""
+        noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
+        self.transcribe(noise.astype(np.float32), TranscriptionOptions(), threading.Event())
+
+    def info(self) -> Json:
+        """Engine, parameters, languages, and `version`, which changes when the weights do."""
+        return dict(self._info)
+
+    def hear(
+        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    ) -> Iterator[Piece]:
+        """Pieces of at most `PIECE_SECONDS`, cut where it is quiet.
+
+        Raises ServiceError (invalid_option) for a language hint that the model does not know, and
+        Cancelled within one layer's time of `stop`.
+        """
+        if options.language not in LANGUAGES:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"language {options.language!r} is unknown; choose one of {', '.join(LANGUAGES)}",
+            )
+        self._stop = stop
+        for start, end in segments(samples, RATE, PIECE_SECONDS):
+            yield self._hear(samples[start:end], options, start / RATE)
+
+    def _hear(self, samples: Samples, options: TranscriptionOptions, offset: float) -> Piece:
+        import torch
+
+        seconds = len(samples) / RATE
+        if len(samples) < _SHORTEST:
+            samples = np.pad(samples, (0, _SHORTEST - len(samples)))
+        torch.manual_seed(0)  # the frontend dithers: the same recording must give the same features
+        with torch.inference_mode():
+            results, _ = self._model.inference(
+                [torch.from_numpy(samples)],
+                tokenizer=self._tokenizer,
+                frontend=self._frontend,
+                device="cpu",
+                language=options.language,
+                use_itn=options.itn,
+            )
+        words = ctc.align(self._path, self._spell, seconds, offset)
+        language, emotion, event = self._tag_probabilities[:3]
+        return Piece(seconds, results[0]["text"], language, emotion, event, tuple(words))
+
+    def _keep_path(self, log_softmax: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`log_softmax` of the frames, of which the best token of each frame is also kept.
+
+        The first four frames hold the tags: language, emotion, event, written form. The text is
+        made of the very same path, so that words cannot differ from it.
+        """
+
+        def kept(frames: Any) -> Any:
+            scores = log_softmax(frames)
+            best = scores[0].max(dim=-1)
+            self._path = best.indices.tolist()
+            self._tag_probabilities = best.values[: ctc.QUERIES].exp().tolist()
+            return scores
+
+        return kept
+
+    def _spell(self, tokens: list[int]) -> list[str]:
+        """What each of `tokens` adds to the text of those before it."""
+        added = []
+        text = ""
+        for count in range(1, len(tokens) + 1):
+            longer = self._tokenizer.decode(tokens[:count])
+            if longer.endswith("\ufffd"):  # the first bytes of a character
+                longer = text
+            added.append(longer[len(text) :])
+            text = longer
+        return added
+
+    def _leave_if_stopped(self, _layer: Any, _inputs: Any) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+
+
+def _build(folder: Path) -> tuple[Any, Any, Any]:
+    """Model, frontend and tokenizer; the weights stay in the file, whose pages processes share."""
+    import torch
+    import yaml
+
+    with lean_import("funasr"):
+        from funasr.frontends.wav_frontend import WavFrontend
+        from funasr.models.sense_voice.model import SenseVoiceSmall
+        from funasr.tokenizer.sentencepiece_tokenizer import SentencepiecesTokenizer
+
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    bpe_model = folder / "chn_jpn_yue_eng_ko_spectok.bpe.model"
+    tokenizer = SentencepiecesTokenizer(**config["tokenizer_conf"] | {"bpemodel": str(bpe_model)})
+    cmvn = {"cmvn_file": str(folder / "am.mvn")}
+    frontend = WavFrontend(**config["frontend_conf"] | cmvn)
+    with torch.device("meta"):
+        model = SenseVoiceSmall(
+            encoder=config["encoder"],
+            encoder_conf=config["encoder_conf"],
+            input_size=frontend.output_size(),
+            vocab_size=tokenizer.get_vocab_size(),
+            **config["model_conf"],
+        )
+    state = torch.load(folder / "model.pt", map_location="cpu", mmap=True, weights_only=True)
+    for wrapper in ("state_dict", "model_state_dict", "model"):  # as FunASR's own loader does
+        state = state.get(wrapper, state)
+    missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
+    if missing:
+        raise KeyError(f"model.pt lacks {len(missing)} tensors, {missing[0]} first")
+    return model.float().eval(), frontend, tokenizer
+
+
+def _quantize(model: Any) -> None:
+    """Make the linear layers int8, and let go of the file that the weights came from."""
+    import torch
+    from torch.ao import quantization
+
+    linear = torch.nn.Linear
+    kept = {layer.weight for layer in model.modules() if isinstance(layer, linear)}
+    for value in model.parameters():
+        if value not in kept:  # also the biases, which the int8 layers take over as they are
+            value.data = value.data.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls this API deprecated
+        # One scale a channel costs nothing and halves the error of one scale a layer.
+        quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
+            model, {linear: quantization.per_channel_dynamic_qconfig}, inplace=True
+        )

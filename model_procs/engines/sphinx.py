@@ -1,0 +1,188 @@
+"""pocketsphinx: English recognition with the model in its own wheel, nothing to download.
+
+Loads in the template, transcribes in the workers.
+
+The decoder holds Python's lock while it searches, so a recording is cut where it is quiet into
+short utterances, and an utterance is fed in short pieces: between two of them pings are answered
+and `stop` is noticed. Fed whole, an utterance's cepstral mean is known before its search; fed in
+pieces, it would be guessed from what was heard before. So a first pass, with a grammar of one word
+that costs next to nothing, measures the mean over the recording, and the second pass starts from
+it. Nothing is carried from one request to the next.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import Json
+from model_procs import audio
+from model_procs.engine import Cancelled, EngineConfig, Samples
+from model_procs.segments import segments
+from model_procs.transcript import NO_EMOTION, NO_EVENT, NO_LANGUAGE, Piece, Word, merge, spell
+from model_procs.transcription import RATE, TranscriptionEngine, TranscriptionOptions
+
+LANGUAGES = ("auto", "en")
+UTTERANCE_SECONDS = 8.0
+"""Longest utterance: its last step takes a quarter of a second, which nothing can interrupt."""
+
+_PIECE = RATE // 5
+_FRAMES_A_SECOND = 100
+_FILLERS = "<[+"
+"""What the names of noises and silences begin with."""
+_VARIANT = re.compile(r"\(\d+\)$")
+"""The mark of a word's second pronunciation."""
+_MARGIN_SECONDS = 0.3
+"""Kept around every frame that sounds like speech, so that soft consonants are not clipped.
+
+pocketsphinx's own Endpointer is stricter: a word shorter than 0.3 s between two pauses is lost.
+"""
+_MEASURE = "measure"
+_ONE_WORD = "#JSGF V1.0; grammar one; public <word> = oh;"
+
+
+class SphinxEngine(TranscriptionEngine):
+    """pocketsphinx behind the Engine protocol."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._decoder: Any = None
+        self._search = ""
+
+    def load(self) -> None:
+        """Load the English model from the pocketsphinx wheel. Raises what pocketsphinx raises."""
+        from pocketsphinx import Decoder
+
+        self._decoder = Decoder(loglevel="FATAL", samprate=RATE)
+        self._search = self._decoder.current_search()
+        self._decoder.add_jsgf_string(_MEASURE, _ONE_WORD)
+
+    def warm_up(self) -> None:
+        """Transcribe a second of noise, loud enough to be taken for speech."""
+        noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
+        self.transcribe(noise.astype(np.float32), TranscriptionOptions(), threading.Event())
+
+    def info(self) -> Json:
+        """Engine, languages, and what clients must know."""
+        return {
+            "engine": "sphinx",
+            "sample_rate": RATE,
+            "languages": list(LANGUAGES),
+            "notes": [
+                "understands clear English speech only; noise and music cost most of the words",
+                "writes lower-case words without punctuation and numbers as words; itn has no "
+                "effect",
+                "segments end at pauses, since sentences' ends are not heard",
+                "does not recognise emotions and gives no probabilities",
+            ],
+        }
+
+    def hear(
+        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    ) -> Iterator[Piece]:
+        """One piece an utterance, without probabilities; silence between utterances has none.
+
+        Raises ServiceError (`invalid_option`) for a language hint other than auto and en, and
+        Cancelled within about 0.3 s of `stop`.
+        """
+        if options.language not in LANGUAGES:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the engine sphinx understands English only, not {options.language!r}; send "
+                "language en or auto, or use the engine sensevoice",
+            )
+        ranges = _utterances(samples, stop)
+        utterances = [audio.pcm16(samples[start:end]) for start, end in ranges]
+        mean = self._cepstral_mean(utterances, stop)
+        for (start, end), utterance in zip(ranges, utterances, strict=True):
+            words = self._recognise(utterance, mean, stop, start / RATE)
+            yield Piece((end - start) / RATE, _raw(spell(words)), words=tuple(words))
+
+    def describe(self, pieces: Sequence[Piece]) -> Json:
+        """The transcript, in SenseVoice's shape; language `nospeech` when nothing is said."""
+        result = merge(pieces)
+        return result | {"raw": _raw(result["text"])}
+
+    def _cepstral_mean(self, utterances: list[bytes], stop: threading.Event) -> str:
+        """The mean of the recording's cepstra, as the decoder writes and reads it."""
+        decoder = self._decoder
+        decoder.reinit_feat()  # forgets noise and mean of the last request, at no cost
+        decoder.activate_search(_MEASURE)
+        total = np.zeros(13)
+        frames = 0
+        for utterance in utterances:
+            if stop.is_set():
+                raise Cancelled
+            decoder.start_utt()
+            decoder.process_raw(utterance, full_utt=True)
+            decoder.end_utt()
+            values = np.array([float(value) for value in decoder.get_cmn(False).split(",")])
+            total += decoder.n_frames() * values
+            frames += decoder.n_frames()
+        decoder.activate_search(self._search)
+        return ",".join(f"{value:.4f}" for value in total / max(frames, 1))
+
+    def _recognise(
+        self, utterance: bytes, mean: str, stop: threading.Event, offset: float
+    ) -> list[Word]:
+        """The words of an utterance that begins `offset` seconds after the recording."""
+        decoder = self._decoder
+        decoder.reinit_feat()
+        decoder.set_cmn(mean)
+        decoder.start_utt()
+        try:
+            for start in range(0, len(utterance), 2 * _PIECE):
+                if stop.is_set():
+                    raise Cancelled
+                decoder.process_raw(utterance[start : start + 2 * _PIECE])
+        finally:
+            decoder.end_utt()
+        latest = offset + len(utterance) / 2 / RATE  # its last frame goes on behind the end
+        return [
+            Word(
+                _VARIANT.sub("", entry.word),
+                offset + entry.start_frame / _FRAMES_A_SECOND,
+                min(offset + (entry.end_frame + 1) / _FRAMES_A_SECOND, latest),
+            )
+            for entry in decoder.seg() or ()
+            if entry.word[0] not in _FILLERS
+        ]
+
+
+def _raw(text: str) -> str:
+    """`text` behind the tags that SenseVoice would have put."""
+    language, event = ("en", "Speech") if text else (NO_LANGUAGE, NO_EVENT)
+    return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|woitn|>{text}"
+
+
+def _speech(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
+    """Ranges of `samples` in which somebody may speak, in order, without overlap."""
+    from pocketsphinx import Vad
+
+    vad = Vad(Vad.LOOSE, RATE)
+    frame = vad.frame_bytes // 2
+    count = -(-len(samples) // frame)
+    pcm = audio.pcm16(np.pad(samples, (0, count * frame - len(samples))))
+    spoken = np.zeros(count + 2, np.int8)  # a silent frame before and one behind
+    for index in range(count):
+        if stop.is_set():
+            raise Cancelled
+        spoken[index + 1] = vad.is_speech(pcm[2 * frame * index : 2 * frame * (index + 1)])
+    margin = int(_MARGIN_SECONDS * RATE / frame)
+    near = np.convolve(spoken, np.ones(2 * margin + 1), mode="same") > 0
+    near[[0, -1]] = False
+    edges = (np.flatnonzero(np.diff(near)) * frame).clip(max=len(samples))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _utterances(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
+    """Ranges of `samples` to decode one by one: what is spoken, cut where it is quietest."""
+    return [
+        (first + start, first + end)
+        for first, last in _speech(samples, stop)
+        for start, end in segments(samples[first:last], RATE, UTTERANCE_SECONDS)
+    ]

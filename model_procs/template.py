@@ -1,0 +1,124 @@
+"""A template: loads one model, never serves, forks workers when the front asks.
+
+Runs in the template process, one per model. It stays single-threaded so that a fork is safe: a
+thread that a fork leaves behind could hold a lock that no worker would ever get.
+
+    front --Fork + pipes--> template --fork--> worker
+    front <--Forked + pidfd, Exited-- template
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+
+from ipc.channel import BlockingChannel, ControlSocket
+from ipc.codec import FrameError
+from ipc.messages import Exited, Fork, Forked, Ready
+from model_procs import bootstrap, lifeline, worker
+from model_procs.engine import Engine
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Load, report, fork until the front closes the control socket."""
+    parser = argparse.ArgumentParser(description="Template of one model; started by the front.")
+    parser.add_argument("--control", type=int, required=True)
+    args = bootstrap.start(parser, argv)
+    control = ControlSocket(socket.socket(fileno=args.control))
+    try:
+        engine = bootstrap.load(args.config)
+        _check_single_threaded()
+    except Exception as error:
+        control.send(bootstrap.failure(error))
+        raise
+    gc.collect()
+    # Collections in the workers would otherwise write to, and so copy, every page of the model.
+    gc.freeze()
+    control.send(Ready(engine.info(), bootstrap.resident_bytes()))
+    return _serve_forks(control, engine, args.lifeline)
+
+
+def _check_single_threaded() -> None:
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise RuntimeError(
+            f"the engine left {threads} threads after loading, so that it cannot be forked; "
+            "set VOICE_ENGINE_START_METHOD=spawn"
+        )
+
+
+def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> int:
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_read, False)
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler at all, so that the wake-up fires
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(control.socket, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        while True:
+            ready = {key.fd for key, _ in selector.select()}
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+                _relay_exits(control)
+            if control.socket.fileno() in ready:
+                received = control.receive()
+                if received is None:
+                    return 0
+                message, descriptors = received
+                if not isinstance(message, Fork) or len(descriptors) != 3:
+                    raise FrameError(f"a template cannot handle {message!r}")
+                pid = os.fork()
+                if pid == 0:
+                    selector.close()
+                    inherited = (control.socket.fileno(), wake_read, wake_write)
+                    _become_worker(engine, message, descriptors, lifeline_fd, inherited)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                # Opened before the worker can be reaped, so it cannot be another process's.
+                pidfd = os.pidfd_open(pid)
+                control.send(Forked(message.name, pid), [pidfd])
+                os.close(pidfd)
+
+
+def _relay_exits(control: ControlSocket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        control.send(Exited(pid, os.waitstatus_to_exitcode(status)))
+
+
+def _become_worker(
+    engine: Engine, fork: Fork, descriptors: list[int], lifeline_fd: int, inherited: tuple[int, ...]
+) -> None:
+    """The child's side of the fork; never returns into the template's loop."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        lifeline.arm(lifeline_fd)
+        for descriptor in inherited:
+            os.close(descriptor)
+        requests, replies, log = descriptors
+        bootstrap.redirect_output(log)
+        os.close(log)
+        worker.serve(engine, BlockingChannel(requests, replies), fork.options)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

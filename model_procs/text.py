@@ -1,0 +1,165 @@
+"""What is to be spoken: a text without its tags, sentence by sentence. Used in speech workers.
+
+Sentences are found by sentencex (Wikimedia), which knows the marks of all scripts and the
+abbreviations of one language at a time. The language of a text is not known here, so a sentence
+ends only where no language's abbreviation stands: what is wrongly kept together is spoken all the
+same, with a shorter pause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+import sentencex
+
+LONG = 300
+"""Characters from which a quotation of several sentences is not kept together any more."""
+
+_WINDOW = 2_000
+"""Characters that are looked at in one go; sentencex takes quadratic time for some scripts."""
+
+_LANGUAGES = ("en", "de", "es", "fr", "nl", "pt", "ru")
+"""Italian is missing: to sentencex, most of its short words are abbreviations."""
+
+_ENGLISH_WORDS = frozenset(
+    (
+        *("ago", "an", "auto", "best", "extra", "form", "get", "hand", "in", "it", "ken", "let"),
+        *("me", "no", "not", "ok", "pen", "pro", "red", "sub", "super", "tom", "top", "trim"),
+        "vice",
+    )
+)
+"""Abbreviations elsewhere: in English they end a sentence, but not before a number."""
+
+_ABBREVIATIONS = frozenset(("approx", "avv", "dott", "est", "pag"))
+"""Common ones that sentencex does not know in these languages, most of them Italian."""
+
+_LONGEST_ABBREVIATION = 4
+_LONGEST_WORD = 40
+"""In characters; a longer one is none of the words below."""
+
+_LAST_WORD = re.compile(r"([^\W_]+)\.\s+\Z")
+_QUOTE = re.compile(r"""["“”„«»‹›()\[\]「」『』]""")
+_GREEK = re.compile(r"[\u0370-\u03ff]")
+_CLAUSE_END = re.compile(r"[,;:]\s+|[、，；：،؛]\s*|\s+[-–—]+\s+")
+_SPACE = re.compile(r"\s+")
+_TAG = re.compile(
+    r" ?\[([^\W\d_]{1,20}(?:[ '’-][^\W\d_]{1,20}){0,3})\]",
+)
+_EDITORIAL = 3
+"""Letters of the longest pair of brackets that may be part of a word: "walk[ed]"."""
+
+
+def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
+    """`text` without directions in square brackets: "[laugh]", "[clears throat]".
+
+    A tag is one to four words and nothing else, and not the text of a Markdown link. Those in
+    `obeyed` (lower case) stay, for an engine that knows them.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        words = match.group(1)
+        before = text[match.start() - 1 : match.start()] if match.group()[0] == "[" else ""
+        after = text[match.end() : match.end() + 1]
+        in_word = len(words) <= _EDITORIAL and (_has_case(before) or _has_case(after))
+        if words.lower() in obeyed or in_word or after == "(":
+            return match.group()
+        return "" if after in {".", ",", ";", ":", "!", "?"} else " "
+
+    return _TAG.sub(replacement, text)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of `text` in order, blanks reduced to single spaces, each as soon as found.
+
+    Joined they are `text` but for white space. Every one holds a letter or a digit, unless the
+    whole text has none, and none has more than 2,000 characters by much. Takes linear time.
+    """
+    pending = ""
+    for piece in _pieces(text):
+        if pending and _speakable(piece) and _speakable(pending):
+            yield " ".join(pending.split())
+            pending = ""
+        pending += piece
+    if pending.strip():
+        yield " ".join(pending.split())
+
+
+def _speakable(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _has_case(character: str) -> bool:
+    return character.islower() or character.isupper()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in pieces, nothing left out."""
+    start = 0
+    while start < len(text):
+        window = text[start : start + _WINDOW]
+        ends = _ends(window)
+        if start + len(window) < len(text):  # the last piece goes on beyond the window
+            ends = ends[:-1] or [_break(window)]
+        begin = 0
+        for end in ends:
+            yield from _unquoted(window[begin:end])
+            begin = end
+        start += begin
+
+
+def _ends(text: str) -> list[int]:
+    """Where the sentences of `text` end, its own end included."""
+    first, *others = [_boundaries(language, text) for language in _LANGUAGES]
+    elsewhere = set.intersection(*others)
+    if _GREEK.search(text):  # whose question mark is a semicolon
+        first = _boundaries("el", text)
+    return sorted(end for end in first if end == len(text) or _is_end(text, end, end in elsewhere))
+
+
+def _is_end(text: str, end: int, agreed: bool) -> bool:
+    """Whether the first language's sentence ends indeed; `agreed`: so the others say."""
+    match = _LAST_WORD.search(text, max(0, end - _LONGEST_WORD), end)
+    if match is None:
+        return True  # a question, a quotation: no abbreviation
+    word = match.group(1).lower()
+    if agreed:
+        return word not in _ABBREVIATIONS
+    if text[end].isdigit():
+        return False
+    # German begins no sentence with a small letter, and takes small numbers for ordinal ones.
+    long = len(word) > (2 if word.isdigit() else _LONGEST_ABBREVIATION)
+    return word in _ENGLISH_WORDS or (long and (text[end].islower() or word.isdigit()))
+
+
+def _boundaries(language: str, text: str) -> set[int]:
+    ends: set[int] = set()
+    end = 0
+    for sentence in sentencex.segment(language, text):
+        end += len(sentence)
+        ends.add(end)
+    return ends
+
+
+def _unquoted(sentence: str) -> Iterator[str]:
+    """A long sentence in the sentences that its quotation marks and brackets hold together."""
+    if len(sentence) <= LONG:
+        yield sentence
+        return
+
+    def plain(mark: re.Match[str]) -> str:
+        return "X" if sentence[mark.end() : mark.end() + 1].isalnum() else " "
+
+    begin = 0
+    for end in _ends(_QUOTE.sub(plain, sentence)):
+        yield sentence[begin:end]
+        begin = end
+
+
+def _break(text: str) -> int:
+    """Where to cut a text in which no sentence ends: behind its last clause, or its last word."""
+    for mark in (_CLAUSE_END, _SPACE):
+        ends = [match.end() for match in mark.finditer(text, len(text) // 2)]
+        if ends:
+            return ends[-1]
+    return len(text)
