@@ -1,0 +1,1 @@
+"""The front: HTTP, queues, policy and the care of the child processes. Imports no model library."""

@@ -1,0 +1,165 @@
+"""The front process: wiring, sockets, signals, start and stop order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from supervisor import log
+from supervisor.http import (
+    admin,
+    describe,
+    elevenlabs,
+    elevenlabs_transcription,
+    elevenlabs_voices,
+    health,
+    native,
+    openai,
+    voices,
+)
+from supervisor.http.auth import auth_middleware, rate_middleware
+from supervisor.http.context import add_id, id_middleware
+from supervisor.http.cors import add_cors, cors_middleware
+from supervisor.http.declare import add_operations
+from supervisor.http.errors import error_middleware
+from supervisor.http.protocol import Protocol
+from supervisor.limits import DoesNotFit
+from supervisor.log import logger
+from supervisor.memory import keep_front_small
+from supervisor.notify import notify, reloading
+from supervisor.service import SERVICE, VERSION, Service
+from supervisor.settings import Settings
+
+_BACKLOG = 512
+_LINGER_SECONDS = 2.0
+"""How long a refused client may go on sending before it is cut off: it should read the refusal."""
+
+
+def build_app(service: Service) -> web.Application:
+    """The routes of the service."""
+    app = web.Application(
+        middlewares=[
+            id_middleware,
+            error_middleware,
+            cors_middleware,
+            auth_middleware,
+            rate_middleware,
+        ]
+    )
+    # By signal, for a stream's head goes out long before it has passed the middlewares.
+    app.on_response_prepare.extend([add_id, add_cors])
+    app[SERVICE] = service
+    add_operations(
+        app,
+        (
+            *native.OPERATIONS,
+            *voices.OPERATIONS,
+            *elevenlabs.OPERATIONS,
+            *elevenlabs_voices.OPERATIONS,
+            *elevenlabs_transcription.OPERATIONS,
+            *openai.OPERATIONS,
+            *health.OPERATIONS,
+            *admin.OPERATIONS,
+            *describe.OPERATIONS,
+        ),
+    )
+    return app
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes IPv4 too, and falls back to it where there is no IPv6."""
+    if host == "::" and socket.has_dualstack_ipv6():
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    if host == "::":
+        host = "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+async def serve(load_settings: Callable[[], Settings]) -> None:
+    """Run the service until SIGTERM or SIGINT; SIGHUP has it load its settings and models anew."""
+    settings = load_settings()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # For writing uploads to disk; more threads would only hold more memory.
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sock = listen(settings.host, settings.port)
+    service = Service(settings)
+    runner = web.AppRunner(
+        build_app(service),
+        handler_cancellation=True,
+        shutdown_timeout=settings.drain_timeout,
+    )
+    await runner.setup()
+    manager = runner.server
+    assert manager is not None
+    connection: dict[str, Any] = {
+        "access_log": None,
+        "lingering_time": _LINGER_SECONDS,
+        "keepalive_timeout": settings.idle_timeout,
+    }
+    listener = await loop.create_server(
+        lambda: Protocol(manager, loop=loop, **connection), sock=sock, backlog=_BACKLOG
+    )
+    logger.info("listening", host=settings.host, port=sock.getsockname()[1], version=VERSION)
+    service.start()
+    reloader = _Reloader(service, load_settings)
+    loop.add_signal_handler(signal.SIGHUP, reloader.requested.set)
+    background = [asyncio.create_task(reloader.run()), asyncio.create_task(_tell_ready(service))]
+    try:
+        await stop.wait()
+        notify("STOPPING=1")
+        logger.info("stopping", drain_s=settings.drain_timeout)
+        for task in background:
+            task.cancel()
+        await service.drain()
+        listener.close()
+        await runner.cleanup()
+    finally:
+        await service.close()
+    logger.info("stopped")
+
+
+async def _tell_ready(service: Service) -> None:
+    """Tell systemd once a model serves."""
+    await service.serving.wait()
+    notify("READY=1", f"STATUS=listening, version {VERSION}")
+
+
+class _Reloader:
+    """Reloads one at a time; a request that comes meanwhile is another reload."""
+
+    def __init__(self, service: Service, load_settings: Callable[[], Settings]) -> None:
+        self.requested = asyncio.Event()
+        self._service = service
+        self._load_settings = load_settings
+
+    async def run(self) -> None:
+        while True:
+            await self.requested.wait()
+            self.requested.clear()
+            reloading()
+            logger.info("reloading")
+            try:
+                await self._service.reload(self._load_settings())
+            except (ValidationError, DoesNotFit) as error:
+                logger.error("reload_refused", error=str(error))
+            notify("READY=1")
+
+
+def run(load_settings: Callable[[], Settings]) -> None:
+    """Run the front process with the settings that `load_settings` gives, now and on SIGHUP."""
+    log.configure(load_settings().log_level)
+    keep_front_small()
+    asyncio.run(serve(load_settings))

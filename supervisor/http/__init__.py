@@ -1,0 +1,1 @@
+"""The HTTP surface. Runs in the front."""

@@ -1,0 +1,72 @@
+"""When each character of a text is said, by the times of its sentences. Runs in the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel
+
+from ipc.messages import Json
+
+
+class CharacterTimes(BaseModel):
+    """The characters of a text and when each is said, in seconds; all lists have one length."""
+
+    characters: list[str]
+    character_start_times_seconds: list[float]
+    character_end_times_seconds: list[float]
+
+
+def align_text(text: str, sentences: Sequence[Json], duration: float) -> CharacterTimes:
+    """The times of all characters of `text`, of which `sentences` have been said.
+
+    Each of those has its `text` and its `start` and `end` in seconds; characters share the time of
+    their sentence evenly. What is in no sentence (blanks between them, tags that are not said) has
+    the pause there; `duration` is that of the whole sound.
+    """
+    times: list[tuple[float, float]] = []
+    clock = 0.0
+    for begin, end, sentence in _places(text, sentences):
+        times += evenly(begin - len(times), clock, sentence["start"])
+        times += evenly(end - begin, sentence["start"], sentence["end"])
+        clock = sentence["end"]
+    times += evenly(len(text) - len(times), clock, max(clock, duration))
+    return _character_times(text, times)
+
+
+def align_sentences(sentences: Sequence[Json]) -> CharacterTimes:
+    """The times of all characters of what has been said, with a blank between two sentences."""
+    text = " ".join(sentence["text"] for sentence in sentences)
+    return align_text(text, sentences, sentences[-1]["end"] if sentences else 0.0)
+
+
+def _places(text: str, sentences: Sequence[Json]) -> Iterator[tuple[int, int, Json]]:
+    """Where in `text` each sentence begins and ends.
+
+    A sentence is what `text` says there but for white space and what has been left out, so it is
+    enough to look for one character after the other.
+    """
+    end = 0
+    for sentence in sentences:
+        begin: int | None = None
+        for character in "".join(sentence["text"].split()):
+            place = text.find(character, end)
+            if place >= 0:
+                begin = place if begin is None else begin
+                end = place + 1
+        if begin is not None:
+            yield begin, end, sentence
+
+
+def evenly(count: int, start: float, end: float) -> list[tuple[float, float]]:
+    """Start and end of each of `count` equal parts of the time from `start` to `end`."""
+    step = (end - start) / count if count else 0.0
+    return [(start + index * step, start + (index + 1) * step) for index in range(count)]
+
+
+def _character_times(text: str, times: Sequence[tuple[float, float]]) -> CharacterTimes:
+    return CharacterTimes(
+        characters=list(text),
+        character_start_times_seconds=[round(start, 3) for start, _ in times],
+        character_end_times_seconds=[round(end, 3) for _, end in times],
+    )

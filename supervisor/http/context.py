@@ -1,0 +1,62 @@
+"""What each request brings along: its id, its client, its deadline. Runs in the front."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+from aiohttp import web
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.http.errors import Handler
+from supervisor.log import logged_as
+from supervisor.service import SERVICE
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@,~-]{1,128}")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
+
+_ID = web.RequestKey("id", str)
+_ARRIVED = web.RequestKey("arrived", float)
+CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
+"""Name of the key that the request came with."""
+
+
+@web.middleware
+async def id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request the id that it came with, or a new one, in its answer and its log lines."""
+    given = request.headers.get("X-Request-Id", "")
+    request[_ID] = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    request[_ARRIVED] = time.monotonic()
+    with logged_as(request[_ID]):
+        return await handler(request)
+
+
+async def add_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: the id goes out with every answer, streams and errors included."""
+    if _ID in request:
+        response.headers["X-Request-Id"] = request[_ID]
+
+
+def client(request: web.Request) -> str:
+    """Who sent the request, for fairness and rate limits: the name of its key, else its address."""
+    return request.get(CLIENT) or request.remote or ""
+
+
+def deadline(request: web.Request) -> float:
+    """When what comes next must be done, on the clock of `time.monotonic`.
+
+    A client that gives X-Request-Timeout counts from the start of its request. Else the upload has
+    `request_timeout`, and then the answer as much again: a slow line costs nobody his answer.
+    Raises `ServiceError` for a header that is no number of seconds.
+    """
+    limit = request.app[SERVICE].settings.request_timeout
+    given = request.headers.get("X-Request-Timeout")
+    if given is None:
+        return time.monotonic() + limit
+    if not _SECONDS.fullmatch(given) or float(given) == 0:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            "the header X-Request-Timeout is not valid; send a number of seconds over 0",
+        )
+    return request[_ARRIVED] + min(float(given), limit)

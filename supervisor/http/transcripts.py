@@ -1,0 +1,85 @@
+"""Transcription requests of every kind of client. Runs in the front."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from ipc.messages import Json
+from supervisor.dispatch import Job
+from supervisor.http import subtitles
+from supervisor.http.forms import FileField
+from supervisor.http.speech import make_job
+from supervisor.service import Service
+from supervisor.spool import Upload
+
+RECORDING = FileField(
+    "file",
+    "what is to be transcribed: WAV, FLAC, OGG, Opus, MP3, M4A or WebM, up to 12 minutes",
+    lambda settings: settings.max_audio_mb,
+)
+
+
+class Word(BaseModel):
+    """A word and when it is said, in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+def transcription_job(
+    request: web.Request,
+    service: Service,
+    upload: Upload,
+    *,
+    language: str = "auto",
+    itn: bool = True,
+    words: bool = False,
+    stream: bool = False,
+) -> Job:
+    """The job that has `upload` transcribed."""
+    params = {"language": language, "itn": itn, "words": words, "stream": stream}
+    return make_job(
+        request,
+        service,
+        "transcribe",
+        params,
+        kind="pcm" if upload.head[:4] in (b"RIFF", b"RF64") else "compressed",
+        size=upload.size,
+        audio=upload.data,
+        audio_path=upload.path,
+        digest=upload.digest,
+    )
+
+
+PlainForm = Literal["text", "srt", "vtt"]
+"""Forms of a transcript that are no JSON: the text alone, and subtitles."""
+
+PLAIN_CONTENT = {
+    "text/plain": "the text, or SRT subtitles",
+    "text/vtt": "WebVTT subtitles",
+}
+"""What `plain_answer` answers, for declarations."""
+
+
+def plain_answer(result: Json, form: PlainForm) -> web.Response:
+    """A worker's transcript in one of these forms."""
+    match form:
+        case "text":
+            return web.Response(text=result["text"] + "\n")
+        case "srt":
+            return web.Response(text=subtitles.srt(result["segments"]))
+        case "vtt":
+            text = subtitles.vtt(result["segments"])
+            return web.Response(text=text, content_type="text/vtt")
+
+
+async def transcribed(service: Service, job: Job) -> Json:
+    """Run `job` for its transcript."""
+    try:
+        return await service.dispatchers["stt"].run(job)
+    finally:
+        job.answer.close()

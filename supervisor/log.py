@@ -1,0 +1,68 @@
+"""One JSON line an event, on stderr. Runs in the front."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from supervisor.lean_import import without
+
+with without("rich"):  # structlog takes it where it is installed: 3 MB for colourful tracebacks
+    import structlog
+
+_request: ContextVar[list[str] | None] = ContextVar("request", default=None)
+"""The id of the request that is being answered, in a list that is empty once it has been.
+
+A task or callback that the request has started, as that which replaces a worker, inherits the
+context, and may outlive the request by days.
+"""
+
+
+def configure(level: str = "info", *, human: bool | None = None) -> None:
+    """Set up logging: JSON lines, or aligned text when stderr is a terminal."""
+    if human is None:
+        human = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            _add_request,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+@contextlib.contextmanager
+def logged_as(request_id: str) -> Iterator[None]:
+    """What is logged meanwhile on behalf of this context has `request_id`."""
+    current = [request_id]
+    token = _request.set(current)
+    try:
+        yield
+    finally:
+        current.clear()
+        _request.reset(token)
+
+
+def _add_request(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if current := _request.get():
+        event["request_id"] = current[0]
+    return event
+
+
+logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+"""The front's logger: `logger.info("event_name", key=value)`."""

@@ -1,0 +1,74 @@
+"""How much memory processes hold. Runs in the front."""
+
+from __future__ import annotations
+
+import asyncio.selector_events
+import contextlib
+import ctypes
+from dataclasses import dataclass
+
+import psutil
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # <malloc.h>
+_MB = 1024 * 1024
+_SOCKET_READ = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Bytes of a process: `uss` is its alone, `pss` adds its part of what it shares."""
+
+    uss: int
+    pss: int
+
+
+def resident_bytes(pid: int) -> int | None:
+    """RSS of a process in bytes, from statm: microseconds. None when the process has ended."""
+    try:
+        rss: int = psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return None
+    return rss
+
+
+def share(pid: int) -> Share | None:
+    """USS and PSS of a process: milliseconds, for the kernel walks its page tables.
+
+    None when the process has ended. Call it off the event loop.
+    """
+    try:
+        memory = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return None
+    return Share(memory.uss, memory.pss)
+
+
+def keep_front_small() -> None:
+    """Have glibc give freed buffers back: one heap for all threads, large blocks outside of it.
+
+    What a read of a pipe takes (256 KiB) comes from the heap, whose last free megabyte is kept:
+    mapping such a buffer anew, page by page, costs several times what filling it does. Reads of
+    sockets are made shorter than asyncio's 256 KiB, which each upload would hold at a time.
+    """
+    transport = getattr(asyncio.selector_events, "_SelectorTransport", None)
+    if transport is not None:  # no public way to set it; Pythons without it only hold more
+        transport.max_size = _SOCKET_READ
+    with contextlib.suppress(AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1024 * 1024)
+
+
+def give_back() -> None:
+    """Return the heap's free pages to the kernel: a burst of uploads leaves holes in it.
+
+    A millisecond or two for a heap of this size. Call it off the event loop.
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def to_mb(size: int | None) -> float | None:
+    """Bytes as megabytes, for people."""
+    return None if size is None else round(size / _MB, 1)

@@ -1,0 +1,31 @@
+"""Requests that have killed workers, by their content. Runs in the front."""
+
+from __future__ import annotations
+
+_MOST = 1024
+"""Digests kept; the oldest goes first."""
+
+
+class Quarantine:
+    """Remembers, for a while, what must not be tried again. Times are the caller's, in seconds."""
+
+    def __init__(self, duration: float) -> None:
+        self._duration = duration
+        self._until: dict[bytes, float] = {}
+
+    def add(self, digest: bytes, now: float) -> None:
+        """Hold this content from now on."""
+        self._until.pop(digest, None)
+        while len(self._until) >= _MOST:
+            del self._until[next(iter(self._until))]
+        self._until[digest] = now + self._duration
+
+    def holds(self, digest: bytes, now: float) -> bool:
+        """Whether this content is still to be refused."""
+        until = self._until.get(digest)
+        if until is None:
+            return False
+        if now >= until:
+            del self._until[digest]
+            return False
+        return True
