@@ -1,0 +1,222 @@
+"""Part `loop`: how long supervision holds the front's event loop.
+
+The service's own pools, dispatchers and watch around real production workers, in a process of its
+own (`python -m tests.bench.loop SECONDS FOLDER`) in which every callback of the loop is timed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipc.errors import ServiceError
+from supervisor import log
+from supervisor.dispatch import Job
+from supervisor.memory import keep_front_small
+from supervisor.pool import Member, PoolState
+from supervisor.recycling import Reason
+from supervisor.service import Service
+from supervisor.settings import Settings
+from supervisor.spool import Answer
+from tests.bench.models import models_folder
+from tests.bench.report import Table, step
+from tests.bench.varied import Varied
+from tests.service import ROOT
+
+_AIM_MS = 5.0
+_SHOWN = 12
+_ROUND_SECONDS = 0.5
+_WORKERS = 2
+
+
+def run(*, quick: bool) -> list[Table]:
+    """Time every callback while workers are used, recycled and killed, and templates too."""
+    seconds = 10 if quick else 60
+    step(f"loop: {seconds} s")
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.bench.loop", str(seconds), str(models_folder(quick=True))],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+    )
+    facts: dict[str, Any] = json.loads(result.stdout)
+    rows = sorted(facts["callbacks"], key=lambda row: row["longest_ms"], reverse=True)
+    total = sum(row["count"] for row in rows)
+    return [
+        Table(
+            f"loop: time that supervision holds the front's event loop (aim: {_AIM_MS:.0f} ms)",
+            ("callback", "count", "mean ms", "p99.9 ms", "longest ms", "longest CPU ms"),
+            [
+                *(
+                    (
+                        *(row["name"], row["count"], row["mean_ms"], row["p999_ms"]),
+                        *(row["longest_ms"], row["longest_cpu_ms"]),
+                    )
+                    for row in rows[:_SHOWN]
+                ),
+                (
+                    *("all", total, facts["mean_ms"], facts["p999_ms"]),
+                    *(rows[0]["longest_ms"], max(row["longest_cpu_ms"] for row in rows)),
+                ),
+            ],
+            [
+                f"{seconds} s with {_WORKERS} workers of each production model (tiny weights), "
+                f"{facts['requests']} requests, {facts['recycled']} replacements, "
+                f"{facts['killed']} workers and {facts['templates']} templates killed",
+                "one callback is what runs between two looks at the sockets; CPU is the loop's own "
+                "thread, so the rest of a long one is another process that had the core",
+                f"the {min(_SHOWN, len(rows))} longest of {len(rows)} kinds of callback",
+            ],
+        )
+    ]
+
+
+@dataclass(slots=True)
+class _Times:
+    """Seconds of each run of one kind of callback."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def _timed(times: dict[str, _Times]) -> Callable[[asyncio.Handle], None]:
+    """What runs a callback, and notes how long that took under the callback's name."""
+    run_handle = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        name = _name(handle._callback)  # type: ignore[attr-defined]
+        wall, cpu = time.perf_counter(), time.thread_time()
+        run_handle(handle)
+        taken = times.setdefault(name, _Times([], []))
+        taken.cpu.append(time.thread_time() - cpu)
+        taken.wall.append(time.perf_counter() - wall)
+
+    return timed
+
+
+def _name(callback: Any) -> str:
+    task = getattr(callback, "__self__", None)
+    if isinstance(task, asyncio.Task):
+        coroutine: Any = task.get_coro()
+        inner = coroutine.cr_frame.f_locals.get("coroutine") if coroutine.cr_frame else None
+        return str(getattr(inner, "__qualname__", None) or coroutine.__qualname__)
+    return str(getattr(callback, "__qualname__", type(callback).__name__))
+
+
+async def main(seconds: float, folder: Path) -> dict[str, Any]:
+    """Load the service for so long; the times of all callbacks, but for those of the load."""
+    times: dict[str, _Times] = {}
+    with tempfile.TemporaryDirectory() as voices:
+        settings = Settings(
+            models_dir=folder,
+            voices_dir=Path(voices),
+            profile="production",
+            tts_workers=_WORKERS,
+            stt_workers=_WORKERS,
+            min_lifetime=0,
+        )
+        asyncio.Handle._run = _timed(times)  # type: ignore[assignment,method-assign]
+        service = Service(settings)
+        service.start()
+        pools = service.pools.values()
+        while any(pool.state is not PoolState.SERVING for pool in pools):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+        varied = Varied(0)
+        counts = {"requests": 0, "killed": 0, "templates": 0}
+        clients = [
+            asyncio.create_task(_client(service, model, varied, counts))
+            for model in ("tts", "tts", "stt", "stt")
+        ]
+        await _trouble(service, seconds, counts)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        recycled = sum(pool.recycles.total() for pool in service.pools.values())
+        await service.drain()
+        await service.close()
+    ours = {
+        n: t for n, t in times.items() if n.split(".")[0] not in ("_client", "main", "_trouble")
+    }
+    everything = sorted(itertools.chain.from_iterable(taken.wall for taken in ours.values()))
+    return {
+        **counts,
+        "recycled": recycled,
+        "mean_ms": sum(everything) / len(everything) * 1000,
+        "p999_ms": _p999(everything),
+        "callbacks": [
+            {
+                "name": name,
+                "count": len(taken.wall),
+                "mean_ms": sum(taken.wall) / len(taken.wall) * 1000,
+                "p999_ms": _p999(sorted(taken.wall)),
+                "longest_ms": max(taken.wall) * 1000,
+                "longest_cpu_ms": max(taken.cpu) * 1000,
+            }
+            for name, taken in ours.items()
+        ],
+    }
+
+
+def _p999(ordered: list[float]) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * 999 // 1000)] * 1000
+
+
+async def _trouble(service: Service, seconds: float, counts: dict[str, int]) -> None:
+    """Replace and kill in turns, all through the time."""
+    end = time.monotonic() + seconds
+    for number in itertools.count():
+        await asyncio.sleep(_ROUND_SECONDS)
+        if time.monotonic() > end:
+            return
+        pool = list(service.pools.values())[number % 2]
+        members: list[Member] = pool.replaceable()
+        if number % 20 == 19 and pool.template is not None:
+            pool.template.kill()
+            counts["templates"] += 1
+        elif number % 5 == 4 and members:
+            members[0].worker.process.send_signal(signal.SIGKILL)
+            counts["killed"] += 1
+        elif members:
+            pool.recycle(members[0], Reason.FORCED)
+
+
+async def _client(service: Service, model: str, varied: Varied, counts: dict[str, int]) -> None:
+    """Requests as the routes make them, one after the other."""
+    while True:
+        params: dict[str, Any] = {"language": "auto", "itn": True}
+        if model == "tts":
+            params = {"text": varied.text(3, 8), "stream": False, "seed": 1, "eos_threshold": -20.0}
+        job = Job(
+            operation="speak" if model == "tts" else "transcribe",
+            params=params,
+            answer=Answer(service.spool),
+            deadline=time.monotonic() + 60,
+            client="",
+            kind="text" if model == "tts" else "pcm",
+            size=100,
+            digest=os.urandom(8),
+            audio=varied.wav(1.0),
+        )
+        with suppress(ServiceError):
+            await service.dispatchers[model].run(job)
+            counts["requests"] += 1
+        job.answer.close()
+        await asyncio.sleep(0.01)
+
+
+if __name__ == "__main__":
+    log.configure("error")
+    keep_front_small()
+    print(json.dumps(asyncio.run(main(float(sys.argv[1]), Path(sys.argv[2])))))

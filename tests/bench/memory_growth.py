@@ -1,0 +1,191 @@
+"""`make bench-memory`: how a speech worker grows, with each measure against it off and on.
+
+The same seeded requests, texts of 3 to 400 words and references of 3 to 25 s, go to a real worker
+that was forked from a real template, once for each set of measures; nothing is recycled. Prints a
+table of RSS and draws one line for each set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipc.messages import Request
+from supervisor import launcher, log
+from supervisor.launcher import LaunchConfig, Template
+from supervisor.memory import resident_bytes
+from tests.bench.models import models_folder
+from tests.bench.report import Table, machine, step
+from tests.bench.varied import Varied
+from tests.service import ROOT
+
+_MB = 1024 * 1024
+_PAUSE_SECONDS = 0.25
+"""After each request, so that a worker that trims when it is idle has been idle."""
+_TRIM_GROWTH_MB = 64
+_NEVER_MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """One set of measures against growth."""
+
+    name: str
+    malloc: bool = False
+    collect: bool = False
+    trim: bool = False
+
+
+SETS = (
+    Measures("nothing"),
+    Measures("gc.collect() after each request", collect=True),
+    Measures("malloc_trim() when idle", trim=True),
+    Measures("malloc settings", malloc=True),
+    Measures("malloc settings and gc.collect()", malloc=True, collect=True),
+    Measures("all three, as served", malloc=True, collect=True, trim=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """RSS in MB: at READY, and after each request."""
+
+    measures: Measures
+    ready: float
+    rss: list[float]
+
+
+def run(folder: Path, requests: int, seed: int) -> list[Growth]:
+    """Each set of measures in turn."""
+    log.configure("error")
+    return [asyncio.run(_grow(measures, folder, requests, seed)) for measures in SETS]
+
+
+async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> Growth:
+    step(f"memory: {measures.name}, {requests} requests")
+    lifeline, lifeline_writer = os.pipe()
+    factory = "model_procs.engines.pocket:PocketEngine"
+    if not measures.collect:
+        factory = "tests.bench.memory_engines:WithoutCollection"
+    config = LaunchConfig(
+        model="tts",
+        factory=factory,
+        models_dir=str(folder),
+        threads=1,
+        options={"quantize": True},
+        worker_options={"trim_growth": (_TRIM_GROWTH_MB if measures.trim else _NEVER_MB) * _MB},
+        lifeline=lifeline,
+        load_timeout=300.0,
+    )
+    with _malloc_settings(on=measures.malloc), tempfile.TemporaryDirectory() as scratch:
+        template = Template(config, lambda _: None)
+        await template.start()
+        worker = await template.launch("worker", lambda _: None)
+        await asyncio.wait_for(worker.ready, 60)
+        ready = worker.baseline_rss / _MB
+        rss = []
+        for request in _requests(requests, seed, Path(scratch)):
+            worker.assign()
+            await worker.run(request, lambda _: None, 1.0)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            rss.append((resident_bytes(worker.process.pid) or 0) / _MB)
+        worker.stop("measured", grace=5.0)
+        await worker.process.exited
+        await template.close()
+    os.close(lifeline)
+    os.close(lifeline_writer)
+    return Growth(measures, ready, rss)
+
+
+def _requests(count: int, seed: int, scratch: Path) -> Iterator[Request]:
+    """The same for every set of measures."""
+    varied = Varied(seed)
+    for number in range(1, count + 1):
+        reference = scratch / str(number)
+        reference.write_bytes(varied.recording(3, 25)[0])
+        params = {"text": varied.text(), "seed": number, "stream": False}
+        yield Request(number, "speak", params, audio_path=str(reference))
+
+
+@contextmanager
+def _malloc_settings(*, on: bool) -> Iterator[None]:
+    """Take glibc's settings out of what children get, or leave them there."""
+    kept = dict(launcher.CHILD_ENVIRONMENT)
+    if not on:
+        for name in [name for name in kept if name.startswith("MALLOC_")]:
+            del launcher.CHILD_ENVIRONMENT[name]
+    try:
+        yield
+    finally:
+        launcher.CHILD_ENVIRONMENT.update(kept)
+
+
+def table(grown: list[Growth], size: str, seed: int) -> Table:
+    """The figures."""
+    requests = len(grown[0].rss)
+    worst = max(growth.rss[-1] - growth.ready for growth in grown)
+    return Table(
+        f"memory: RSS of a speech worker over {requests} varied requests, MB ({size} size)",
+        ("measures", "at READY", "after 1", f"after {requests}", "highest", "growth", "of worst"),
+        [
+            (
+                *(growth.measures.name, growth.ready, growth.rss[0], growth.rss[-1]),
+                *(max(growth.rss), growth.rss[-1] - growth.ready),
+                round((growth.rss[-1] - growth.ready) / worst, 2),
+            )
+            for growth in grown
+        ],
+        [
+            f"texts of 3 to 400 words, references of 3 to 25 s, seed {seed}; RSS "
+            f"{_PAUSE_SECONDS} s after each answer; no worker was replaced",
+            "growth: from READY to the last request, shared pages of the template included",
+        ],
+    )
+
+
+def plot(grown: list[Growth], size: str, file: Path) -> None:
+    """One line for each set of measures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    for growth in grown:
+        axes.plot([growth.ready, *growth.rss], label=growth.measures.name)
+    axes.set_xlabel("requests")
+    axes.set_ylabel("RSS of the speech worker, MB")
+    axes.set_title(f"The same varied requests, {size} size")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, draw; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.memory_growth")
+    parser.add_argument("--size", choices=("nano", "full"), default="nano")
+    parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    print(", ".join(f"{name}: {value}" for name, value in machine().items()))
+    grown = run(models_folder(quick=args.size == "nano"), args.requests, args.seed)
+    print(f"\n{table(grown, args.size, args.seed).text()}")
+    file = args.plot or ROOT / "docs" / "bench" / f"memory-{args.size}.png"
+    plot(grown, args.size, file)
+    print(f"\nplot: {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Real engines that misbehave when they are told to. They run in children of the service.
+
+The chaos writes an order into the folder that the variable `ORDERS` names. A request looks there at
+a random point of its work. Renaming the file is atomic, so exactly one request, on one worker,
+takes an order and obeys it; when that costs the worker its life, the replay runs undisturbed.
+
+    leak MB     keep that much memory for ever
+    hang        never come back, holding the interpreter's lock, so that no ping is answered
+    crash       die as if by a fault of the machine code
+    garbage     write nonsense to the pipe of replies
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from ipc.messages import Json, Request
+from model_procs.engine import Samples
+from model_procs.engines.flite import FliteEngine
+from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sphinx import SphinxEngine
+from model_procs.speech import SpeechEngine, SpeechOptions
+from model_procs.transcript import Piece
+from model_procs.transcription import TranscriptionEngine, TranscriptionOptions
+from tests.engines import write_garbage
+
+ORDERS = "VOICE_SOAK_ORDERS"
+"""The environment variable with the folder of the orders."""
+
+_CHANCE = 0.4
+"""Of looking at each point of a request but the last, where it always looks."""
+
+_leaked: list[bytearray] = []
+
+
+def order_file(folder: Path, model: str) -> Path:
+    """Where an order for `model` waits to be taken."""
+    return folder / f"{model}.order"
+
+
+def taken_files(folder: Path, model: str) -> list[Path]:
+    """Orders that were taken; the suffix of each is the pid of its worker."""
+    return list(folder.glob(f"{model}.taken.*"))
+
+
+def _take(model: str) -> str | None:
+    folder = Path(os.environ[ORDERS])
+    taken = folder / f"{model}.taken.{os.getpid()}"
+    waiting = order_file(folder, model)
+    try:
+        order = waiting.read_text()  # first: whoever gave the order removes what was taken
+        waiting.rename(taken)
+    except FileNotFoundError:
+        return None
+    return order
+
+
+def _obey(order: str) -> None:
+    sys.stderr.write(f"soak: {order}\n")
+    sys.stderr.flush()
+    command, _, argument = order.partition(" ")
+    match command:
+        case "leak":
+            _leaked.append(bytearray(b"\1") * (int(argument) * 1024 * 1024))
+        case "hang":
+            ctypes.PyDLL(None).pause()
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "garbage":
+            write_garbage()
+
+
+class _Moments:
+    """The points of one request at which it looks for an order; its seed decides which."""
+
+    def __init__(self, model: str, request: Request) -> None:
+        self._model = model
+        self._random = random.Random(request.params["seed"])
+
+    def pass_by(self, chance: float = _CHANCE) -> None:
+        """A point of the request: look for an order, perhaps."""
+        if self._random.random() < chance and (order := _take(self._model)) is not None:
+            _obey(order)
+
+
+class _ChaoticSpeech(SpeechEngine):
+    """Looks before decoding, after each piece of speech, and before the answer is complete."""
+
+    _moments: _Moments
+
+    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+        self._moments = _Moments("tts", request)
+        self._moments.pass_by()
+        result = yield from super().run(request, stop)
+        self._moments.pass_by(1.0)
+        return result
+
+    def synthesize(
+        self, text: str, voice: Any, options: SpeechOptions, stop: threading.Event
+    ) -> Generator[Samples, None, None]:
+        pieces = super().synthesize(text, voice, options, stop)
+        try:
+            for piece in pieces:
+                yield piece
+                if hasattr(self, "_moments"):  # not while it warms up
+                    self._moments.pass_by()
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
+
+
+class _ChaoticEars(TranscriptionEngine):
+    """Looks before decoding, around the inference, and before the answer is complete."""
+
+    _moments: _Moments
+
+    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+        self._moments = _Moments("stt", request)
+        self._moments.pass_by()
+        result = yield from super().run(request, stop)
+        self._moments.pass_by(1.0)
+        return result
+
+    def hear(
+        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    ) -> Iterator[Piece]:
+        if hasattr(self, "_moments"):
+            self._moments.pass_by()
+        yield from super().hear(samples, options, stop)
+
+
+class ChaoticFlite(_ChaoticSpeech, FliteEngine):
+    """flite, as told."""
+
+
+class ChaoticPocket(_ChaoticSpeech, PocketEngine):
+    """Pocket TTS, as told."""
+
+
+class ChaoticSphinx(_ChaoticEars, SphinxEngine):
+    """pocketsphinx, as told."""
+
+
+class ChaoticSenseVoice(_ChaoticEars, SenseVoiceEngine):
+    """SenseVoiceSmall, as told."""
