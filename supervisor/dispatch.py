@@ -46,7 +46,7 @@ class Job:
     attempts: int = 0
 
     def request(self) -> Request:
-        """What a worker is sent: the bytes that an earlier attempt has delivered are left out."""
+        """What a worker is sent: bytes of an earlier attempt that a client has are left out."""
         return Request(
             id=self.id,
             operation=self.operation,
@@ -213,6 +213,7 @@ class Dispatcher:
                 done = await worker.run(job.request(), job.answer.append, grace)
             except WorkerDied as death:
                 self._lost_worker(job, worker, death)
+                job.answer.rewind()
                 death.__traceback__ = None  # refers to frames that refer to it, see `run`
                 replay = True
             except ServiceError:

@@ -173,6 +173,8 @@ class Answer:
         self._changed = asyncio.Event()
         self.size = 0
         """Bytes appended so far, read or not."""
+        self._begun = False
+        """Whether any of it has been read."""
 
     def append(self, data: bytes) -> None:
         """The next bytes of the answer; after `close` they are nobody's."""
@@ -203,21 +205,34 @@ class Answer:
             self._changed.clear()
             await self._changed.wait()
         piece = self._unread.popleft()
+        self._begun = True
         if isinstance(piece, _Stored):
             assert self._file is not None
             return os.pread(self._file.fileno(), piece.size, piece.offset)
         self._keep(-len(piece))
         return piece
 
+    def rewind(self) -> None:
+        """Forget it all, unless some has been read: it will be made again, from its first byte.
+
+        What one worker made needs no seam with what another would make.
+        """
+        if not self._begun:
+            self._forget()
+            self.size = self.stored = 0
+
     def close(self) -> None:
         """Free what was not read."""
         self._closed = True
         self._error = None
-        self._keep(-self._in_memory)
-        self._unread.clear()
+        self._forget()
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _forget(self) -> None:
+        self._keep(-self._in_memory)
+        self._unread.clear()
 
     def _keep(self, size: int) -> None:
         """Count `size` more bytes in memory."""

@@ -131,6 +131,25 @@ async def test_an_error_comes_after_the_bytes(spool: Spool) -> None:
     answer.close()
 
 
+async def test_an_answer_that_is_made_again_begins_anew_unless_it_has_been_read(
+    spool: Spool,
+) -> None:
+    answer = Answer(spool)
+    for piece in PIECES[:6]:
+        answer.append(piece)
+    assert (answer.stored, spool.room) == (900, 100)
+    answer.rewind()
+    assert (answer.size, answer.stored, spool.room) == (0, 0, 1000)
+    for piece in PIECES[10:]:
+        answer.append(piece)
+    assert await answer.read() == PIECES[10]
+    answer.rewind()
+    assert answer.size == 3000
+    answer.finish()
+    assert await drain(answer) == b"".join(PIECES[11:])
+    answer.close()
+
+
 @pytest.mark.usefixtures("no_disk")
 async def test_an_answer_survives_a_failing_disk(spool: Spool) -> None:
     answer = Answer(spool)
