@@ -29,7 +29,7 @@ from supervisor.http.context import add_id, id_middleware
 from supervisor.http.cors import add_cors, cors_middleware
 from supervisor.http.declare import add_operations
 from supervisor.http.errors import error_middleware
-from supervisor.http.protocol import Protocol
+from supervisor.http.protocol import Connections, Protocol
 from supervisor.limits import DoesNotFit
 from supervisor.log import logger
 from supervisor.memory import keep_front_small
@@ -109,8 +109,11 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         "lingering_time": _LINGER_SECONDS,
         "keepalive_timeout": settings.idle_timeout,
     }
+    connections = Connections(settings.max_connections)
     listener = await loop.create_server(
-        lambda: Protocol(manager, loop=loop, **connection), sock=sock, backlog=_BACKLOG
+        lambda: Protocol(manager, connections, loop=loop, **connection),
+        sock=sock,
+        backlog=_BACKLOG,
     )
     logger.info("listening", host=settings.host, port=sock.getsockname()[1], version=VERSION)
     service.start()

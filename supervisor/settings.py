@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     client_share: float = Field(
         0.75, gt=0, le=1, description="part of a queue that one client may have"
     )
+    max_connections: int = Field(
+        512, ge=1, description="connections that may be open; others get 503 at once"
+    )
     send_timeout: float = Field(60.0, gt=0, description="without a client reading its answer")
     idle_timeout: float = Field(
         75.0, gt=0, description="for a connection to send the head of its first, or next, request"
