@@ -20,7 +20,7 @@ from supervisor.http.declare import (
     json_answer,
     operation,
 )
-from supervisor.http.speech import timing
+from supervisor.http.jobs import timing
 from supervisor.http.transcripts import RECORDING, transcribed, transcription_job
 
 TAG = "ElevenLabs"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
 from supervisor.http.declare import FORM, JSON, Answer, Call, Nothing, Operations, operation
+from supervisor.http.jobs import timing
 from supervisor.http.speech import (
     DecodeSteps,
     EosThreshold,
@@ -22,7 +23,6 @@ from supervisor.http.speech import (
     named,
     sound_answer,
     speak,
-    timing,
     uploaded,
 )
 from supervisor.http.transcripts import (

@@ -16,6 +16,7 @@ from ipc.blanks import seam
 from ipc.errors import ServiceError
 from ipc.messages import Json
 from supervisor.http.declare import FORM, JSON, Answer, Call, Nothing, json_answer, operation
+from supervisor.http.jobs import timing
 from supervisor.http.openai_transcripts import (
     LANGUAGES,
     OpenAITranscription,
@@ -23,7 +24,6 @@ from supervisor.http.openai_transcripts import (
     plain,
     verbose,
 )
-from supervisor.http.speech import timing
 from supervisor.http.stream import SERVER_SENT, server_sent, server_sent_error, stream
 from supervisor.http.transcripts import (
     PLAIN_CONTENT,

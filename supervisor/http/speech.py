@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import json
 import math
 import re
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_args
@@ -29,14 +26,11 @@ from ipc.formats import (
 )
 from ipc.messages import Json
 from supervisor.dispatch import Dispatcher, Job
-from supervisor.http.context import client, deadline
 from supervisor.http.declare import JSON, Answer
+from supervisor.http.jobs import MAX_SEED, make_job, timing
 from supervisor.http.stream import Framing, send, stream
 from supervisor.service import Service
-from supervisor.spool import Answer as Sound
 from supervisor.spool import Upload
-
-MAX_SEED = 2**32
 
 Rate = Annotated[
     int, Field(ge=MIN_RATE, le=MAX_RATE, description="Hz; the next higher one the format has")
@@ -156,37 +150,6 @@ def _speech_job(request: web.Request, service: Service, order: Order) -> Job:
     )
 
 
-def make_job(
-    request: web.Request,
-    service: Service,
-    operation: str,
-    params: Json,
-    *,
-    kind: str,
-    size: float,
-    seed: int | None = None,
-    audio: bytes | None = None,
-    audio_path: str | None = None,
-    digest: bytes = b"",
-) -> Job:
-    """A job of this request; `digest` is of what a worker gets beside `params`."""
-    content = json.dumps([operation, params], sort_keys=True).encode()
-    # Drawn here when the client gives none: a replay on another worker must make the same samples.
-    params = {**params, "seed": secrets.randbelow(MAX_SEED) if seed is None else seed}
-    return Job(
-        operation=operation,
-        params=params,
-        answer=Sound(service.spool),
-        deadline=deadline(request),
-        client=client(request),
-        kind=kind,
-        size=size,
-        digest=hashlib.sha256(content + digest).digest(),
-        audio=audio,
-        audio_path=audio_path,
-    )
-
-
 async def speak(
     request: web.Request,
     service: Service,
@@ -243,14 +206,6 @@ def sound_answer(formats: Sequence[AnyFormat] = _FORMAT_NAMES) -> Answer:
     """What `speak` answers in one of `formats`, for declarations."""
     content = {FORMATS[name].media_type: f"{name}, mono" for name in formats}
     return Answer("The sound.", content, _HEADERS)
-
-
-def timing(job: Job, result: Json) -> str:
-    """Server-Timing in milliseconds: waiting for a worker, computing, and encoding the sound."""
-    parts = {"queue": job.queued_s, "inference": job.running_s}
-    if (encode := result.get("encode_s")) is not None:
-        parts |= {"inference": job.running_s - encode, "encode": encode}
-    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())
 
 
 def _check_text(text: str, limit: int) -> None:

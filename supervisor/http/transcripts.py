@@ -11,7 +11,7 @@ from ipc.messages import Json
 from supervisor.dispatch import Job
 from supervisor.http import subtitles
 from supervisor.http.forms import FileField
-from supervisor.http.speech import make_job
+from supervisor.http.jobs import make_job
 from supervisor.service import Service
 from supervisor.spool import Upload
 

@@ -25,7 +25,8 @@ from supervisor.http.declare import (
 )
 from supervisor.http.files import FileAnswer
 from supervisor.http.forms import FileField
-from supervisor.http.speech import cached_id, make_job
+from supervisor.http.jobs import make_job
+from supervisor.http.speech import cached_id
 from supervisor.service import Service
 from supervisor.spool import Upload
 from supervisor.voices import CACHED, Consent, Voice, VoiceId, VoiceName
