@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from supervisor import log
 from supervisor.http import (
@@ -87,13 +86,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def serve(load_settings: Callable[[], Settings]) -> None:
     """Run the service until SIGTERM or SIGINT; SIGHUP has it load its settings and models anew."""
-    settings = load_settings()
-    stop = asyncio.Event()
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     # For writing uploads to disk; more threads would only hold more memory.
     loop.set_default_executor(ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    settings = load_settings()
     sock = listen(settings.host, settings.port)
     service = Service(settings)
     runner = web.AppRunner(
@@ -117,9 +117,10 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     )
     logger.info("listening", host=settings.host, port=sock.getsockname()[1], version=VERSION)
     service.start()
-    reloader = _Reloader(service, load_settings)
-    loop.add_signal_handler(signal.SIGHUP, reloader.requested.set)
-    background = [asyncio.create_task(reloader.run()), asyncio.create_task(_tell_ready(service))]
+    background = [
+        asyncio.create_task(_reload_on(reload, service, load_settings)),
+        asyncio.create_task(_tell_ready(service)),
+    ]
     try:
         await stop.wait()
         notify("STOPPING=1")
@@ -140,29 +141,28 @@ async def _tell_ready(service: Service) -> None:
     notify("READY=1", f"STATUS=listening, version {VERSION}")
 
 
-class _Reloader:
-    """Reloads one at a time; a request that comes meanwhile is another reload."""
-
-    def __init__(self, service: Service, load_settings: Callable[[], Settings]) -> None:
-        self.requested = asyncio.Event()
-        self._service = service
-        self._load_settings = load_settings
-
-    async def run(self) -> None:
-        while True:
-            await self.requested.wait()
-            self.requested.clear()
-            reloading()
-            logger.info("reloading")
-            try:
-                await self._service.reload(self._load_settings())
-            except (ValidationError, DoesNotFit) as error:
-                logger.error("reload_refused", error=str(error))
-            notify("READY=1")
+async def _reload_on(
+    requested: asyncio.Event, service: Service, load_settings: Callable[[], Settings]
+) -> None:
+    """Reload one at a time; a request that comes meanwhile is another reload."""
+    while True:
+        await requested.wait()
+        requested.clear()
+        reloading()
+        logger.info("reloading")
+        try:
+            await service.reload(load_settings())
+        except (ValueError, OSError, DoesNotFit) as error:
+            logger.error("reload_refused", error=str(error))
+        except Exception:  # a bug here must be seen, and must not end the reloads
+            logger.exception("reload_failed")
+        notify("READY=1")
 
 
 def run(load_settings: Callable[[], Settings]) -> None:
     """Run the front process with the settings that `load_settings` gives, now and on SIGHUP."""
+    # They are loaded anew once it is handled; until then it would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure(load_settings().log_level)
     keep_front_small()
     asyncio.run(serve(load_settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,11 +43,11 @@ def _serve(host: str | None, port: int | None, env_file: str | None) -> int:
 
     given: dict[str, Any] = {"host": host, "port": port}
     given = {key: value for key, value in given.items() if value is not None}
-    if env_file is not None and not os.path.isfile(env_file):
-        print(f"voice-engine: there is no file {env_file}", file=sys.stderr)
-        return 2
 
     def load_settings() -> Settings:
+        if env_file is not None:
+            # One that is not there would be taken for an empty one, in which nobody needs a key.
+            Path(env_file).read_text(encoding="utf-8")
         return Settings(_env_file=env_file, **given)
 
     try:
@@ -55,6 +56,9 @@ def _serve(host: str | None, port: int | None, env_file: str | None) -> int:
         for problem in error.errors(include_url=False):
             name = ".".join(str(part) for part in problem["loc"]) or "settings"
             print(f"voice-engine: {name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"voice-engine: --env-file: {error}", file=sys.stderr)
         return 2
     try:
         run(load_settings)

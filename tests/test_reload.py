@@ -1,0 +1,40 @@
+"""Reloads at bad moments: of settings that cannot be read, and of models that are in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.service import running
+
+
+def _damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\xff\xfe\n")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, _damage])
+async def test_keys_stay_when_the_settings_cannot_be_read(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text("VOICE_ENGINE_API_KEY=old\n")
+    with running({}, ["--env-file", str(file)]) as service:
+        async with aiohttp.ClientSession(service.url) as client:
+
+            async def status(key: str) -> int:
+                async with client.get("/v1/models", headers={"X-API-Key": key}) as response:
+                    return response.status
+
+            spoil(file)
+            service.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(service.wait_for, "reload_refused")
+            assert [await status("old"), await status("")] == [200, 401]
+            file.write_text("VOICE_ENGINE_API_KEY=new\n")
+            service.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(service.wait_for, "reloaded", model="stt")
+            assert [await status("old"), await status("new")] == [401, 200]
