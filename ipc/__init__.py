@@ -1,1 +1,1 @@
-"""The wire between the front and its child processes; imports neither side."""
+"""The wire between the front and its child processes, and what both do alike; imports neither."""

@@ -14,6 +14,8 @@ import time
 import zlib
 from pathlib import Path
 
+from ipc.disk import sync_folder
+
 FOLDER = "voices-"
 """What the folders of all versions begin with."""
 
@@ -88,7 +90,7 @@ class VoiceFiles:
                     os.fsync(file.fileno())
             os.replace(unfinished, self._path(key))
             if self._limit is None:
-                _sync_folder(self._folder)
+                sync_folder(self._folder)
         except BaseException:
             Path(unfinished).unlink(missing_ok=True)
             raise
@@ -169,15 +171,6 @@ def _remove_folder(folder: Path) -> None:
 def _size(data: bytes) -> int:
     """What a file of `data` counts as."""
     return cost(_CHECKSUM_BYTES + len(data))
-
-
-def _sync_folder(folder: Path) -> None:
-    """What has been renamed in `folder` is so after a power cut, too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checksum(data: bytes | memoryview) -> bytes:

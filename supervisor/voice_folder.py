@@ -24,6 +24,7 @@ from typing import Annotated, BinaryIO
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from ipc.disk import sync_folder
 from supervisor.log import logger
 
 VOICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
@@ -108,7 +109,7 @@ class VoiceFolder:
         for folder in (self.path, self._recordings, self.path / ENCODED):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -145,7 +146,7 @@ class VoiceFolder:
         replaced = self.written.get(voice.id)
         try:
             if self._has_recording(voice):
-                _sync_folder(self._recordings)
+                sync_folder(self._recordings)
             else:
                 _write(self.recording(voice.key), recording)
             _write(self._file(voice.id), io.BytesIO(voice.model_dump_json(indent=2).encode()))
@@ -159,7 +160,7 @@ class VoiceFolder:
         """Make `voice` exist no more. The folder must be locked."""
         try:
             os.unlink(self._file(voice.id))
-            _sync_folder(self.path)
+            sync_folder(self.path)
         finally:
             self.read()
             self.drop(voice.key)
@@ -238,16 +239,7 @@ def _write(path: Path, source: BinaryIO) -> None:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """What has been made, renamed or removed in `folder` is so after a power cut, too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 _MAGIC = (
