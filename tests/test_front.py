@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -65,6 +66,35 @@ async def test_a_stream_arrives_while_it_is_made(service: RunningService) -> Non
         client.post("/v1/clone", data=script_form("say 1")) as response,
     ):
         assert response.status == 200
+
+
+async def http_1_0(service: RunningService, text: str) -> bytes:
+    """All that a client of HTTP/1.0, such as an old proxy, gets until the connection ends."""
+    body = json.dumps({"model": "tts-1", "voice": "alloy", "input": text}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(
+        b"POST /v1/audio/speech HTTP/1.0\r\nContent-Type: application/json\r\n"
+        b"Expect: 100-continue\r\n"
+        b"Connection: keep-alive\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    try:
+        async with asyncio.timeout(NET):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_a_stream_to_http_1_0_ends_with_its_connection(service: RunningService) -> None:
+    head, _, sound = (await http_1_0(service, "say 3")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"keep-alive" not in head.lower()
+    assert len(sound) == 44 + 3 * 960
+
+
+async def test_a_stream_to_http_1_0_that_fails_is_reset(service: RunningService) -> None:
+    with pytest.raises(ConnectionResetError):
+        await http_1_0(service, "say 3; raise no such tensor")
 
 
 async def test_streamed_samples_are_those_of_the_whole_answer(service: RunningService) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp import BodyPartReader, HttpVersion11, MultipartReader, hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from ipc.errors import ErrorCode, ServiceError
@@ -120,8 +120,9 @@ def validate(model: type[ModelT], given: Mapping[str, list[Any]], what: str) -> 
 
 
 def invite(request: web.Request) -> None:
-    """Tell a client that waits for it that its body is welcome."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+    """Tell a client that waits for it that its body is welcome; HTTP/1.0 knows no such answer."""
+    waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+    if waits and request.version >= HttpVersion11:
         assert request.transport is not None
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

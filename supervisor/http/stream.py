@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ipc.errors import ServiceError
 from ipc.messages import Json
@@ -80,7 +82,10 @@ async def stream(
     try:
         data = await job.answer.read()
         response = web.StreamResponse(headers=headers())
-        response.enable_chunked_encoding()
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()  # nothing else tells such a client where the answer ends
         await response.prepare(request)
         try:
             while data:
@@ -91,6 +96,8 @@ async def stream(
             if last := framing.error(error):
                 await send(request, response, last)
             if request.transport is not None:
+                if not response.chunked:
+                    _end_by_reset(request.transport)
                 request.transport.abort()
             return response
         if last := framing.end(await running):
@@ -115,6 +122,12 @@ async def send(request: web.Request, response: web.StreamResponse, data: bytes) 
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the client has stopped reading") from None
+
+
+def _end_by_reset(transport: asyncio.Transport) -> None:
+    """Have the connection end with an error: its mere end would be that of a whole answer."""
+    at_once = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
 def _retrieve(task: asyncio.Task[Json]) -> None:
