@@ -518,7 +518,9 @@ def test_workers_are_forked_from_one_thread_and_agree(nano_models: Path, tmp_pat
     )
     assert output.returncode == 0, output.stderr
     # Libraries talk too, each on its own machines.
-    threads = [line for line in output.stdout.splitlines() if line.startswith(("Speak ", "Listen "))]
+    threads = [
+        line for line in output.stdout.splitlines() if line.startswith(("Speak ", "Listen "))
+    ]
     assert threads == ["Speak threads 1", "Listen threads 1"]
     for name in ("Speak", "Listen"):
         first, second = np.load(tmp_path / f"{name}-0.npy"), np.load(tmp_path / f"{name}-1.npy")
