@@ -24,6 +24,9 @@ _LEAVE_SECONDS = 2.0
 _FORK_SECONDS = 10.0
 """How long a fork may take; it takes milliseconds unless the machine is in trouble."""
 
+_NO_RESOURCES = (OSError, RuntimeError)
+"""What is raised when there are no more descriptors, no memory, or (RuntimeError) no thread."""
+
 CHILD_ENVIRONMENT = {
     # One thread in a template, so that it can be forked; a worker raises torch's own count later.
     "OMP_NUM_THREADS": "1",
@@ -87,9 +90,27 @@ class _WorkerPipes:
     """The three pipes of a worker that is about to be started."""
 
     def __init__(self, log_fd: int) -> None:
-        self.child_requests, self.requests = make_pipe()
-        self.replies, self.child_replies = make_pipe()
         self.log_fd = log_fd
+        self.child_requests, self.requests = make_pipe()
+        try:
+            self.replies, self.child_replies = make_pipe()
+        except OSError:
+            os.close(self.child_requests)
+            os.close(self.requests)
+            raise
+
+    @classmethod
+    async def open(cls, name: str) -> _WorkerPipes:
+        """Those of the worker called `name`. Raises `LaunchError`."""
+        try:
+            log_fd = await open_log(name)
+            try:
+                return cls(log_fd)
+            except OSError:
+                os.close(log_fd)
+                raise
+        except OSError as error:
+            raise LaunchError(f"cannot start a process: {error}") from error
 
     def for_child(self) -> tuple[int, int, int]:
         """What the worker gets: requests, replies, log."""
@@ -118,7 +139,7 @@ class SpawnLauncher:
 
     async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
         """Start a worker process; it loads before it is READY."""
-        pipes = _WorkerPipes(await open_log(name))
+        pipes = await _WorkerPipes.open(name)
         requests, replies, log_fd = pipes.for_child()
         try:
             process = await start_python(
@@ -128,9 +149,11 @@ class SpawnLauncher:
                 log_fd=log_fd,
                 environment=CHILD_ENVIRONMENT,
             )
-        except OSError as error:
+        except BaseException as error:
             pipes.close_own_ends()
-            raise LaunchError(f"cannot start a process: {error}") from error
+            if isinstance(error, _NO_RESOURCES):
+                raise LaunchError(f"cannot start a process: {error}") from error
+            raise
         finally:
             pipes.close_child_ends()
         worker = Worker(name, process, on_change)
@@ -160,64 +183,82 @@ class Template:
         self.closing = False
         self._control: ControlSocket | None = None
         self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self._forks: dict[str, asyncio.Future[tuple[int, int]]] = {}
+        self._forks: dict[str, asyncio.Future[Process]] = {}
         self._children: dict[int, Process] = {}
 
     async def start(self) -> None:
         """Start the process and wait until the model is loaded. Raises `LaunchError`."""
-        ours, theirs = ControlSocket.pair()
-        ours.socket.setblocking(False)
-        log_fd = await open_log(self.name)
-        descriptor = theirs.socket.fileno()
         try:
-            self.process = await start_python(
-                "model_procs.template",
-                ["--control", str(descriptor), *self._config.arguments()],
-                pass_fds=(descriptor, self._config.lifeline),
-                log_fd=log_fd,
-                environment=CHILD_ENVIRONMENT,
-            )
-        except OSError as error:
-            ours.close()
+            self.process = await self._start_process()
+        except _NO_RESOURCES as error:
             raise LaunchError(f"cannot start a process: {error}") from error
-        finally:
-            theirs.close()
-            os.close(log_fd)
-        self._control = ours
-        asyncio.get_running_loop().add_reader(ours.socket, self._on_readable)
         self.process.exited.add_done_callback(self._on_process_exit)
         try:
-            loaded = await asyncio.wait_for(asyncio.shield(self._loaded), self._config.load_timeout)
+            async with asyncio.timeout(self._config.load_timeout):
+                loaded = await asyncio.shield(self._loaded)
         except TimeoutError:
             self.kill()
             raise LaunchError(
                 f"the model did not load within {self._config.load_timeout:.0f} s; "
                 "VOICE_ENGINE_LOAD_TIMEOUT sets the limit"
             ) from None
+        except LaunchError:
+            # It leaves by itself, unless the model has started a thread that does not end.
+            await end(self.process, ask=lambda: None, grace=_LEAVE_SECONDS)
+            raise
+        if self.process.exited.done():  # whoever waits for that was told before it was ready
+            raise LaunchError(f"the template died: {self.last_exit}")
         self.info = loaded.info
         self.baseline_rss = loaded.rss
         self.ready = True
 
+    async def _start_process(self) -> Process:
+        ours, theirs = ControlSocket.pair()
+        descriptor = theirs.socket.fileno()
+        try:
+            ours.socket.setblocking(False)
+            log_fd = await open_log(self.name)
+            try:
+                process = await start_python(
+                    "model_procs.template",
+                    ["--control", str(descriptor), *self._config.arguments()],
+                    pass_fds=(descriptor, self._config.lifeline),
+                    log_fd=log_fd,
+                    environment=CHILD_ENVIRONMENT,
+                )
+            finally:
+                os.close(log_fd)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours.socket, self._on_readable)
+        return process
+
     async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
         """Fork a worker. Raises `LaunchError` when the template is gone or does not answer."""
-        if self._control is None or not self.ready:
-            raise LaunchError("the template is not running")
-        forked: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        pipes = await _WorkerPipes.open(name)
+        forked: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         self._forks[name] = forked
-        pipes = _WorkerPipes(await open_log(name))
         try:
+            if self._control is None or not self.ready:
+                raise LaunchError("the template is not running")
             self._control.send(Fork(name, self._config.worker_options), pipes.for_child())
-            pid, pidfd = await asyncio.wait_for(forked, _FORK_SECONDS)
-        except (OSError, TimeoutError, LaunchError) as error:
+            async with asyncio.timeout(_FORK_SECONDS):
+                process = await forked
+        except BaseException as error:
             pipes.close_own_ends()
             if isinstance(error, TimeoutError):
                 self.kill()
-            raise LaunchError(str(error) or "the template did not fork in time") from error
+                raise LaunchError("the template did not fork in time") from error
+            if isinstance(error, OSError):
+                raise LaunchError(f"cannot reach the template: {error}") from error
+            raise
         finally:
-            self._forks.pop(name, None)
+            del self._forks[name]
             pipes.close_child_ends()
-        process = Process(pid, pidfd)
-        self._children[pid] = process
         worker = Worker(name, process, on_change)
         await worker.open(pipes.replies, pipes.requests)
         return worker
@@ -262,8 +303,10 @@ class Template:
                 self._loaded.set_result(message)
             case Failed() if not self._loaded.done():
                 self._loaded.set_exception(LaunchError(message.message))
-            case Forked() if message.name in self._forks and len(descriptors) == 1:
-                self._forks[message.name].set_result((message.pid, descriptors.pop()))
+            case Forked() if len(descriptors) == 1 and (forked := self._waiting_fork(message.name)):
+                # At once: how it ended may be the next message.
+                process = self._children[message.pid] = Process(message.pid, descriptors.pop())
+                forked.set_result(process)
             case Exited():
                 if child := self._children.pop(message.pid, None):
                     child.relay_status(message.status)
@@ -272,6 +315,10 @@ class Template:
         for descriptor in descriptors:
             os.close(descriptor)
         return True
+
+    def _waiting_fork(self, name: str) -> asyncio.Future[Process] | None:
+        forked = self._forks.get(name)
+        return None if forked is None or forked.done() else forked
 
     def _close_control(self) -> None:
         if self._control is not None:

@@ -160,7 +160,12 @@ def _start_python(
         env={**os.environ, **environment},
         process_group=0,  # Ctrl-C in a terminal is for the front alone
     )
-    return child, os.pidfd_open(child.pid)
+    try:
+        return child, os.pidfd_open(child.pid)
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
 
 
 def become_subreaper() -> None:

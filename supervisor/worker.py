@@ -200,6 +200,9 @@ class Worker:
             case Failed(id=0) if not self.ready.done():
                 code = ErrorCode.from_wire(message.code)
                 self.ready.set_exception(ServiceError(code, message.message))
+                # It leaves by itself, unless the model has started a thread that does not end.
+                if self.state is State.STARTING:
+                    self._advance(Event.STOP)
             case Chunk() if (flight := self._flight(message.id)) is not None:
                 flight.on_chunk(message.data)
             case Done() if (flight := self._flight(message.id)) is not None:

@@ -12,6 +12,8 @@ The text of a request is a script of commands separated by ";":
     garbage        write nonsense to the pipe of replies
     print TEXT     write to stdout, below Python
     raise TEXT     fail as a model's bug would
+    alarm SECONDS  die so much later
+    thread         leave a thread behind, for which the process waits at its end
     pid            put the worker's pid into the description of the answer
     segment TEXT   hear a sentence of one second
 
@@ -164,8 +166,10 @@ def _misbehave(command: str, argument: str) -> None:
             os.write(1, f"{argument}\n".encode())
         case "raise":
             raise RuntimeError(argument)
+        case "alarm":
+            signal.setitimer(signal.ITIMER_REAL, float(argument))
         case "thread":
-            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            threading.Thread(target=threading.Event().wait).start()
         case "sleep":
             time.sleep(float(argument))
 

@@ -1,0 +1,155 @@
+"""Children that fail at the worst moment: between two steps of the front, or several at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+
+from ipc.channel import ControlSocket
+from ipc.errors import ServiceError
+from ipc.messages import Message
+from supervisor.launcher import LaunchConfig, LaunchError, SpawnLauncher, Template
+from supervisor.worker import WorkerDied
+
+
+@asynccontextmanager
+async def launch_config() -> AsyncIterator[LaunchConfig]:
+    """For the scripted engine; children that are left die with the block."""
+    lifeline, writer = os.pipe()
+    try:
+        yield LaunchConfig(
+            model="tts",
+            factory="tests.engines:Script",
+            models_dir="",
+            threads=1,
+            options={},
+            worker_options={},
+            lifeline=lifeline,
+            load_timeout=60.0,
+        )
+    finally:
+        os.close(writer)
+        os.close(lifeline)
+
+
+def stand_still_until_dead(pid: int) -> None:
+    """Block the loop, as a busy machine may, while a child dies and others say their last words."""
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+
+
+# A template
+
+
+async def test_a_template_that_dies_as_it_becomes_ready_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_LOAD", "alarm 0.05")
+    async with launch_config() as config:
+        exits: list[Template] = []
+        template = Template(config, exits.append)
+        starting = asyncio.create_task(template.start())
+        while template.process is None:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
+        stand_still_until_dead(template.process.pid)
+        with pytest.raises(LaunchError, match="SIGALRM"):
+            await starting
+        assert not template.ready
+        assert exits == [template]
+
+
+async def test_a_template_that_cannot_load_is_gone_even_if_it_cannot_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_LOAD", "thread")
+    async with launch_config() as config:
+        template = Template(config, lambda _: None)
+        with pytest.raises(LaunchError, match="threads after loading"):
+            await template.start()
+        assert template.process is not None
+        await template.process.exited
+
+
+async def test_a_worker_that_cannot_load_is_gone_even_if_it_cannot_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_LOAD", "thread; raise no weights")
+    async with launch_config() as config:
+        worker = await SpawnLauncher(config).launch("tts-1", lambda _: None)
+        with pytest.raises(ServiceError, match="no weights"):
+            await worker.ready
+        await worker.process.exited
+
+
+# A worker
+
+
+async def test_how_a_worker_ended_is_known_even_if_it_did_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_WARM_UP", "sleep 0.2; exit 3")
+    async with launch_config() as config:
+        template = Template(config, lambda _: None)
+        await template.start()
+        assert template.process is not None
+        control, process = template._control, psutil.Process(template.process.pid)
+        assert control is not None
+
+        def send_and_stand_still(message: Message, descriptors: Sequence[int] = ()) -> None:
+            ControlSocket.send(control, message, descriptors)
+            while not process.children():
+                time.sleep(0.01)
+            while process.children():
+                time.sleep(0.01)
+
+        monkeypatch.setattr(control, "send", send_and_stand_still)
+        worker = await template.launch("tts-1", lambda _: None)
+        with pytest.raises(WorkerDied, match="exit code 3"):
+            await worker.ready
+        await template.close()
+
+
+# Descriptors
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+async def test_without_descriptors_a_launch_fails_and_keeps_none(method: str) -> None:
+    def descriptors() -> list[int]:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+
+    async with launch_config() as config:
+        await asyncio.to_thread(lambda: None)  # the loop's own threads and pipes are there
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before = len(descriptors())
+        started = None
+        more = 0
+        while started is None:
+            used = descriptors()
+            limit = next(n for n in range(soft) if n - sum(fd < n for fd in used) == more)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                if method == "spawn":
+                    started = (await SpawnLauncher(config).launch("tts-1", lambda _: None)).process
+                else:
+                    template = Template(config, lambda _: None)
+                    await template.start()
+                    started = template.process
+            except LaunchError:
+                more += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            while started is None and len(descriptors()) > before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert more > 5
+        started.send_signal(signal.SIGKILL)
+        await started.exited
+        while len(descriptors()) > before:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
