@@ -16,31 +16,48 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+SOUND = "sound"
+"""The kind of a recording whose seconds are known."""
+
 
 @dataclass(slots=True)
 class Speed:
     """How long requests compute: a part that each costs and a part by its size, per kind.
 
     `initial` is the guess in seconds per unit before anything was measured. Units are the caller's:
-    characters of a text, bytes of a recording. A few words with a long reference recording take as
-    long as many words do, and must not make a long text look hopeless: so both parts are fitted to
-    what was measured, as moving averages.
+    characters of a text, seconds or bytes of a recording. A few words with a long reference
+    recording take as long as many words do, and must not make a long text look hopeless: so both
+    parts are fitted to what was measured, as moving averages.
     """
 
     initial: dict[str, float]
     weight: float = 0.2
     _measured: dict[str, _Moments] = field(default_factory=dict)
 
-    def estimate(self, kind: str, size: float) -> float:
-        """Seconds that a request of this kind and size will take."""
+    def estimate(self, kind: str, size: float, longest: float | None = None) -> float:
+        """Seconds that a request of this kind and size will take.
+
+        `longest`: of a recording, how many seconds of sound it may hold. A dense file is taken for
+        no longer, however many bytes it has.
+        """
+        estimate = self._estimate(kind, size)
+        return estimate if longest is None else min(estimate, self._estimate(SOUND, longest))
+
+    def _estimate(self, kind: str, size: float) -> float:
         moments = self._measured.get(kind)
         if moments is None:
             return self.initial[kind] * size
         fixed, per_unit = moments.fit(self.initial[kind])
         return fixed + per_unit * size
 
-    def measured(self, kind: str, size: float, seconds: float) -> None:
-        """A request of this kind and size took that long."""
+    def measured(self, kind: str, size: float, seconds: float, sound: float | None = None) -> None:
+        """A request of this kind and size took that long; `sound`: it held so many seconds."""
+        if sound is not None:
+            self._measure(SOUND, sound, seconds)
+        if sound is None or kind != SOUND:
+            self._measure(kind, size, seconds)
+
+    def _measure(self, kind: str, size: float, seconds: float) -> None:
         if kind in self._measured:
             self._measured[kind].add(size, seconds, self.weight)
         else:
@@ -88,10 +105,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not let in, and in how many seconds it would be."""
+    """Why a request is not let in, and in how many seconds it would be.
+
+    `hopeless`: not in the time that it has, however little is waiting.
+    """
 
     reason: str
     retry_after: float
+    hopeless: bool = False
 
 
 def admit(
@@ -124,10 +145,15 @@ def admit(
         return Refusal(f"{sum(own):.0f} s of your work are waiting already", excess)
     if wait + cost > allowed:
         return Refusal(
-            f"it would take {wait + cost:.0f} s, and must be answered in {allowed:.0f} s",
+            f"it would take {_short(wait + cost)} s, and must be answered in {_short(allowed)} s",
             wait + cost - allowed,
+            hopeless=cost > allowed,
         )
     return None
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1g}"
 
 
 def _first_leaves(wait: float, waiting: list[tuple[float, bool]]) -> float:
@@ -203,6 +229,7 @@ class FairQueue(Generic[T]):
                 del self._entries[index]
                 if entry.client in self._clocks and entry.start >= 0:
                     self._clocks[entry.client] -= entry.cost
+                self._forget_caught_up()
                 return
 
     def waiting(self, client: str) -> list[tuple[float, bool]]:

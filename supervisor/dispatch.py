@@ -26,7 +26,8 @@ class Job:
     """One client's request for one model.
 
     `deadline` is on the clock of `time.monotonic`. `kind` and `size` say how much work it is, in
-    units of its kind; `digest` is of all that a worker would be sent, but for the seed.
+    units of its kind, and `longest`, of a recording, how many seconds it may last; `digest` is of
+    all that a worker would be sent, but for the seed.
     """
 
     operation: str
@@ -37,6 +38,7 @@ class Job:
     kind: str
     size: float
     digest: bytes
+    longest: float | None = None
     audio: bytes | None = None
     audio_path: str | None = None
     id: int = field(default_factory=lambda: next(_ids))
@@ -172,7 +174,7 @@ class Dispatcher:
                 f"this request has cost {self.config.max_attempts} workers their lives a short "
                 "while ago; do not send it again unchanged",
             )
-        job.cost = self._speed.estimate(job.kind, job.size)
+        job.cost = self._speed.estimate(job.kind, job.size, job.longest)
         refusal = admit(
             cost=job.cost,
             allowed=job.deadline - time.monotonic(),
@@ -184,7 +186,9 @@ class Dispatcher:
         if refusal is not None:
             raise ServiceError(
                 ErrorCode.overloaded,
-                f"the service is busy: {refusal.reason}; try again later",
+                f"{refusal.reason}; send less at once, or allow more time"
+                if refusal.hopeless
+                else f"the service is busy: {refusal.reason}; try again later",
                 retry_after=max(1.0, refusal.retry_after),
             )
 
@@ -222,7 +226,9 @@ class Dispatcher:
             else:
                 self.pool.succeeded()
                 if not replay:
-                    self._speed.measured(job.kind, job.size, time.monotonic() - started)
+                    # Of a recording the worker knows how long it was.
+                    sound = None if job.longest is None else done.result["duration"]
+                    self._speed.measured(job.kind, job.size, time.monotonic() - started, sound)
                 return done.result
             finally:
                 job.running_s += time.monotonic() - started

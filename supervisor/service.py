@@ -13,7 +13,7 @@ from aiohttp import web
 
 from ipc.engines import MODELS
 from ipc.messages import Json
-from supervisor.admission import Limits, Speed
+from supervisor.admission import SOUND, Limits, Speed
 from supervisor.backoff import Backoff
 from supervisor.container import find_container
 from supervisor.dispatch import DispatchConfig, Dispatcher
@@ -33,12 +33,13 @@ from supervisor.watch import Watch, WatchConfig
 VERSION = importlib.metadata.version("voice-engine")
 
 _INITIAL_SPEED = {
-    # Seconds of computing per character, per voice to encode, and per byte of a recording of each
-    # density, on one core; a moving average takes over with the first request.
+    # Seconds of computing per character, per voice to encode, per second of a recording, and per
+    # byte of one whose seconds are not known, on one core; a moving average takes over with the
+    # first request.
     "text": 0.02,
     "voice": 2.0,
-    "pcm": 2e-6,
-    "compressed": 2e-5,
+    SOUND: 0.06,
+    "bytes": 2e-5,
 }
 
 

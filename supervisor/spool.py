@@ -63,6 +63,10 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(lock)
 
 
+_HEAD = 64
+"""Bytes of an upload's beginning that are kept: a WAV's header."""
+
+
 class Upload:
     """A recording on its way in: in memory up to the threshold, then in a private file.
 
@@ -81,8 +85,8 @@ class Upload:
 
     async def write(self, data: bytes) -> None:
         """Append. Raises `ServiceError` when the disk is full."""
-        if not self.head:
-            self.head = data[:16]
+        if len(self.head) < _HEAD:
+            self.head += data[: _HEAD - len(self.head)]
         self.size += len(data)
         self._hash.update(data)
         self._memory += data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
+import soundfile
 
 from supervisor.container import Container, find_container
 from supervisor.service import Service
@@ -443,7 +446,32 @@ async def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once() -> N
                 assert response.status == 503
                 body = await response.json()
                 assert "must be answered in 5 s" in body["detail"]
+                assert "busy" not in body["detail"]  # nothing else is being done
                 assert int(response.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("WAV", "FLOAT"), ("FLAC", "PCM_16")])
+async def test_a_recording_is_judged_by_its_seconds_and_not_by_its_bytes(
+    form: str, subtype: str
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000 * 90, 2))
+    file = io.BytesIO()
+    soundfile.write(file, noise, 48_000, subtype, format=form)
+    data = file.getvalue()
+    settings = {
+        "VOICE_ENGINE_STT_ENGINE": "tests.listening_engines:Meter",
+        "VOICE_ENGINE_REQUEST_TIMEOUT": "60",
+    }
+    with running(settings) as service:
+        service.wait_ready()
+        # The second one is judged by what the first has taught.
+        for _ in range(2):
+            async with (
+                aiohttp.ClientSession(service.url) as client,
+                client.post("/v1/transcribe", data={"file": io.BytesIO(data)}) as response,
+            ):
+                assert response.status == 200
+                assert (await response.json())["duration"] == 90
 
 
 async def test_a_client_that_leaves_the_queue_costs_nothing() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.admission import FairQueue, Limits, Speed, admit
+from supervisor.admission import SOUND, FairQueue, Limits, Speed, admit
 from supervisor.backoff import Backoff
 from supervisor.lifecycle import TRANSITIONS, Event, IllegalTransition, State, next_state
 from supervisor.limits import MB, DoesNotFit, Limit, Need, plan
@@ -209,6 +209,11 @@ def test_too_many_failures_pause_for_long_and_a_success_forgets_them() -> None:
     assert backoff.failed() == 0.0
 
 
+def test_failures_may_go_on_for_ever() -> None:
+    backoff = Backoff(base=0.5, maximum=30.0, failures_max=10_000, failed_pause=60.0)
+    assert max(backoff.failed() for _ in range(5000)) <= 30.0 * 1.25
+
+
 def test_two_models_that_fail_together_do_not_retry_together() -> None:
     one, other = _backoff(), _backoff()
     other.random = random.Random(2)
@@ -259,6 +264,7 @@ def test_admission(  # noqa: PLR0917 - a row of the table
     else:
         assert refusal is not None
         assert told in refusal.reason
+        assert refusal.hopeless == (cost > allowed)
         assert 0 <= refusal.retry_after <= running + sum(c for c, _ in waiting) + cost
 
 
@@ -290,6 +296,23 @@ def test_speed_learns_what_each_request_costs_and_what_its_size_does(
     for size in (10, 500, 5000):
         truth = fixed + per_unit * size
         assert speed.estimate("text", size) == pytest.approx(truth, rel=0.2, abs=2.0)
+
+
+def test_a_dense_recording_is_no_longer_than_the_longest() -> None:
+    speed = Speed({SOUND: 0.06, "bytes": 2e-5})
+    for seconds in [5, 300, 20, 120, 10, 600] * 5:  # 3 kB a second, each second heard in 0.3
+        speed.measured("bytes", 3000 * seconds, 0.3 * seconds, sound=seconds)
+    assert speed.estimate("bytes", 3000 * 60, 720) == pytest.approx(18, rel=0.2)
+    # Twelve minutes with 16 kB a second.
+    assert speed.estimate("bytes", 16_000 * 720) > 1000
+    assert speed.estimate("bytes", 16_000 * 720, 720) == pytest.approx(0.3 * 720, rel=0.1)
+
+
+def test_what_a_recording_claims_to_last_teaches_nothing() -> None:
+    speed = Speed({SOUND: 0.06})
+    for seconds in [5, 300, 20, 120, 10, 600] * 5:
+        speed.measured(SOUND, 1, 0.3 * seconds, sound=seconds)
+    assert speed.estimate(SOUND, 100, 720) == pytest.approx(30, rel=0.1)
 
 
 def drained(queue: FairQueue[str]) -> list[str]:
@@ -369,6 +392,17 @@ def test_clients_that_came_and_went_are_forgotten() -> None:
         queue.push(number, f"client {number}", 1.0)
         queue.pop()
     assert len(queue._clocks) < 10
+
+
+def test_clients_that_leave_before_anybody_is_served_are_forgotten() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("patient", "patient", 1.0)
+    for number in range(1000):
+        item = f"item {number}"
+        queue.push(item, f"client {number}", 1.0)
+        queue.remove(item)
+    assert len(queue._clocks) < 10
+    assert drained(queue) == ["patient"]
 
 
 # Quarantine

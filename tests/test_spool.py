@@ -57,6 +57,15 @@ async def test_a_large_upload_is_a_private_file_for_as_long_as_it_is_needed(spoo
     assert files(spool) == []
 
 
+async def test_the_beginning_of_an_upload_is_known_however_it_comes(spool: Spool) -> None:
+    data = bytes(range(100))
+    async with Upload(spool) as upload:
+        for byte in data:
+            await upload.write(bytes([byte]))
+        assert upload.head == data[:64]
+        await upload.close()
+
+
 @pytest.mark.usefixtures("no_disk")
 async def test_an_upload_to_a_failing_disk_is_refused_for_now(spool: Spool) -> None:
     async with Upload(spool) as upload:

@@ -30,6 +30,7 @@ def make_job(
     audio: bytes | None = None,
     audio_path: str | None = None,
     digest: bytes = b"",
+    longest: float | None = None,
 ) -> Job:
     """A job of this request; `digest` is of what a worker gets beside `params`."""
     content = json.dumps([operation, params], sort_keys=True).encode()
@@ -44,6 +45,7 @@ def make_job(
         kind=kind,
         size=size,
         digest=hashlib.sha256(content + digest).digest(),
+        longest=longest,
         audio=audio,
         audio_path=audio_path,
     )

@@ -8,12 +8,19 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from ipc.messages import Json
+from supervisor.admission import SOUND
 from supervisor.dispatch import Job
 from supervisor.http import subtitles
 from supervisor.http.forms import FileField
 from supervisor.http.jobs import make_job
 from supervisor.service import Service
 from supervisor.spool import Upload
+
+LONGEST_SECONDS = 720.0
+"""What engines hear of a recording at most; a longer one is refused."""
+
+_DENSEST = 2_000_000
+"""Bytes in a second of a WAV that a header may claim: six channels of 24 bits at 96 kHz."""
 
 RECORDING = FileField(
     "file",
@@ -42,17 +49,32 @@ def transcription_job(
 ) -> Job:
     """The job that has `upload` transcribed."""
     params = {"language": language, "itn": itn, "words": words, "stream": stream}
+    kind, size = _work(upload.head, upload.size)
     return make_job(
         request,
         service,
         "transcribe",
         params,
-        kind="pcm" if upload.head[:4] in (b"RIFF", b"RF64") else "compressed",
-        size=upload.size,
+        kind=kind,
+        size=size,
+        longest=LONGEST_SECONDS,
         audio=upload.data,
         audio_path=upload.path,
         digest=upload.digest,
     )
+
+
+def _work(head: bytes, size: int) -> tuple[str, float]:
+    """How much work a recording is: seconds of a WAV, by its header, else bytes.
+
+    The claim may be a lie, and then costs the liar no more than the longest recording.
+    """
+    place = head.find(b"fmt ")
+    bytes_a_second = head[place + 16 : place + 20]
+    if head[:4] not in (b"RIFF", b"RF64") or place < 0 or len(bytes_a_second) < 4:
+        return "bytes", size
+    density = min(max(int.from_bytes(bytes_a_second, "little"), 1), _DENSEST)
+    return SOUND, min(size / density, LONGEST_SECONDS)
 
 
 PlainForm = Literal["text", "srt", "vtt"]

@@ -23,6 +23,7 @@ from typing import Any
 
 from ipc.errors import ServiceError
 from supervisor import log
+from supervisor.admission import SOUND
 from supervisor.dispatch import Job
 from supervisor.memory import keep_front_small
 from supervisor.pool import Member, PoolState
@@ -204,7 +205,7 @@ async def _client(service: Service, model: str, varied: Varied, counts: dict[str
             answer=Answer(service.spool),
             deadline=time.monotonic() + 60,
             client="",
-            kind="text" if model == "tts" else "pcm",
+            kind="text" if model == "tts" else SOUND,
             size=100,
             digest=os.urandom(8),
             audio=varied.wav(1.0),
