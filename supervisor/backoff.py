@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+_MOST_DOUBLINGS = 64
+"""More are beyond every maximum, and in the end beyond what a float can be."""
+
 
 @dataclass
 class Backoff:
@@ -31,7 +34,8 @@ class Backoff:
             return self.failed_pause * self._jitter()
         if self.failures == 1:
             return 0.0
-        return min(self.maximum, self.base * 2.0 ** (self.failures - 2)) * self._jitter()
+        doublings = min(self.failures - 2, _MOST_DOUBLINGS)
+        return min(self.maximum, self.base * 2.0**doublings) * self._jitter()
 
     @property
     def exhausted(self) -> bool:

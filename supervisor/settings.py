@@ -39,6 +39,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
         frozen=True,
         hide_input_in_errors=True,  # keys are among it
+        allow_inf_nan=False,
     )
 
     # Where it listens and keeps things.

@@ -43,6 +43,8 @@ def test_a_variable_of_the_environment_is_a_setting(monkeypatch: pytest.MonkeyPa
         ("VOICE_ENGINE_TTS_ENGINE", "sphinx", "is an engine for stt"),
         ("VOICE_ENGINE_TTS_SOFT_LIMIT_MB", "lots", "is no limit"),
         ("VOICE_ENGINE_STT_HARD_LIMIT_MB", "+", "is no limit"),
+        ("VOICE_ENGINE_REQUEST_TIMEOUT", "inf", "finite"),
+        ("VOICE_ENGINE_FAILED_PAUSE", "nan", "finite"),
     ],
 )
 def test_a_bad_setting_refuses_to_start(variable: str, value: str, complaint: str) -> None:
