@@ -4,6 +4,7 @@ The text of a request is a script of commands separated by ";":
 
     say N          yield N pieces of 20 ms of a sound that depends on the seed
     sleep SECONDS  compute, noticing a cancellation every 10 ms
+    wait PATH      the same until that file is there: a gate which the test opens
     leak MB        keep that much memory for ever
     hang           never come back, deaf to cancellation
     spin           the same, holding the interpreter's lock
@@ -57,12 +58,12 @@ class Script:
     def load(self) -> None:
         """Load, or fail to, as the script in the environment says."""
         for command, argument in _parse(_setting(self.load_script)):
-            _misbehave(command, argument)
+            _obey(command, argument, threading.Event())
 
     def warm_up(self) -> None:
         """The same before the first request."""
         for command, argument in _parse(_setting(self.warm_up_script)):
-            _misbehave(command, argument)
+            _obey(command, argument, threading.Event())
 
     def info(self) -> Json:
         """As real engines describe themselves."""
@@ -144,6 +145,10 @@ def _obey(command: str, argument: str, stop: threading.Event) -> None:
         while time.monotonic() < end:
             if stop.wait(0.01):
                 raise Cancelled
+    elif command == "wait":
+        while not Path(argument).exists():
+            if stop.wait(0.01):
+                raise Cancelled
     else:
         _misbehave(command, argument)
 
@@ -170,8 +175,6 @@ def _misbehave(command: str, argument: str) -> None:
             signal.setitimer(signal.ITIMER_REAL, float(argument))
         case "thread":
             threading.Thread(target=threading.Event().wait).start()
-        case "sleep":
-            time.sleep(float(argument))
 
 
 def write_garbage() -> None:
