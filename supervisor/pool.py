@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from ipc.errors import ServiceError
 from ipc.messages import Json
 from supervisor.backoff import Backoff
-from supervisor.launcher import LaunchConfig, Launcher, LaunchError, SpawnLauncher, Template
+from supervisor.launcher import Launcher, LaunchError, Template
 from supervisor.lifecycle import State
 from supervisor.log import logger
+from supervisor.member import SERVING, Lineage, Member
 from supervisor.memory import to_mb
+from supervisor.pool_config import PoolConfig
 from supervisor.process import describe_exit
-from supervisor.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide
-from supervisor.worker import Worker, WorkerDied
+from supervisor.recycling import Reason
+from supervisor.templates import Templates
+from supervisor.worker import Worker
 
-_SERVING = (State.IDLE, State.BUSY)
 _LEAVE_SECONDS = 2.0
-_UNBOUNDED = Bounds(None, None)
 
 
 class PoolState(Enum):
@@ -35,42 +34,6 @@ class PoolState(Enum):
     BACKOFF = "BACKOFF"
     FAILED = "FAILED"
     STOPPING = "STOPPING"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolConfig:
-    """What a pool is made of; `reload` changes it."""
-
-    model: str
-    engine: str
-    profile: str
-    size: int
-    start_method: str
-    launch: LaunchConfig
-    policy: Policy
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """What a worker inherits from the one whose place it takes."""
-
-    restarts: int = 0
-    last_exit: str | None = None
-
-
-@dataclass(slots=True)
-class Member:
-    """A worker, and what the pool knows of it."""
-
-    worker: Worker
-    launcher: Launcher
-    lineage: Lineage
-    spread: float
-    bounds: Bounds = _UNBOUNDED
-    over_soft: int = 0
-    """Samples in a row over the soft limit."""
-    replacing: bool = False
-    """A successor is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +50,29 @@ class Environment:
     kernel_killed: Callable[[], bool]
 
 
-@dataclass(slots=True)
-class TemplateHistory:
-    """What became of earlier templates."""
-
-    restarts: int = 0
-    last_exit: str | None = None
-
-
 class Pool:
     """The workers of one model."""
 
     def __init__(self, config: PoolConfig, backoff: Backoff, environment: Environment) -> None:
         self.config = config
         self.members: list[Member] = []
-        self.template: Template | None = None
-        self.template_history = TemplateHistory()
         self.message: str | None = None
         """Why the last start failed; None once one has worked."""
         self.info: Json = {}
         """What the engine says of itself; empty until it has loaded once."""
         self.recycles: Counter[Reason] = Counter()
+        self._changed = asyncio.Event()
+        self.templates = Templates(config, on_death=self._changed.set)
         self._backoff = backoff
         self._environment = environment
-        self._spawner = SpawnLauncher(config.launch)
         self._vacated: list[Lineage] = []
         self._launching = 0
-        self._template_lock = asyncio.Lock()
         self._counter = 0
         self._not_before = 0.0
         self._closing = False
         self._limit_reported = False
-        self._changed = asyncio.Event()
         self._tried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._random = random.Random()
 
     # What others ask
 
@@ -130,7 +81,7 @@ class Pool:
         """How the model is doing."""
         if self._closing:
             return PoolState.STOPPING
-        if any(member.worker.state in _SERVING for member in self.members):
+        if any(member.serving for member in self.members):
             return PoolState.SERVING
         if self._backoff.exhausted:
             return PoolState.FAILED
@@ -156,7 +107,7 @@ class Pool:
         """Workers that `recycle` would replace now."""
         if self.retry_after > 0:
             return []
-        return [m for m in self.members if m.worker.state in _SERVING and not m.replacing]
+        return [m for m in self.members if m.serving and not m.replacing]
 
     # What others tell
 
@@ -187,8 +138,7 @@ class Pool:
         for worker in workers:
             worker.stop("shutdown", grace=_LEAVE_SECONDS)
         await asyncio.gather(*(worker.process.exited for worker in workers))
-        if self.template is not None:  # last: it relays how its workers ended
-            await self.template.close()
+        await self.templates.close()  # last: a template relays how its workers ended
 
     def recycle(self, member: Member, reason: Reason) -> bool:
         """Replace a worker; False when that is not possible now.
@@ -210,14 +160,7 @@ class Pool:
 
         Raises `LaunchError` when it cannot be loaded; then everything stays as it was.
         """
-        if config.start_method == "spawn":
-            self._spawner = SpawnLauncher(config.launch)
-            old = self.template
-            self.template = None
-        else:
-            async with self._template_lock:
-                template = await self._load_template(config)
-                old, self.template = self.template, template
+        old = await self.templates.reload(config)
         self.config = config
         self._limit_reported = False
         if old is not None:
@@ -234,12 +177,12 @@ class Pool:
             if self.retry_after > 0:
                 continue
             try:
-                launcher = await self._launcher()
+                launcher = await self.templates.launcher()
             except LaunchError as error:
                 self._failed(str(error))
                 continue
             self._replace_orphans(launcher)
-            serving = sum(m.worker.state in _SERVING and not m.replacing for m in self.members)
+            serving = sum(m.serving and not m.replacing for m in self.members)
             missing = max(0, self.config.size - self._launching - serving)
             self._launching += missing
             for _ in range(missing):
@@ -248,27 +191,6 @@ class Pool:
             surplus = 0 if self._launching else max(0, serving - self.config.size)
             for member in self.replaceable()[:surplus]:
                 member.worker.retire("there are to be fewer workers")
-
-    async def _launcher(self) -> Launcher:
-        if self.config.start_method == "spawn":
-            return self._spawner
-        async with self._template_lock:  # whoever comes while it loads waits until it has
-            if self.template is None:
-                self.template = await self._load_template(self.config)
-            return self.template
-
-    async def _load_template(self, config: PoolConfig) -> Template:
-        template = Template(config.launch, self._on_template_exit)
-        started = time.monotonic()
-        await template.start()
-        logger.info(
-            "template_ready",
-            child=template.name,
-            engine=config.engine,
-            rss_mb=to_mb(template.baseline_rss),
-            seconds=round(time.monotonic() - started, 3),
-        )
-        return template
 
     def _replace_orphans(self, launcher: Launcher) -> None:
         """Workers of another template share no memory with this one's, or have other weights."""
@@ -290,7 +212,7 @@ class Pool:
         worker = member.worker
         rss = worker.rss
         told = f"recycled: {reason.value}"
-        lineage = Lineage(member.lineage.restarts + 1, told)
+        lineage = member.lineage.heir(told)
         if not beside:
             worker.retire(told)
             await asyncio.shield(worker.process.exited)
@@ -322,24 +244,13 @@ class Pool:
         """Start a worker and wait until it is READY; `_launching` has been raised for it."""
         self._counter += 1
         name = f"{self.config.model}-{self._counter}"
-        worker: Worker | None = None
-        timeout = 0.0
         try:
-            launcher = await self._launcher()
-            timeout = launcher.ready_timeout
+            launcher = await self.templates.launcher()
             worker = await launcher.launch(name, self._on_worker_change)
+            member = Member(worker, launcher, lineage)
             if worker.state is not State.DEAD:
-                spread = self._random.uniform(-1, 1)
-                self.members.append(Member(worker, launcher, lineage, spread))
-            await asyncio.wait_for(asyncio.shield(worker.ready), timeout)
-        except TimeoutError:
-            assert worker is not None
-            worker.stop(f"not READY within {timeout:.0f} s")
-            raise LaunchError(f"a worker was not READY within {timeout:.0f} s") from None
-        except ServiceError as error:
-            raise LaunchError(error.message) from error
-        except WorkerDied as death:
-            raise LaunchError(f"a worker died before it was READY: {death}") from death
+                self.members.append(member)
+            await member.until_ready()
         finally:
             self._launching -= 1
             self._changed.set()
@@ -381,8 +292,8 @@ class Pool:
             elif worker.state is State.IDLE:
                 if worker.requests == 0:
                     self._settle(member)
-                self.check_memory(member)  # before the next request is given to it
-        if worker.state not in _SERVING:  # from IDLE to BUSY and back there is nothing to maintain
+                self._obey_policy(member)  # before the next request is given to it
+        if worker.state not in SERVING:  # from IDLE to BUSY and back there is nothing to maintain
             self._changed.set()
         self._environment.on_change()
 
@@ -392,7 +303,7 @@ class Pool:
         self.info = worker.info
         self._tried.set()
         limits = self.config.policy.limits
-        member.bounds = bounds_for(worker.baseline_rss, limits)
+        member.settle(limits)
         if None in (member.bounds.soft, member.bounds.hard) and not self._limit_reported:
             self._limit_reported = True
             logger.error(
@@ -414,7 +325,7 @@ class Pool:
         self._diagnose(worker)
         reason = worker.last_exit
         if not member.replacing:
-            self._vacated.append(Lineage(member.lineage.restarts + 1, reason))
+            self._vacated.append(member.lineage.heir(reason))
         if worker.end_reason is None or worker.blames_request:
             logger.warning(
                 "worker_died",
@@ -435,41 +346,16 @@ class Pool:
         ):
             worker.diagnosis = "killed by the kernel: the container is out of memory"
 
-    def _on_template_exit(self, template: Template) -> None:
-        if template.closing or self.template is not template:
-            return
-        self.template = None
-        self.template_history.restarts += 1
-        self.template_history.last_exit = template.last_exit
-        logger.warning("template_died", child=template.name, reason=template.last_exit)
-        self._changed.set()
-
     # Memory
 
     def observe(self, member: Member, rss: int) -> None:
-        """A tick of the clock found the worker holding `rss` bytes.
+        """A tick of the clock found the worker holding `rss` bytes."""
+        member.observe(rss)
+        self._obey_policy(member)
 
-        Only ticks count towards "several samples in a row": requests may end in quick succession.
-        """
-        member.worker.rss = rss
-        soft = member.bounds.soft
-        member.over_soft = member.over_soft + 1 if soft is not None and rss > soft else 0
-        self.check_memory(member)
-
-    def check_memory(self, member: Member) -> None:
-        """Apply the policy to what is known of a worker; also called after each request."""
+    def _obey_policy(self, member: Member) -> None:
         worker = member.worker
-        if worker.state not in (*_SERVING, State.RETIRING):
-            return
-        sample = Sample(
-            rss=worker.rss,
-            bounds=member.bounds,
-            over_soft=member.over_soft,
-            age=time.monotonic() - worker.started,
-            requests=worker.requests,
-            spread=member.spread,
-        )
-        reason = decide(sample, self.config.policy)
+        reason = member.due(self.config.policy)
         if reason is Reason.HARD_LIMIT:
             self.recycles[reason] += 1
             logger.warning(

@@ -20,7 +20,8 @@ from supervisor.dispatch import DispatchConfig, Dispatcher
 from supervisor.launcher import LaunchConfig, LaunchError
 from supervisor.limits import MB, plan
 from supervisor.log import logger
-from supervisor.pool import Environment, Pool, PoolConfig, PoolState
+from supervisor.pool import Environment, Pool, PoolState
+from supervisor.pool_config import PoolConfig
 from supervisor.process import become_subreaper
 from supervisor.quarantine import Quarantine
 from supervisor.ratelimit import RateLimit

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from supervisor.container import Container
 from supervisor.lifecycle import State
 from supervisor.log import logger
+from supervisor.member import Member
 from supervisor.memory import Share, give_back, resident_bytes, share, to_mb
-from supervisor.pool import Member, Pool
+from supervisor.pool import Pool
 from supervisor.process import live_processes, reap_strangers
 from supervisor.recycling import Reason, relieve
 
@@ -98,8 +99,9 @@ class Watch:
     def _pids(self) -> list[int]:
         pids = [m.worker.process.pid for pool in self.pools.values() for m in pool.members]
         for pool in self.pools.values():
-            if pool.template is not None and pool.template.process is not None:
-                pids.append(pool.template.process.pid)
+            template = pool.templates.current
+            if template is not None and template.process is not None:
+                pids.append(template.process.pid)
         return pids
 
     def _check_pulse(self, member: Member) -> None:

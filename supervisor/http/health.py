@@ -21,8 +21,9 @@ from supervisor.http.declare import (
     operation,
 )
 from supervisor.launcher import Template
+from supervisor.member import Member
 from supervisor.memory import resident_bytes, to_mb
-from supervisor.pool import Member, Pool, PoolState
+from supervisor.pool import Pool, PoolState
 from supervisor.service import VERSION, Service
 from supervisor.watch import Watch
 
@@ -225,8 +226,9 @@ def _model(service: Service, model: str) -> Model:
 
 def _children(pool: Pool, watch: Watch) -> list[Child]:
     children = [_worker(pool, member, watch) for member in pool.members]
-    if pool.template is not None and pool.template.process is not None:
-        children.insert(0, _template(pool, pool.template, pool.template.process.pid, watch))
+    template = pool.templates.current
+    if template is not None and template.process is not None:
+        children.insert(0, _template(pool, template, template.process.pid, watch))
     return children
 
 
@@ -240,8 +242,8 @@ def _template(pool: Pool, template: Template, pid: int, watch: Watch) -> Child:
         soft_limit_mb=None,
         hard_limit_mb=None,
         requests=None,
-        restarts=pool.template_history.restarts,
-        last_exit=pool.template_history.last_exit,
+        restarts=pool.templates.restarts,
+        last_exit=pool.templates.last_exit,
     )
 
 

@@ -25,8 +25,9 @@ from ipc.errors import ServiceError
 from supervisor import log
 from supervisor.admission import SOUND
 from supervisor.dispatch import Job
+from supervisor.member import Member
 from supervisor.memory import keep_front_small
-from supervisor.pool import Member, PoolState
+from supervisor.pool import PoolState
 from supervisor.recycling import Reason
 from supervisor.service import Service
 from supervisor.settings import Settings
@@ -183,8 +184,8 @@ async def _trouble(service: Service, seconds: float, counts: dict[str, int]) -> 
             return
         pool = list(service.pools.values())[number % 2]
         members: list[Member] = pool.replaceable()
-        if number % 20 == 19 and pool.template is not None:
-            pool.template.kill()
+        if number % 20 == 19 and pool.templates.current is not None:
+            pool.templates.current.kill()
             counts["templates"] += 1
         elif number % 5 == 4 and members:
             members[0].worker.process.send_signal(signal.SIGKILL)
