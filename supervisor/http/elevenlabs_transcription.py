@@ -21,21 +21,10 @@ from supervisor.http.declare import (
     operation,
 )
 from supervisor.http.jobs import timing
+from supervisor.http.languages import ISO_639_3, language_code
 from supervisor.http.transcripts import RECORDING, transcribed, transcription_job
 
 TAG = "ElevenLabs"
-
-_ISO_639_3 = {
-    "en": "eng",
-    "zh": "zho",
-    "yue": "yue",
-    "ja": "jpn",
-    "ko": "kor",
-    "nospeech": "zxx",
-}
-"""The languages of engines; zxx stands for "no linguistic content"."""
-
-_FROM_ISO = {code: language for language, code in _ISO_639_3.items()} | {"cmn": "zh", "chi": "zh"}
 
 _WANT_NOTHING = ("", "null", "none", "false", "0", "other", "[]", "{}")
 """What clients send in a field that they could leave out as well."""
@@ -160,12 +149,11 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
     """What is said in a recording, with the times of its words, in which language and mood."""
     fields = call.body
     timed = fields.timestamps_granularity != "none"
-    code = (fields.language_code or "auto").lower()
     job = transcription_job(
         call.request,
         call.service,
         call.upload,
-        language=_FROM_ISO.get(code, code),
+        language=language_code(fields.language_code),
         words=timed,
     )
     result = await transcribed(call.service, job)
@@ -174,7 +162,7 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
         characters = fields.timestamps_granularity == "character"
         words = scribe_words(result, characters=characters, events=fields.tag_audio_events)
     transcript = ScribeTranscript(
-        language_code=_ISO_639_3.get(result["language"], result["language"]),
+        language_code=ISO_639_3.get(result["language"], result["language"]),
         language_probability=result.get("language_probability"),
         text=result["text"],
         words=words,

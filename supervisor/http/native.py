@@ -12,6 +12,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
 from supervisor.http.declare import FORM, JSON, Answer, Call, Nothing, Operations, operation
 from supervisor.http.jobs import timing
+from supervisor.http.languages import language_code
 from supervisor.http.speech import (
     DecodeSteps,
     EosThreshold,
@@ -172,7 +173,7 @@ async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamRespons
         call.request,
         call.service,
         call.upload,
-        language=fields.language,
+        language=language_code(fields.language),
         itn=fields.itn,
         words=fields.words,
     )

@@ -17,8 +17,8 @@ from ipc.errors import ServiceError
 from ipc.messages import Json
 from supervisor.http.declare import FORM, JSON, Answer, Call, Nothing, json_answer, operation
 from supervisor.http.jobs import timing
+from supervisor.http.languages import language_code
 from supervisor.http.openai_transcripts import (
-    LANGUAGES,
     OpenAITranscription,
     feelings,
     plain,
@@ -33,7 +33,6 @@ from supervisor.http.transcripts import (
     transcription_job,
 )
 
-_ALSO = {"cmn": "zh", "mandarin": "zh", "zh-hk": "yue", "zh-mo": "yue", "zh-yue": "yue"}
 _STREAMED = ("json", "text")
 
 
@@ -51,6 +50,10 @@ class TranscriptionFields(BaseModel):
     language: Annotated[
         str | None, Field(max_length=32, description="a hint: en, zh, ja, ko, yue", examples=["en"])
     ] = None
+    languages: Annotated[
+        list[Annotated[str, Field(max_length=32)]],
+        Field(description="a hint if it is one; several are taken for none"),
+    ] = []
     prompt: Annotated[str | None, Field(description="accepted and ignored")] = None
     response_format: Annotated[
         Literal["json", "text", "srt", "verbose_json", "vtt"],
@@ -126,7 +129,7 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
         call.request,
         call.service,
         call.upload,
-        language=_code(fields.language),
+        language=_hint(fields),
         words=words,
         stream=fields.stream,
     )
@@ -154,16 +157,11 @@ def _answer(result: Json, fields: TranscriptionFields) -> web.Response:
             return plain_answer(result, form)
 
 
-def _code(language: str | None) -> str:
-    """The engines' code for what a client calls a language; what it does not know stays as it is.
-
-    Clients send codes (en, zh-CN) and some of them names (english).
-    """
-    if not language:
-        return "auto"
-    name = language.lower().replace("_", "-")
-    names = {word: code for code, word in LANGUAGES.items()}
-    return names.get(name) or _ALSO.get(name) or name.partition("-")[0]
+def _hint(fields: TranscriptionFields) -> str:
+    """The language that engines are told, which take one; of several none is more likely."""
+    if not fields.language and len(fields.languages) == 1:
+        return language_code(fields.languages[0])
+    return language_code(fields.language)
 
 
 TRANSCRIPTION = operation(

@@ -8,16 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from ipc.messages import Json
+from supervisor.http.languages import ENGLISH_NAMES
 from supervisor.http.transcripts import Word
-
-LANGUAGES = {
-    "zh": "chinese",
-    "en": "english",
-    "yue": "cantonese",
-    "ja": "japanese",
-    "ko": "korean",
-}
-"""The engines' codes and OpenAI's words for them."""
 
 _NO_LANGUAGE = "nospeech"
 
@@ -166,7 +158,7 @@ def verbose(result: Json) -> VerboseTranscription:
     segments: list[Json] = result["segments"]
     code: str = result["language"]
     return VerboseTranscription(
-        language=LANGUAGES.get(code, code),
+        language=ENGLISH_NAMES.get(code, code),
         language_code=code,
         duration=result["duration"],
         text=result["text"],
