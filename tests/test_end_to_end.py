@@ -24,6 +24,9 @@ from tests.sentences import SENTENCES
 from tests.service import EMBEDDED, RunningService, read_wav, running
 from tests.service import production as production_settings
 
+CLEAR = " ".join(SENTENCES[6:8])
+"""What the embedded engine hears right in any format, whichever bits a codec loses."""
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -31,6 +34,14 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("voice") / "reference.wav"
     text = "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."
     subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", str(path)], check=True)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A WAV of `CLEAR`."""
+    path = tmp_path_factory.mktemp("clear") / "recording.wav"
+    subprocess.run(["flite", "-voice", "slt", "-t", CLEAR, "-o", str(path)], check=True)
     return path.read_bytes()
 
 
@@ -255,14 +266,15 @@ async def test_punctuation_alone_cannot_be_spoken(
 
 @pytest.mark.parametrize("name", FORMATS)
 async def test_every_format_is_understood(
-    embedded: RunningService, recording: bytes, name: str
+    embedded: RunningService, clear: bytes, name: str
 ) -> None:
     async with aiohttp.ClientSession(embedded.url) as client:
-        _, as_wav = await transcribe(client, recording)
-        converted = encode(recording, name)
+        _, as_wav = await transcribe(client, clear)
+        converted = encode(clear, name)
         status, transcript = await transcribe(client, converted)
         assert status == 200
         response, _ = await clone(client, "Hi there.", converted)
         assert response.status == 200
     assert transcript["duration"] == pytest.approx(as_wav["duration"], abs=0.15)
-    assert jiwer.wer(as_wav["text"], transcript["text"]) < 0.35
+    for text in (words(CLEAR), as_wav["text"]):
+        assert jiwer.wer(text, transcript["text"]) < 0.25
