@@ -331,6 +331,8 @@ class Template:
             pass
         self._close_control()
         self.ready = False
+        for child in self._children.values():
+            child.adopted()
         error = LaunchError(f"the template died: {self.last_exit}")
         waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forks.values()]
         for future in waiting:

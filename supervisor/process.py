@@ -40,7 +40,7 @@ class Process:
         self._pidfd = pidfd
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int | None] = self._loop.create_future()
-        self._relayed: asyncio.Future[int] = self._loop.create_future()
+        self._relayed: asyncio.Future[int | None] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._on_exit)
         live_processes.add(pid)
 
@@ -54,6 +54,11 @@ class Process:
         """The parent of the process has reaped it."""
         if not self._relayed.done():
             self._relayed.set_result(status)
+
+    def adopted(self) -> None:
+        """The parent of the process has died, so that the front can reap it."""
+        if not self._relayed.done():
+            self._relayed.set_result(None)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -75,11 +80,10 @@ class Process:
         return -result.si_status if killed else result.si_status
 
     async def _await_relay(self) -> None:
-        try:
-            status: int | None = await asyncio.wait_for(self._relayed, _RELAY_SECONDS)
-        except TimeoutError:
-            status = self._reap()  # its parent may have died before it could tell
-        self._finish(status)
+        status: int | None = None
+        with contextlib.suppress(TimeoutError):
+            status = await asyncio.wait_for(self._relayed, _RELAY_SECONDS)
+        self._finish(self._reap() if status is None else status)
 
     def _finish(self, status: int | None) -> None:
         os.close(self._pidfd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ import pytest
 from ipc.channel import ControlSocket
 from ipc.errors import ServiceError
 from ipc.messages import Message
+from supervisor import process
 from supervisor.launcher import LaunchConfig, LaunchError, SpawnLauncher, Template
 from supervisor.worker import WorkerDied
 
@@ -38,6 +40,16 @@ async def launch_config() -> AsyncIterator[LaunchConfig]:
     finally:
         os.close(writer)
         os.close(lifeline)
+
+
+@asynccontextmanager
+async def subreaper() -> AsyncIterator[None]:
+    """Adopt orphans, as the front does."""
+    process.become_subreaper()
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).prctl(process._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def stand_still_until_dead(pid: int) -> None:
@@ -100,14 +112,14 @@ async def test_how_a_worker_ended_is_known_even_if_it_did_at_once(
         template = Template(config, lambda _: None)
         await template.start()
         assert template.process is not None
-        control, process = template._control, psutil.Process(template.process.pid)
+        control, parent = template._control, psutil.Process(template.process.pid)
         assert control is not None
 
         def send_and_stand_still(message: Message, descriptors: Sequence[int] = ()) -> None:
             ControlSocket.send(control, message, descriptors)
-            while not process.children():
+            while not parent.children():
                 time.sleep(0.01)
-            while process.children():
+            while parent.children():
                 time.sleep(0.01)
 
         monkeypatch.setattr(control, "send", send_and_stand_still)
@@ -115,6 +127,22 @@ async def test_how_a_worker_ended_is_known_even_if_it_did_at_once(
         with pytest.raises(WorkerDied, match="exit code 3"):
             await worker.ready
         await template.close()
+
+
+async def test_a_worker_and_its_template_may_die_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_RELAY_SECONDS", 1e6)
+    async with launch_config() as config, subreaper():
+        template = Template(config, lambda _: None)
+        await template.start()
+        worker = await template.launch("tts-1", lambda _: None)
+        await worker.ready
+        assert template.process is not None
+        template.process.send_signal(signal.SIGSTOP)  # it will not tell how the worker ended
+        worker.process.send_signal(signal.SIGKILL)
+        stand_still_until_dead(worker.process.pid)
+        await asyncio.sleep(0.01)
+        template.kill()
+        assert await worker.process.exited == -signal.SIGKILL
 
 
 # Descriptors
