@@ -201,6 +201,17 @@ def test_times_of_characters(client: ElevenLabs, voice: str) -> None:
         assert 0 < own < duration
 
 
+def test_an_answer_with_times_has_the_headers_of_sound(client: ElevenLabs, voice: str) -> None:
+    raw = client.text_to_speech.with_raw_response
+    with raw.convert(voice, text="Hello.", output_format="wav_16000") as sound:
+        wanted = {name for name in sound.headers if name.startswith(("x-", "server-timing"))}
+    timed = raw.convert_with_timestamps(voice, text="Hello.", output_format="wav_16000")
+    assert wanted == {name for name in timed.headers if name.startswith(("x-", "server-timing"))}
+    assert "approximate" in timed.headers["x-voice-approximation"]
+    assert timed.headers["x-sample-rate"] == "16000"
+    assert float(timed.headers["x-audio-duration"]) > 0.3
+
+
 def test_times_follow_the_speed(client: ElevenLabs) -> None:
     def second_sentence(speed: float) -> float:
         alignment = client.text_to_speech.convert_with_timestamps(
@@ -243,6 +254,12 @@ def test_a_voice_from_its_recording_to_its_end(client: ElevenLabs, recording: by
         with pytest.raises(ApiError) as error:
             call()
         assert error.value.status_code == 404
+
+
+def test_making_a_voice_says_how_long_it_took(client: ElevenLabs, recording: bytes) -> None:
+    made = client.voices.ivc.with_raw_response.create(name="Timed", files=[recording])
+    assert made.headers["server-timing"].startswith("queue;dur=")
+    client.voices.delete(made.data.voice_id)
 
 
 def test_only_one_recording_makes_a_voice(client: ElevenLabs, recording: bytes) -> None:

@@ -17,6 +17,7 @@ from supervisor.http.alignment import CharacterTimes, align_sentences, align_tex
 from supervisor.http.declare import JSON, Answer, Call, Operations, operation
 from supervisor.http.elevenlabs_voices import ElevenLabsVoiceSettings
 from supervisor.http.speech import (
+    SOUND_HEADERS,
     Order,
     Seed,
     VoiceSource,
@@ -220,6 +221,6 @@ OPERATIONS: Operations = (
         body=TextToSpeechFields,
         params=TextToSpeechParams,
         media=(JSON,),
-        answers={200: Answer("The sound and its times.", {JSON: SpeechWithTimes})},
+        answers={200: Answer("The sound and its times.", {JSON: SpeechWithTimes}, SOUND_HEADERS)},
     ),
 )

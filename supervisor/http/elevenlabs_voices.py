@@ -115,15 +115,17 @@ async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
     The answer comes once the voice has been tried and is safe on disk. Of what else is sent,
     description, labels and remove_background_noise, nothing is kept or done.
     """
-    voice = await register_voice(
+    voice_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
+    spent = await register_voice(
         call.request,
         call.service,
         call.upload,
-        voice_id="".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH)),
+        voice_id=voice_id,
         name=call.body.name,
         consent=None,
     )
-    return json_answer(AddedVoice(voice_id=voice.id, requires_verification=False))
+    added = AddedVoice(voice_id=voice_id, requires_verification=False)
+    return json_answer(added, headers={"Server-Timing": spent})
 
 
 async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse:

@@ -45,13 +45,14 @@ Temperature = Annotated[float, Field(ge=0, le=2, description="for engines that h
 DecodeSteps = Annotated[int, Field(ge=1, le=64, description="for engines that have it")]
 EosThreshold = Annotated[float, Field(ge=-20, le=20, description="for engines that have it")]
 
-_HEADERS = {
+SOUND_HEADERS = {
     "X-Sample-Rate": "Hz",
     "X-Voice-Engine": "the engine that spoke",
     "X-Voice-Approximation": "what the engine can only approximate; absent when nothing",
     "X-Voice-Cache": "hit or miss: whether the voice was known; not in streams",
     "X-Audio-Duration": "seconds; not in streams",
 }
+"""Of answers with sound, in declarations."""
 
 _FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 _CACHED_ID = re.compile(r"cached-([A-Za-z0-9_-]{43})")
@@ -179,13 +180,13 @@ async def speak_in_json(
     It goes out piece by piece, for it may be many times larger than the front should grow.
     """
     job = _speech_job(request, service, order)
+    dispatcher = service.dispatchers["tts"]
     try:
-        result = await service.dispatchers["tts"].run(job)
+        result = await dispatcher.run(job)
         begin = b'{"audio_base64":"'
         end = b'",' + describe(result).model_dump_json().encode()[1:]
-        response = web.StreamResponse(
-            headers={"Content-Type": JSON, "Server-Timing": timing(job, result)}
-        )
+        headers = _headers(dispatcher, job, JSON) | _headers_of_all(job, result)
+        response = web.StreamResponse(headers=headers)
         response.content_length = len(begin) + 4 * math.ceil(job.answer.size / 3) + len(end)
         await response.prepare(request)
         left = b""
@@ -205,7 +206,7 @@ async def speak_in_json(
 def sound_answer(formats: Sequence[AnyFormat] = _FORMAT_NAMES) -> Answer:
     """What `speak` answers in one of `formats`, for declarations."""
     content = {FORMATS[name].media_type: f"{name}, mono" for name in formats}
-    return Answer("The sound.", content, _HEADERS)
+    return Answer("The sound.", content, SOUND_HEADERS)
 
 
 def _check_text(text: str, limit: int) -> None:
@@ -233,18 +234,25 @@ def _headers(dispatcher: Dispatcher, job: Job, media_type: str | None) -> dict[s
     return headers
 
 
+def _headers_of_all(job: Job, result: Json) -> dict[str, str]:
+    """What is only known when all of the sound exists."""
+    headers = {
+        "Server-Timing": timing(job, result),
+        "X-Audio-Duration": f"{result['duration']:.3f}",
+    }
+    if "voice_cached" in result:
+        headers["X-Voice-Cache"] = "hit" if result["voice_cached"] else "miss"
+    return headers
+
+
 async def _whole(
     request: web.Request, dispatcher: Dispatcher, job: Job, head: Callable[[], dict[str, str]]
 ) -> web.StreamResponse:
     """The answer with its Content-Length, once all of it exists."""
     try:
         result = await dispatcher.run(job)
-        response = web.StreamResponse(headers=head())
+        response = web.StreamResponse(headers=head() | _headers_of_all(job, result))
         response.content_length = job.answer.size
-        response.headers["Server-Timing"] = timing(job, result)
-        response.headers["X-Audio-Duration"] = f"{result['duration']:.3f}"
-        if "voice_cached" in result:
-            response.headers["X-Voice-Cache"] = "hit" if result["voice_cached"] else "miss"
         await response.prepare(request)
         while data := await job.answer.read():
             await send(request, response, data)

@@ -25,11 +25,11 @@ from supervisor.http.declare import (
 )
 from supervisor.http.files import FileAnswer
 from supervisor.http.forms import FileField
-from supervisor.http.jobs import make_job
+from supervisor.http.jobs import make_job, timing
 from supervisor.http.speech import cached_id
 from supervisor.service import Service
 from supervisor.spool import Upload
-from supervisor.voices import CACHED, Consent, Voice, VoiceId, VoiceName
+from supervisor.voices import CACHED, Consent, VoiceId, VoiceName
 
 TAG = "Voices"
 _KEY = re.compile("[0-9a-f]{64}")
@@ -179,8 +179,11 @@ async def register_voice(
     voice_id: str,
     name: str | None,
     consent: str | None,
-) -> Voice:
-    """Prove that the recording makes a voice, and keep it. Raises `ServiceError`."""
+) -> str:
+    """Prove that the recording makes a voice, and keep it. Raises `ServiceError`.
+
+    Returns its Server-Timing.
+    """
     _refuse_builtin(service, voice_id)
     service.voices.check_room(voice_id)
     job = make_job(
@@ -199,9 +202,10 @@ async def register_voice(
         finally:
             job.answer.close()
         _refuse_builtin(service, voice_id)  # now the engine's voices are known for sure
-        return await service.voices.save(
+        await service.voices.save(
             voice_id, upload, name=name, seconds=result["seconds"], consent=consent
         )
+        return timing(job, result)
 
 
 async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
@@ -216,7 +220,7 @@ async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
     another registered voice gets the new one in its place.
     """
     fields = call.body
-    voice = await register_voice(
+    spent = await register_voice(
         call.request,
         call.service,
         call.upload,
@@ -224,7 +228,8 @@ async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
         name=fields.name,
         consent=fields.consent,
     )
-    return json_answer(Registered(status="ok", voice_id=voice.id))
+    registered = Registered(status="ok", voice_id=fields.voice_id)
+    return json_answer(registered, headers={"Server-Timing": spent})
 
 
 async def show(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
