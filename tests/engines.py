@@ -3,6 +3,7 @@
 The text of a request is a script of commands separated by ";":
 
     say N          yield N pieces of 20 ms of a sound that depends on the seed
+    own N          hand over N pieces at once, even of a whole answer, that depend on the worker
     sleep SECONDS  compute, noticing a cancellation every 10 ms
     wait PATH      the same until that file is there: a gate which the test opens
     leak MB        keep that much memory for ever
@@ -87,6 +88,9 @@ class Script:
                         yield piece
                     else:
                         pieces.append(piece)
+            elif command == "own":
+                for _ in range(int(argument)):
+                    yield np.full(PIECE, os.getpid() % 2**15, "<i2").tobytes()
             elif command == "pid":
                 result["pid"] = os.getpid()
             else:

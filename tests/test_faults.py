@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import psutil
 import pytest
 
+from tests.engines import PIECE
 from tests.service import SCRIPTED, RunningService, ears_form, running, script_form
 
 MB = 1024 * 1024
@@ -136,6 +138,26 @@ async def test_one_request_over_the_hard_limit_does_not_loop() -> None:
 
 
 # Deaths
+
+
+async def test_a_whole_answer_comes_from_one_worker(
+    service: RunningService, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with client_of(service) as client:
+        asking = asyncio.create_task(speak(client, f"own 3; print begun; wait {gate}; own 2"))
+        await asyncio.to_thread(service.wait_for, "child_output", line="begun")
+        (first,) = service.children(model="tts")
+        os.kill(first["pid"], signal.SIGKILL)
+        # What the first had handed over does not count: the second has the same to say anew.
+        await asyncio.to_thread(service.wait_for, "child_output", line="begun", count=2)
+        gate.touch()
+        status, body = await asking
+    assert status == 200
+    (second,) = service.children(model="tts")
+    samples = np.frombuffer(body[:-44], "<i2")  # its header comes last
+    assert len(samples) == 5 * PIECE
+    assert set(samples) == {second["pid"] % 2**15}
 
 
 async def test_kills_at_random_under_load_fail_no_request() -> None:
