@@ -157,6 +157,55 @@ async def test_a_body_that_is_no_form(
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "content_type", "told"),
+    [
+        ("/v1/transcribe", b"hi", "multipart/form-data", "set no Content-Type of your own"),
+        ("/v1/tts", b"{}", "application/json", "the field 'text' is missing; send it"),
+        ("/v1/tts", b"text=hi", "text/plain", "send application/json or multipart/form-data"),
+        ("/v1/clone", b"{}", "application/json", "the file in the field 'reference_audio'"),
+        ("/nowhere", b"", "text/plain", "/docs shows all there is"),
+        (
+            "/v1/audio/speech",
+            b'{"model": "tts-1", "input": "hi", "voice": 7}',
+            "application/json",
+            "the field 'voice' is not valid",
+        ),
+        (
+            "/v1/text-to-speech/anna",
+            b'{"text": "hi", "voice_settings": {"speed": 9}}',
+            "application/json",
+            "the field 'voice_settings.speed' is not valid",
+        ),
+    ],
+)
+async def test_an_error_says_what_to_do(
+    service: RunningService, path: str, body: bytes, content_type: str, told: str
+) -> None:
+    headers = {"Content-Type": content_type}
+    _, _, detail = await post(service, path, data=body, headers=headers)
+    assert told in detail
+
+
+async def test_nothing_of_a_file_is_wanted_where_none_can_be_sent(service: RunningService) -> None:
+    headers = {"Content-Type": "text/plain"}
+    _, _, detail = await post(service, "/v1/tts", data=b"text=hi", headers=headers)
+    assert "reference_audio" not in detail
+
+
+async def test_a_file_input_that_was_left_alone_is_no_file(service: RunningService) -> None:
+    # As browsers send it: a file without a name and without a byte.
+    def empty(field: str) -> aiohttp.FormData:
+        data = aiohttp.FormData({"text": " "})
+        data.add_field(field, b"", filename="", content_type="application/octet-stream")
+        return data
+
+    status, code, _ = await post(service, "/v1/tts", data=empty("reference_audio"))
+    assert (status, code) == (400, "empty_text")
+    status, code, _ = await post(service, "/v1/clone", data=empty("reference_audio"))
+    assert (status, code) == (400, "empty_audio")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/clone", 405, "method_not_allowed"),

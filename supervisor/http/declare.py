@@ -124,7 +124,8 @@ class Operation(Generic[BodyT, ParamsT]):
         if request.content_type == JSON and JSON in self.media:
             return await read_json(request, self.body)
         wanted = " or ".join(self.media)
-        where = f" with the file in the field '{self.file.name}'" if self.file else ""
+        needs_file = self.file is not None and self.file.required
+        where = f" with the file in the field '{self.file.name}'" if needs_file else ""
         raise ServiceError(
             ErrorCode.unsupported_media_type,
             f"the body is {request.content_type}; send {wanted}{where}",

@@ -51,7 +51,7 @@ def _from_aiohttp(error: web.HTTPException, request: web.Request) -> ServiceErro
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.method} is not possible on {request.path}; use {allowed}"
     elif error.status == 404:
-        message = f"there is nothing at {request.path}"
+        message = f"there is nothing at {request.path}; /docs shows all there is"
     else:
         message = error.reason
     return ServiceError(code, message)

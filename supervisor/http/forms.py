@@ -168,6 +168,8 @@ class _Form:
                 )
             self.has_file = True
             await self._receive(part)
+            if not (self._upload.size or part.filename or self._file.required):
+                self.has_file = False  # a browser's way to send a file input that is left alone
         elif name in self._known:
             if name in self.fields and not _is_list(self._model, name):
                 raise _broken(f"it has the field '{name}' twice")
@@ -226,9 +228,9 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
 
 def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> ServiceError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = ".".join(_names(first["loc"], model))
     if first["type"] == "missing":
-        return ServiceError(ErrorCode.missing_field, f"the {what} '{name}' is missing")
+        return ServiceError(ErrorCode.missing_field, f"the {what} '{name}' is missing; send it")
     if first["type"] == "extra_forbidden":
         return _unknown(name, model, what, None)
     if first["type"] in ("json_invalid", "model_type"):
@@ -243,10 +245,23 @@ def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> Servi
     )
 
 
+def _names(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The fields on the way to what is wrong; pydantic also names the kinds that one may have."""
+    names = [str(part) for part in location]
+    field = model.model_fields.get(names[0]) if names else None
+    kinds = [] if field is None else typing.get_args(field.annotation)
+    if len(names) > 1 and names[1] in [kind.__name__ for kind in kinds if isinstance(kind, type)]:
+        del names[1]
+    return names
+
+
 def _reason(error: Exception) -> str:
-    """What the parser says, on one line."""
+    """What the parser says, on one line, and what to do where that is known."""
     text = str(getattr(error, "message", error)) or type(error).__name__
-    return " ".join(text.removeprefix("400, message:").split())[:200]
+    text = " ".join(text.removeprefix("400, message:").split())[:200]
+    if text.startswith("boundary missed"):
+        return "its Content-Type has no boundary; set no Content-Type of your own"
+    return text
 
 
 def _broken(problem: str) -> ServiceError:

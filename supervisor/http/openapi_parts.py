@@ -33,7 +33,11 @@ TAGS = {
 
 _ERRORS = {
     # What a status means, and an error that has it.
-    400: ("The request is not as it should be.", "missing_field", "the field 'text' is missing"),
+    400: (
+        "The request is not as it should be.",
+        "missing_field",
+        "the field 'text' is missing; send it",
+    ),
     401: (
         "A key is needed, and there is none or not a valid one.",
         "unauthorized",
