@@ -124,8 +124,8 @@ class Operation(Generic[BodyT, ParamsT]):
         if request.content_type == JSON and JSON in self.media:
             return await read_json(request, self.body)
         wanted = " or ".join(self.media)
-        needs_file = self.file is not None and self.file.required
-        where = f" with the file in the field '{self.file.name}'" if needs_file else ""
+        file = self.file if self.file is not None and self.file.required else None
+        where = f" with the file in the field '{file.name}'" if file else ""
         raise ServiceError(
             ErrorCode.unsupported_media_type,
             f"the body is {request.content_type}; send {wanted}{where}",
