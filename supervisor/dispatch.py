@@ -245,7 +245,7 @@ class Dispatcher:
             attempts=job.attempts,
         )
         if death.blame and job.attempts == 1:
-            self.pool.crashed(str(death))
+            self.pool.crashed(worker, str(death))
         if job.attempts >= self.config.max_attempts:
             self._quarantine.add(job.digest, time.monotonic())
             raise ServiceError(

@@ -69,6 +69,8 @@ class Pool:
         self._launching = 0
         self._counter = 0
         self._not_before = 0.0
+        self._failed_at = 0.0
+        """When the last failure was counted, if nothing has worked since."""
         self._closing = False
         self._limit_reported = False
         self._tried = asyncio.Event()
@@ -114,11 +116,12 @@ class Pool:
     def succeeded(self) -> None:
         """A request was answered: whatever failed before, this model works."""
         self._backoff.succeeded()
+        self._failed_at = 0.0
         self.message = None
 
-    def crashed(self, reason: str) -> None:
+    def crashed(self, worker: Worker, reason: str) -> None:
         """A request lost its first worker. What its replays cost is the request's fault alone."""
-        pause = self._hold_off(f"a worker died on a request: {reason}")
+        pause = self._hold_off(f"a worker died on a request: {reason}", worker.started)
         if pause > 0:
             logger.warning("holding_off", model=self.config.model, retry_in_s=round(pause, 2))
 
@@ -163,6 +166,7 @@ class Pool:
         old = await self.templates.reload(config)
         self.config = config
         self._limit_reported = False
+        self._not_before = 0.0  # what failed was another model
         if old is not None:
             self._spawn_task(old.close())
         self._changed.set()
@@ -170,16 +174,19 @@ class Pool:
     # How it keeps them
 
     async def _maintain(self) -> None:
+        pause = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.retry_after or None)
+                async with asyncio.timeout(pause or None):
+                    await self._changed.wait()
             self._changed.clear()
-            if self.retry_after > 0:
+            if (pause := self.retry_after) > 0:
                 continue
+            began = time.monotonic()
             try:
                 launcher = await self.templates.launcher()
             except LaunchError as error:
-                self._failed(str(error))
+                self._failed(str(error), began)
                 continue
             self._replace_orphans(launcher)
             serving = sum(m.serving and not m.replacing for m in self.members)
@@ -201,11 +208,12 @@ class Pool:
 
     async def _fill(self) -> None:
         lineage = self._vacated.pop() if self._vacated else Lineage()
+        began = time.monotonic()
         try:
             await self._launch(lineage)
         except LaunchError as error:
             self._vacated.append(lineage)
-            self._failed(str(error))
+            self._failed(str(error), began)
 
     async def _replace(self, member: Member, reason: Reason, *, beside: bool) -> None:
         decided = time.monotonic()
@@ -216,13 +224,14 @@ class Pool:
         if not beside:
             worker.retire(told)
             await asyncio.shield(worker.process.exited)
+        began = time.monotonic()
         try:
             successor = await self._launch(lineage)
         except LaunchError as error:
             member.replacing = False
             if not beside:
                 self._vacated.append(lineage)
-            self._failed(str(error))
+            self._failed(str(error), began)
             return
         ready = time.monotonic()
         self.recycles[reason] += 1
@@ -257,9 +266,9 @@ class Pool:
         logger.info("worker_ready", child=name, pid=worker.process.pid, rss_mb=to_mb(worker.rss))
         return worker
 
-    def _failed(self, message: str) -> None:
-        """Something could not be started."""
-        pause = self._hold_off(message)
+    def _failed(self, message: str, began: float) -> None:
+        """What has begun at that time could not be started."""
+        pause = self._hold_off(message, began)
         if self._backoff.exhausted:
             self._tried.set()
         logger.error(
@@ -270,14 +279,19 @@ class Pool:
             retry_in_s=round(pause, 2),
         )
 
-    def _hold_off(self, message: str) -> float:
-        """Count a failure and put off the next start; returns by how many seconds."""
+    def _hold_off(self, message: str, began: float) -> float:
+        """Count a failure and put off the next start; returns by how many seconds.
+
+        Workers that die together tell no more than one does: what had begun before the last failure
+        is no further one in a row.
+        """
         self.message = message
-        pause = self._backoff.failed()
-        self._not_before = time.monotonic() + pause
+        if began >= self._failed_at:
+            self._failed_at = time.monotonic()
+            self._not_before = self._failed_at + self._backoff.failed()
         self._changed.set()
         self._environment.on_change()
-        return pause
+        return self.retry_after
 
     # What happens to them
 
@@ -335,7 +349,7 @@ class Pool:
                 requests=worker.requests,
             )
             if worker.requests == 0 and not worker.has_request:
-                self._failed(f"a worker died before it did anything: {reason}")
+                self._failed(f"a worker died before it did anything: {reason}", worker.started)
 
     def _diagnose(self, worker: Worker) -> None:
         """A SIGKILL that was not ours may have been the kernel's."""

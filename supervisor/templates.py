@@ -33,10 +33,11 @@ class Templates:
         """What new workers are to come from. Raises `LaunchError`."""
         if self._config.start_method == "spawn":
             return self._spawner
-        async with self._lock:  # whoever comes while it loads waits until it has
-            if self.current is None:
-                self.current = await self._load(self._config)
-            return self.current
+        if self.current is None:
+            async with self._lock:  # whoever comes while it loads waits until it has
+                if self.current is None:
+                    self.current = await self._load(self._config)
+        return self.current
 
     async def reload(self, config: PoolConfig) -> Template | None:
         """From now on go by `config`; returns the template that has had its day, to be closed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,36 @@ async def test_keys_stay_when_the_settings_cannot_be_read(
             service.process.send_signal(signal.SIGHUP)
             await asyncio.to_thread(service.wait_for, "reloaded", model="stt")
             assert [await status("old"), await status("new")] == [401, 200]
+
+
+# Models
+
+
+async def test_workers_are_replaced_while_the_new_model_loads(tmp_path: Path) -> None:
+    load = tmp_path / "load"
+    load.write_text("")
+    with running({"VOICE_TEST_LOAD": f"@{load}"}) as service:
+        service.wait_ready()
+        (worker,) = service.children(model="tts")
+        load.write_text("hang")
+        service.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(service.wait_for, "reloading")
+        os.kill(worker["pid"], signal.SIGKILL)
+        await asyncio.to_thread(service.wait_for, "worker_ready", child="tts-2")
+
+
+async def test_a_reload_that_works_ends_the_pause_of_a_failed_model(tmp_path: Path) -> None:
+    load = tmp_path / "load"
+    load.write_text("raise no weights")
+    settings = {
+        "VOICE_TEST_LOAD": f"@{load}",
+        "VOICE_ENGINE_FAILURES_MAX": "1",
+        "VOICE_ENGINE_FAILED_PAUSE": "10000",
+    }
+    with running(settings) as service:
+        await asyncio.to_thread(
+            service.wait_until, lambda health: health["models"]["tts"]["state"] == "FAILED"
+        )
+        load.write_text("")
+        service.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(service.wait_ready)
