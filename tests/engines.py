@@ -13,6 +13,7 @@ The text of a request is a script of commands separated by ";":
     exit N         leave with exit code N
     garbage        write nonsense to the pipe of replies
     print TEXT     write to stdout, below Python
+    flood LINES    write so many lines there, as fast as they are taken
     raise TEXT     fail as a model's bug would
     alarm SECONDS  die so much later
     thread         leave a thread behind, for which the process waits at its end
@@ -171,8 +172,11 @@ def _misbehave(command: str, argument: str) -> None:
             os._exit(int(argument))
         case "garbage":
             write_garbage()
-        case "print":
-            os.write(1, f"{argument}\n".encode())
+        case "print" | "flood":
+            text = argument if command == "print" else "\n".join("x" * int(argument))
+            lines = memoryview(f"{text}\n".encode())
+            while lines:
+                lines = lines[os.write(1, lines) :]
         case "raise":
             raise RuntimeError(argument)
         case "alarm":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import aiohttp
 import psutil
 import pytest
 
@@ -18,8 +20,14 @@ from ipc.channel import ControlSocket
 from ipc.errors import ServiceError
 from ipc.messages import Message
 from supervisor import process
+from supervisor.backoff import Backoff
 from supervisor.launcher import LaunchConfig, LaunchError, SpawnLauncher, Template
+from supervisor.limits import MB, Limit, Limits
+from supervisor.pool import Environment, Pool
+from supervisor.pool_config import PoolConfig
+from supervisor.recycling import Policy
 from supervisor.worker import WorkerDied
+from tests.service import RunningService, running, script_form
 
 
 @asynccontextmanager
@@ -181,3 +189,114 @@ async def test_without_descriptors_a_launch_fails_and_keeps_none(method: str) ->
         await started.exited
         while len(descriptors()) > before:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.01)
+
+
+# Many at once
+
+
+async def test_many_workers_that_are_killed_at_once_are_one_failure() -> None:
+    with running({"VOICE_ENGINE_TTS_WORKERS": "6"}) as service:
+        await asyncio.to_thread(service.wait_until, lambda _: len(idle(service)) == 6)
+
+        async def killed(client: aiohttp.ClientSession, script: str) -> int:
+            async with client.post("/v1/clone", data=script_form(script)) as response:
+                await response.read()
+                return response.status
+
+        async with aiohttp.ClientSession(service.url) as client:
+            for pid in idle(service):
+                os.kill(pid, signal.SIGKILL)
+            assert await killed(client, "say 1") == 200
+            await asyncio.to_thread(service.wait_until, lambda _: len(idle(service)) == 6)
+            script = "print begun; sleep 0.5; say 1"
+            busy = [asyncio.create_task(killed(client, script)) for _ in range(6)]
+            await asyncio.to_thread(service.wait_for, "child_output", line="begun", count=6)
+            for child in service.children(model="tts"):
+                os.kill(child["pid"], signal.SIGKILL)
+            assert await asyncio.gather(*busy) == [200] * 6
+
+
+def idle(service: RunningService) -> list[int]:
+    children = service.children(model="tts")
+    return [child["pid"] for child in children if child["state"] == "IDLE"]
+
+
+# The pool's own clock
+
+
+def pool_of(config: LaunchConfig) -> Pool:
+    limit = Limit(1024 * MB, growth=True)
+    return Pool(
+        PoolConfig(
+            model="tts",
+            engine="Script",
+            profile="custom",
+            size=1,
+            start_method="fork",
+            launch=config,
+            policy=Policy(
+                limits=Limits(soft=limit, hard=limit),
+                soft_samples=1,
+                min_lifetime=0.0,
+                max_requests=0,
+                max_age=0.0,
+                jitter=0.0,
+            ),
+        ),
+        Backoff(base=1e6, maximum=1e6, failures_max=5, failed_pause=1e6),
+        Environment(on_change=lambda: None, has_room=lambda _: True, kernel_killed=lambda: False),
+    )
+
+
+async def test_a_change_in_the_moment_of_the_stop_does_not_hold_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_LOAD", "raise no weights")
+    async with launch_config() as config:
+        for steps in range(5):
+            pool = pool_of(config)
+            pool.start()
+            while not pool.retry_after:  # noqa: ASYNC110 - nothing to wait on
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            pool._changed.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await pool.close()
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+async def test_a_pause_that_ends_between_two_looks_is_over(
+    last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count(1)
+    monkeypatch.setattr(
+        Pool, "retry_after", property(lambda _: 1e-6 if next(looks) == last else 0.0)
+    )
+    async with launch_config() as config:
+        pool = pool_of(config)
+        pool.start()
+        await pool.known_info()
+        await pool.close()
+
+
+# Output
+
+
+async def test_a_model_that_prints_without_end_stops_nobody() -> None:
+    with running() as service:
+        service.wait_ready()
+        async with (
+            aiohttp.ClientSession(service.url) as client,
+            client.post("/v1/clone", data=script_form("flood 100000; say 1")) as response,
+        ):
+            assert response.status == 200
+
+        def lines() -> tuple[int, int]:
+            of_worker = [event for event in list(service.events) if event.get("child") == "tts-1"]
+            logged = sum(event.get("line") == "x" for event in of_worker)
+            return logged, sum(event.get("lines", 0) for event in of_worker)
+
+        await asyncio.to_thread(service.wait_until, lambda _: sum(lines()) == 100_000)
+        logged, dropped = lines()
+        assert 0 < logged < dropped
