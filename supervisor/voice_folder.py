@@ -30,6 +30,9 @@ from supervisor.log import logger
 VOICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
 """What a voice may be called: nothing that means anything in a path."""
 
+VOICE_ID_RULE = "a voice's id is 1 to 64 of the letters a to z and A to Z, digits, - and _"
+"""The same for people."""
+
 CACHED = ".cache"
 """The folder, below that of the voices, of encoded voices that have no name."""
 

@@ -24,6 +24,7 @@ from supervisor.voice_folder import (
     CACHED,
     ENCODED,
     VOICE_ID,
+    VOICE_ID_RULE,
     Consent,
     Voice,
     VoiceFolder,
@@ -36,6 +37,7 @@ __all__ = [
     "CACHED",
     "ENCODED",
     "VOICE_ID",
+    "VOICE_ID_RULE",
     "Consent",
     "Voice",
     "VoiceId",
@@ -118,7 +120,7 @@ class VoiceStore:
         if not re.fullmatch(VOICE_ID, id):
             raise ServiceError(
                 ErrorCode.invalid_option,
-                "a voice's id is 1 to 64 of the letters a to z and A to Z, digits, - and _",
+                VOICE_ID_RULE,
             )
         if id in self._folder.unreadable:
             raise ServiceError(

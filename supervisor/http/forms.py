@@ -18,6 +18,7 @@ from ipc.errors import ErrorCode, ServiceError
 from supervisor.service import SERVICE
 from supervisor.settings import Settings
 from supervisor.spool import Upload
+from supervisor.voices import VOICE_ID, VOICE_ID_RULE
 
 _MB = 1024 * 1024
 _MAX_FIELD = 256 * 1024
@@ -227,7 +228,7 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
 
 
 def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> ServiceError:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(_names(first["loc"], model))
     if first["type"] == "missing":
         return ServiceError(ErrorCode.missing_field, f"the {what} '{name}' is missing; send it")
@@ -240,9 +241,10 @@ def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> Servi
         )
     if not name:  # the model's own word on fields that do not fit together
         return ServiceError(ErrorCode.invalid_option, first["msg"].removeprefix("Value error, "))
-    return ServiceError(
-        ErrorCode.invalid_option, f"the {what} '{name}' is not valid: {first['msg']}"
-    )
+    problem = first["msg"]
+    if first.get("ctx", {}).get("pattern") == VOICE_ID:
+        problem = VOICE_ID_RULE
+    return ServiceError(ErrorCode.invalid_option, f"the {what} '{name}' is not valid: {problem}")
 
 
 def _names(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:

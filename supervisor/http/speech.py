@@ -103,6 +103,11 @@ def _unregistered(service: Service, voice_id: str | None) -> VoiceSource:
     return VoiceSource({"voice": voice_id})
 
 
+def is_cached_id(voice_id: str) -> bool:
+    """Whether `cached_id` may have made it."""
+    return _CACHED_ID.fullmatch(voice_id) is not None
+
+
 def cached_id(key: str) -> str:
     """The id of a voice that is only cached: its key, as short as an id must be."""
     return "cached-" + base64.urlsafe_b64encode(bytes.fromhex(key)).decode().rstrip("=")

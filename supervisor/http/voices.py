@@ -26,7 +26,7 @@ from supervisor.http.declare import (
 from supervisor.http.files import FileAnswer
 from supervisor.http.forms import FileField
 from supervisor.http.jobs import make_job, timing
-from supervisor.http.speech import cached_id
+from supervisor.http.speech import cached_id, is_cached_id
 from supervisor.service import Service
 from supervisor.spool import Upload
 from supervisor.voices import CACHED, Consent, VoiceId, VoiceName
@@ -39,6 +39,18 @@ SAMPLE = FileField(
     "the voice: WAV, FLAC, OGG, Opus, MP3, M4A or WebM; its first 30 s are used",
     lambda settings: settings.max_reference_mb,
 )
+
+
+_SUFFIXES = {
+    "audio/wav": ".wav",
+    "audio/flac": ".flac",
+    "audio/ogg": ".ogg",
+    "audio/mpeg": ".mp3",
+    "audio/mp4": ".m4a",
+    "audio/webm": ".webm",
+    "audio/aac": ".aac",
+}
+"""What a recording's file is called by its media type."""
 
 
 class VoiceEntry(BaseModel):
@@ -185,6 +197,10 @@ async def register_voice(
     Returns its Server-Timing.
     """
     _refuse_builtin(service, voice_id)
+    if is_cached_id(voice_id):
+        raise ServiceError(
+            ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; take another id"
+        )
     service.voices.check_room(voice_id)
     job = make_job(
         call_request,
@@ -253,11 +269,12 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     if voice is None:
         raise _no_voice(call.params.voice_id, "registered ")
     async with store.hold(voice.key):
+        suffix = _SUFFIXES.get(voice.media_type, "")
         # It came from a client: no browser may take it for a page.
         headers = {
             "Content-Type": voice.media_type,
             "X-Content-Type-Options": "nosniff",
-            "Content-Disposition": f'attachment; filename="{voice.id}"',
+            "Content-Disposition": f'attachment; filename="{voice.id}{suffix}"',
         }
         response = FileAnswer(store.recording_path(voice), headers=headers)
         await response.prepare(call.request)  # sends all of it
