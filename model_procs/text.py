@@ -46,15 +46,17 @@ _SPACE = re.compile(r"\s+")
 _TAG = re.compile(
     r" ?\[([^\W\d_]{1,20}(?:[ '’-][^\W\d_]{1,20}){0,3})\]",
 )
+_MARKUP = re.compile(r"<break\b[^<>]{0,100}>|</?phoneme\b[^<>]{0,200}>")
+"""What ElevenLabs' clients put into a text: pauses, and how a word is pronounced."""
 _EDITORIAL = 3
 """Letters of the longest pair of brackets that may be part of a word: "walk[ed]"."""
 
 
 def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
-    """`text` without directions in square brackets: "[laugh]", "[clears throat]".
+    """`text` without directions: "[laugh]", "[clears throat]", and "<break time='1s'/>".
 
-    A tag is one to four words and nothing else, and not the text of a Markdown link. Those in
-    `obeyed` (lower case) stay, for an engine that knows them.
+    A tag in square brackets is one to four words and nothing else, and not the text of a Markdown
+    link. Those in `obeyed` (lower case) stay, for an engine that knows them.
     """
 
     def replacement(match: re.Match[str]) -> str:
@@ -66,6 +68,7 @@ def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
             return match.group()
         return "" if after in {".", ",", ";", ":", "!", "?"} else " "
 
+    text = _MARKUP.sub(lambda match: " " if match.group().startswith("<break") else "", text)
     return _TAG.sub(replacement, text)
 
 

@@ -113,6 +113,7 @@ LONG_TEXTS = {
     "open quotations": '" a. B ',
     "brackets": "(a. B ",
     "open tags": "[a ",
+    "open markup": "<break ",
     "line ends": "\n",
     "Chinese": "你好。",
     "Japanese quotations": "「你好。",
@@ -152,6 +153,10 @@ def test_a_long_quotation_is_split_like_other_text() -> None:
     ("text", "spoken"),
     [
         ("Well [laughs] hello.", "Well hello."),
+        ('Well <break time="1.5s" /> hello.', "Well hello."),
+        ("Well.<break strength='weak'/>Hello.", "Well. Hello."),
+        ('A <phoneme alphabet="ipa" ph="ə">word</phoneme>.', "A word."),
+        ("Is a < break, or 1 <breaks?", "Is a < break, or 1 <breaks?"),
         ("Hi[laugh], you [clears throat].", "Hi, you."),
         ("[Whispers] Come [starts laughing harder] here! [applause]", "Come here!"),
         ("Hallo [lacht]. Привет [смех]! 你好[笑]再见。", "Hallo. Привет! 你好 再见。"),
