@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from supervisor.log import logger
+from supervisor.threads import SUPERVISION
 
 _RELAY_SECONDS = 2.0
 """How long to wait for a template to relay how its child ended."""
@@ -136,8 +137,8 @@ async def start_python(
     In a thread: it stands still until the child has got as far as its `exec`, which takes long on a
     busy machine.
     """
-    starting = asyncio.ensure_future(
-        asyncio.to_thread(_start_python, module, arguments, pass_fds, log_fd, environment)
+    starting = asyncio.get_running_loop().run_in_executor(
+        SUPERVISION, _start_python, module, arguments, pass_fds, log_fd, environment
     )
     try:
         child, pidfd = await asyncio.shield(starting)

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.log import logger
+from supervisor.threads import in_thread
 
 _PREFIX = "voice-engine-spool-"
 _RETRY_AFTER_FULL = 5.0
@@ -112,7 +113,7 @@ class Upload:
     async def _flush(self) -> None:
         block, self._memory = self._memory, bytearray()
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write_file, block)
+            await in_thread(lambda: self._write_file(block))
         except OSError as error:
             logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
             raise ServiceError(
@@ -146,7 +147,7 @@ class Upload:
     ) -> None:
         if self._file is not None:
             # A busy disk has been seen to take half a second for this.
-            await asyncio.get_running_loop().run_in_executor(None, self._remove_file)
+            await in_thread(self._remove_file)
 
 
 @dataclass(frozen=True, slots=True)

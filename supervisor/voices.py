@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.log import logger
 from supervisor.spool import Upload
+from supervisor.threads import in_thread
 from supervisor.voice_folder import (
     CACHED,
     ENCODED,
@@ -182,19 +183,9 @@ class VoiceStore:
             raise self._failed("voice_not_deleted", id, error) from error
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        """Do `work` off the loop, after what others have asked for before.
-
-        A thread cannot be cancelled, and may need what its caller holds: the caller waits for it.
-        """
+        """Do `work` off the loop, after what others have asked for before."""
         async with self._lock:
-            running = asyncio.get_running_loop().run_in_executor(None, work)
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                await asyncio.wait([running])
-                if not running.cancelled():
-                    running.exception()  # nobody will ask for it
-                raise
+            return await in_thread(work)
 
     def _save(self, voice: Voice, upload: Upload) -> Voice:
         with self._folder.locked(), _open(upload) as recording:

@@ -20,6 +20,7 @@ from supervisor.memory import Share, give_back, resident_bytes, share, to_mb
 from supervisor.pool import Pool
 from supervisor.process import live_processes, reap_strangers
 from supervisor.recycling import Reason, relieve
+from supervisor.threads import SUPERVISION, in_thread
 
 _WATCHED = (State.IDLE, State.BUSY, State.RETIRING)
 _SHARE_INTERVAL = 10.0
@@ -81,12 +82,11 @@ class Watch:
         pids = self._pids()
         reap_strangers(live_processes)
         with_shares = time.monotonic() - self._shares_at >= _SHARE_INTERVAL
-        loop = asyncio.get_running_loop()
         if with_shares:
             self._shares_at = time.monotonic()
-            self.shares = await loop.run_in_executor(None, _read_shares, pids)
-            await loop.run_in_executor(None, give_back)
-        self.usage = await loop.run_in_executor(None, self._read_usage, pids)
+            self.shares = await in_thread(lambda: _read_shares(pids), SUPERVISION)
+            await in_thread(give_back, SUPERVISION)
+        self.usage = await in_thread(lambda: self._read_usage(pids), SUPERVISION)
         self._relieve()
 
     def _read_usage(self, pids: list[int]) -> int:

@@ -8,7 +8,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,59 @@ def test_what_a_killed_front_left_behind_is_removed(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == {ours.folder, other.folder}
     ours.close()
     other.close()
+
+
+# Clients that leave while a thread is at work
+
+
+async def test_an_upload_that_ends_in_the_middle_of_a_write_leaves_no_file(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    write_file = Upload._write_file
+
+    def write_slowly(upload: Upload, block: bytearray) -> None:
+        begun.set()
+        go_on.wait()
+        write_file(upload, block)
+
+    monkeypatch.setattr(Upload, "_write_file", write_slowly)
+
+    async def receive() -> None:
+        async with Upload(spool) as upload:
+            await upload.write(b"a" * 2000)
+
+    receiving = asyncio.create_task(receive())
+    await asyncio.to_thread(begun.wait)
+    receiving.cancel()
+    await asyncio.wait([receiving], timeout=0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert files(spool) == []
+
+
+async def test_a_file_is_removed_although_its_client_leaves_before_its_turn(spool: Spool) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    go_on = threading.Event()
+    written, done = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> None:
+        async with Upload(spool) as upload:
+            await upload.write(b"a" * 2000)
+            written.set()
+            await done.wait()
+
+    receiving = asyncio.create_task(receive())
+    await written.wait()
+    others = asyncio.get_running_loop().run_in_executor(None, go_on.wait)
+    done.set()
+    await asyncio.wait([receiving], timeout=0.01)
+    receiving.cancel()
+    await asyncio.wait([receiving], timeout=0.01)
+    go_on.set()
+    await others
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    assert files(spool) == []

@@ -8,8 +8,10 @@ import itertools
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -21,11 +23,13 @@ from ipc.errors import ServiceError
 from ipc.messages import Message
 from supervisor import process
 from supervisor.backoff import Backoff
+from supervisor.container import find_container
 from supervisor.launcher import LaunchConfig, LaunchError, SpawnLauncher, Template
 from supervisor.limits import MB, Limit, Limits
 from supervisor.pool import Environment, Pool
 from supervisor.pool_config import PoolConfig
 from supervisor.recycling import Policy
+from supervisor.watch import Watch, WatchConfig
 from supervisor.worker import WorkerDied
 from tests.service import RunningService, running, script_form
 
@@ -300,3 +304,28 @@ async def test_a_model_that_prints_without_end_stops_nobody() -> None:
         await asyncio.to_thread(service.wait_until, lambda _: sum(lines()) == 100_000)
         logged, dropped = lines()
         assert 0 < logged < dropped
+
+
+# Disks
+
+
+async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+    go_on = threading.Event()
+    disk = loop.run_in_executor(None, go_on.wait)
+    try:
+        async with launch_config() as config:
+            pool = pool_of(config)
+            watch = Watch(WatchConfig(0.01, 60.0, 0.9), find_container())
+            watch.pools = {"tts": pool}
+            watching = asyncio.create_task(watch.run())
+            pool.start()
+            await pool.known_info()
+            while not watch.usage:  # noqa: ASYNC110 - nothing to wait on
+                await asyncio.sleep(0.01)
+            watching.cancel()
+            await pool.close()
+    finally:
+        go_on.set()
+        await disk
