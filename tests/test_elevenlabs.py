@@ -7,7 +7,6 @@ import contextlib
 import io
 import re
 import socket
-import subprocess
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from elevenlabs.errors import UnprocessableEntityError
 from elevenlabs.text_to_speech.types import TextToSpeechConvertRequestOutputFormat
 
 from supervisor.http.speech import cached_id
+from tests.recordings import spoken
 from tests.service import NET, RunningService, read_wav, running
 
 KEY = "sesame"
@@ -65,11 +65,9 @@ def client(service: RunningService) -> Iterator[ElevenLabs]:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def recording() -> bytes:
     """Somebody's voice, as a WAV."""
-    path = tmp_path_factory.mktemp("voice") / "reference.wav"
-    subprocess.run(["flite", "-voice", "slt", "-t", RECORDED, "-o", str(path)], check=True)
-    return path.read_bytes()
+    return spoken(RECORDED)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from model_procs.engines.sphinx import SphinxEngine
 from model_procs.pitch import median_pitch
 from model_procs.speech import SpeechOptions
 from model_procs.transcription import TranscriptionOptions
+from tests.recordings import spoken
 from tests.sentences import SENTENCES
 
 RATE = 16_000
@@ -182,8 +183,7 @@ def test_a_long_sentence_is_cut_at_clauses() -> None:
 def test_the_table_of_pitches_is_true(flite: FliteEngine, name: str, own_pitch: float) -> None:
     native = []
     for sentence in SENTENCES:
-        command = ["flite", "-voice", name, "-t", sentence, "-o", "/dev/stdout"]
-        wav = subprocess.run(command, capture_output=True, check=True).stdout
+        wav = spoken(sentence, name)
         native.append(audio.decode(wav, rate=RATE, max_seconds=60, truncate=False))
     assert median_pitch(np.concatenate(native), RATE) == pytest.approx(own_pitch, rel=0.01)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -22,6 +21,7 @@ from ipc.formats import FORMATS, FormatName, content_type
 from model_procs.audio import Samples, wav_header
 from model_procs.encode import Encoder
 from model_procs.pitch import median_pitch
+from tests.recordings import spoken
 from tests.service import EMBEDDED, RunningService, running
 
 RATE = 24_000
@@ -41,11 +41,9 @@ SENTENCE = "The train to the city leaves every fifteen minutes."
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def recording() -> bytes:
     """Somebody's voice, as a WAV."""
-    path = tmp_path_factory.mktemp("voice") / "reference.wav"
-    subprocess.run(["flite", "-voice", "slt", "-t", SENTENCE, "-o", str(path)], check=True)
-    return path.read_bytes()
+    return spoken(SENTENCE)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,17 +24,6 @@ def test_the_front_imports_no_model_library() -> None:
     assert output.stdout.strip() == "[]"
 
 
-def _imported(file: Path) -> set[str]:
-    """The top-level packages that `file` imports anywhere, inside functions too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
-
-
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
@@ -46,5 +36,5 @@ def _imported(file: Path) -> set[str]:
 def test_packages_import_only_in_one_direction(package: str, forbidden: set[str]) -> None:
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
-    found = {str(file.relative_to(ROOT)): _imported(file) & forbidden for file in files}
+    found = {str(file.relative_to(ROOT)): imported(file) & forbidden for file in files}
     assert {file: names for file, names in found.items() if names} == {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import random
 import struct
-import subprocess
 import wave
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from ipc.messages import Json
 from tests.formats import encode
+from tests.recordings import spoken
 from tests.sentences import SENTENCES
 from tests.service import read_wav
 
@@ -146,7 +146,7 @@ class Catalog:
 
 def make_catalog(rng: random.Random, *, long_texts: bool) -> Catalog:
     """Texts of one to nine sentences, or of a few words; recordings in all formats and sizes."""
-    voices = {name: _speak(name, _REFERENCE) for name in ("slt", "rms", "awb")}
+    voices = {name: spoken(_REFERENCE, name) for name in ("slt", "rms", "awb")}
     references = [
         ("slt.wav", voices["slt"]),
         ("rms.flac", encode(voices["rms"], "flac")),
@@ -168,19 +168,12 @@ def make_catalog(rng: random.Random, *, long_texts: bool) -> Catalog:
     formats = ("wav", "flac", "mp3", "opus", "ogg", "m4a", "webm", "48 kHz stereo wav")
     for number, container in enumerate(formats):
         voice = list(voices)[number % len(voices)]
-        spoken = rng.choice(SENTENCES)
-        recording = _speak(voice, spoken)
+        sentence = rng.choice(SENTENCES)
+        recording = spoken(sentence, voice)
         if container != "wav":
             recording = encode(recording, container)
-        transcribes.append(Transcribe(f"{voice} as {container}", spoken, recording))
+        transcribes.append(Transcribe(f"{voice} as {container}", sentence, recording))
     return Catalog(clones, transcribes)
-
-
-def _speak(voice: str, text: str) -> bytes:
-    """A recording: what the flite program says."""
-    return subprocess.run(
-        ["flite", "-voice", voice, "-t", text, "-o", "/dev/stdout"], check=True, capture_output=True
-    ).stdout
 
 
 def _words(text: str) -> str:
