@@ -1,8 +1,9 @@
 """Decode the audio that clients send, encode the audio that they get. Runs in workers only.
 
 An upload is untrusted bytes. What it is, is decided by its first bytes and never by its name; each
-kind then goes to exactly one decoder: libsndfile for WAV, FLAC and OGG, FFmpeg (through PyAV) for
-MP4, WebM, AAC and MP3 (libsndfile's MP3 decoder writes to stderr for every broken frame). FFmpeg
+kind then goes to exactly one decoder: libsndfile for WAV, AIFF, FLAC and OGG, FFmpeg (through PyAV)
+for MP4 and 3GP, WebM, CAF, AAC, AMR and MP3 (libsndfile's MP3 decoder writes to stderr for every
+broken frame). FFmpeg
 gets an open file, a forced container, a list of codecs and no way to open anything else. Sound is
 decoded, mixed to mono and resampled block by block, so that memory follows the result and not the
 upload.
@@ -41,8 +42,13 @@ TOLERANCE_SECONDS = 0.5
 _CODECS = (
     *("aac", "alac", "flac", "mp3", "mp3float", "opus", "libopus", "vorbis"),
     *("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"),
-    *("pcm_alaw", "pcm_mulaw"),
+    *("pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_f32be", "pcm_alaw", "pcm_mulaw"),
+    *("amrnb", "amrwb"),
 )
+
+
+_FFMPEG = ("mov", "matroska", "caf", "aac", "amr", "mp3")
+"""Kinds of recordings that FFmpeg decodes, which has the same names for them."""
 
 
 def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool) -> Samples:
@@ -143,7 +149,7 @@ def _read(file: BinaryIO) -> Blocks:
     # libsndfile takes a size of 0, by which some writers say "unknown", for no sound at all.
     open_ended = kind == "wav" and not check_wav(file, size)
     file.seek(0)
-    if open_ended or kind in ("mov", "matroska", "aac", "mp3"):
+    if open_ended or kind in _FFMPEG:
         return _read_ffmpeg(file, kind)
     return _read_libsndfile(file, exact=kind in ("wav", "flac"))
 

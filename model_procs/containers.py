@@ -16,6 +16,8 @@ _MAGIC = (
     (0, b"OggS", "ogg"),
     (4, b"ftyp", "mov"),
     (0, b"\x1a\x45\xdf\xa3", "matroska"),
+    (0, b"caff", "caf"),
+    (0, b"#!AMR", "amr"),
 )
 _WANTED = "send a WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A/AAC or WebM recording"
 
@@ -41,6 +43,8 @@ def kind_of(file: BinaryIO) -> str:
             return kind
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return "wav"
+    if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        return "aiff"
     if len(head) == 12 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "aac" if head[1] & 0xF6 == 0xF0 else "mp3"
     raise invalid("this is not a recording in a format that is known here")

@@ -253,6 +253,9 @@ _MAGIC = (
     (0, b"\x1aE\xdf\xa3", "audio/webm"),
     (0, b"ADIF", "audio/aac"),
     (8, b"WAVE", "audio/wav"),
+    (8, b"AIF", "audio/aiff"),
+    (0, b"caff", "audio/x-caf"),
+    (0, b"#!AMR", "audio/amr"),
 )
 
 

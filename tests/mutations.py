@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import soundfile
 
-from tests.formats import FORMATS, encode
+from tests.formats import FORMATS, RARE_FORMATS, encode
 
 _CLAIMS = (0, 1, 0x7F, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF)
 _HEADER = 160
@@ -23,7 +23,7 @@ def recordings() -> dict[str, bytes]:
     file = io.BytesIO()
     soundfile.write(file, 0.4 * np.sin(2 * np.pi * (200 + 900 * time) * time), rate, format="WAV")
     wav = file.getvalue()
-    return {"wav": wav} | {name: encode(wav, name) for name in FORMATS}
+    return {"wav": wav} | {name: encode(wav, name) for name in (*FORMATS, *RARE_FORMATS)}
 
 
 def spoil(recordings: Mapping[str, bytes], seed: int) -> tuple[str, bytes]:

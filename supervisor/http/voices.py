@@ -49,6 +49,9 @@ _SUFFIXES = {
     "audio/mp4": ".m4a",
     "audio/webm": ".webm",
     "audio/aac": ".aac",
+    "audio/aiff": ".aiff",
+    "audio/x-caf": ".caf",
+    "audio/amr": ".amr",
 }
 """What a recording's file is called by its media type."""
 
