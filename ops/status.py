@@ -225,7 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         health = {"status": "down", "error": str(error)}
         code = DOWN
         text = f"{_paint('down', _RED, colour)}  {_clean(error)}"
-    print(json.dumps(health, indent=2) if options.json else text)
+    try:
+        print(json.dumps(health, indent=2) if options.json else text, flush=True)
+    except BrokenPipeError:
+        # As with `| head -1`. Python would flush again when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

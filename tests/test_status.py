@@ -233,6 +233,23 @@ def test_wrong_usage_is_not_taken_for_down() -> None:
     assert "--no-such-option" in done.stderr
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    with _server(200, json.dumps(_OK).encode()) as url:
+        ours, theirs = os.pipe()
+        os.close(ours)  # as `head -1` does
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", str(_SCRIPT), "--url", url],
+                stdout=theirs,
+                stderr=subprocess.PIPE,
+                timeout=30,
+                check=False,
+            )
+        finally:
+            os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_colour_on_a_terminal_only() -> None:
     with _server(200, json.dumps(_OK).encode()) as url:
         command = [sys.executable, "-I", "-S", str(_SCRIPT), "--url", url]
