@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import Callable
@@ -39,6 +40,9 @@ from supervisor.settings import Settings
 _BACKLOG = 512
 _LINGER_SECONDS = 2.0
 """How long a refused client may go on sending before it is cut off: it should read the refusal."""
+
+_CANCEL_SECONDS = 0.2
+"""How long a handler that is cancelled may take to end before its connection is closed."""
 
 
 def build_app(service: Service) -> web.Application:
@@ -96,11 +100,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     settings = load_settings()
     sock = listen(settings.host, settings.port)
     service = Service(settings)
-    runner = web.AppRunner(
-        build_app(service),
-        handler_cancellation=True,
-        shutdown_timeout=settings.drain_timeout,
-    )
+    runner = web.AppRunner(build_app(service), handler_cancellation=True)
     await runner.setup()
     manager = runner.server
     assert manager is not None
@@ -127,12 +127,26 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         logger.info("stopping", drain_s=settings.drain_timeout)
         for task in background:
             task.cancel()
-        await service.drain()
+        end = loop.time() + service.settings.drain_timeout
+        await service.drain(end)
         listener.close()
+        await _end_connections(manager, end)
         await runner.cleanup()
     finally:
         await service.close()
     logger.info("stopped")
+
+
+async def _end_connections(manager: web.Server, end: float) -> None:
+    """Let answers reach their clients until `end` (the loop's clock); cut off those who take longer.
+
+    aiohttp by itself would wait for them anew, and twice.
+    """
+    manager.pre_shutdown()  # idle connections
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(end):
+            await manager.shutdown()
+    await manager.shutdown(_CANCEL_SECONDS)
 
 
 async def _tell_ready(service: Service) -> None:

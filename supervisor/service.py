@@ -123,13 +123,13 @@ class Service:
             pool.start()
         self._watching = asyncio.get_running_loop().create_task(self.watch.run())
 
-    async def drain(self) -> None:
-        """Refuse new requests and wait for those in flight, at most `drain_timeout` seconds."""
+    async def drain(self, end: float) -> None:
+        """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
         self.stopping = True
         for dispatcher in self.dispatchers.values():
             dispatcher.drain()
         try:
-            async with asyncio.timeout(self.settings.drain_timeout):
+            async with asyncio.timeout_at(end):
                 for dispatcher in self.dispatchers.values():
                     await dispatcher.idle()
         except TimeoutError:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import aiohttp
 import psutil
@@ -329,3 +330,26 @@ async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting(
     finally:
         go_on.set()
         await disk
+
+
+# The stop
+
+
+@pytest.mark.parametrize("seconds", [0, 8])
+async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
+    with running({"VOICE_ENGINE_DRAIN_TIMEOUT": str(seconds)}) as service:
+        service.wait_ready()
+        async with aiohttp.ClientSession(service.url) as client:
+            form = script_form("print begun; hang")
+            asking = asyncio.create_task(client.post("/v1/clone", data=form))
+            await asyncio.to_thread(service.wait_for, "child_output", line="begun")
+            assert await asyncio.to_thread(service.stop) == 0
+            with pytest.raises(aiohttp.ClientError):
+                await asking
+        begin, end = (
+            datetime.fromisoformat(service.wait_for(event)["timestamp"])
+            for event in ("stopping", "stopped")
+        )
+        assert (
+            end - begin
+        ).total_seconds() < 2 * seconds + 7  # of the three times that it once took

@@ -146,7 +146,7 @@ async def main(seconds: float, folder: Path) -> dict[str, Any]:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
         recycled = sum(pool.recycles.total() for pool in service.pools.values())
-        await service.drain()
+        await service.drain(asyncio.get_running_loop().time() + 30.0)
         await service.close()
     ours = {
         n: t for n, t in times.items() if n.split(".")[0] not in ("_client", "main", "_trouble")
