@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import contextlib
 import io
 import os
@@ -388,6 +389,14 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             assert manager.recv(4096) == b"READY=1"
             service.process.send_signal(signal.SIGTERM)
             assert manager.recv(4096) == b"STOPPING=1"
+
+
+def test_the_unit_has_systemd_listen() -> None:
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "ops" / "voice-engine.service")
+    assert unit["Service"]["Type"] == "notify"  # of others systemd takes no word
+    assert unit["Service"]["TimeoutStartSec"] == "infinity"  # models take long to load, or to mend
 
 
 # Overload and poison
