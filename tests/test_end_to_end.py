@@ -7,7 +7,6 @@ import io
 import math
 import os
 import signal
-import subprocess
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 import pytest
 
 from tests.formats import FORMATS, encode
+from tests.recordings import spoken
 from tests.sentences import SENTENCES
 from tests.service import EMBEDDED, RunningService, read_wav, running
 from tests.service import production as production_settings
@@ -29,20 +29,17 @@ CLEAR = " ".join(SENTENCES[6:8])
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def recording() -> bytes:
     """Somebody's voice, as a WAV."""
-    path = tmp_path_factory.mktemp("voice") / "reference.wav"
-    text = "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."
-    subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", str(path)], check=True)
-    return path.read_bytes()
+    return spoken(
+        "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."
+    )
 
 
 @pytest.fixture(scope="module")
-def clear(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def clear() -> bytes:
     """A WAV of `CLEAR`."""
-    path = tmp_path_factory.mktemp("clear") / "recording.wav"
-    subprocess.run(["flite", "-voice", "slt", "-t", CLEAR, "-o", str(path)], check=True)
-    return path.read_bytes()
+    return spoken(CLEAR)
 
 
 @pytest.fixture(scope="module")

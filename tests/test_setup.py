@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import importlib.metadata
 import json
@@ -21,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ops.setup import Checkout, read_pins
+from tests.imports import imported
 
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("ipc", "model_procs", "ops", "supervisor")
@@ -225,17 +225,6 @@ def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
     }
 
 
-def _imports(path: Path) -> set[str]:
-    """The top-level names of the modules that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.partition(".")[0])
-    return names
-
-
 def test_every_imported_package_is_a_declared_dependency() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     run, dev = (
@@ -247,7 +236,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     for folder in (*_PACKAGES, "tests"):
         declared = run | dev if folder in ("tests", "ops") else run
         for path in (_ROOT / folder).rglob("*.py"):
-            for name in _imports(path) - sys.stdlib_module_names - {*_PACKAGES, "tests"}:
+            for name in imported(path) - sys.stdlib_module_names - {*_PACKAGES, "tests"}:
                 sources = {canonicalize_name(each) for each in packages.get(name, [name])}
                 if not sources & declared:
                     undeclared.add((path.name, name))

@@ -36,6 +36,7 @@ from model_procs.engines.pocket import PocketEngine
 from model_procs.speech import SpeechEngine, SpeechOptions
 from model_procs.voice_cache import VoiceCache
 from model_procs.voice_files import SMALLEST, VoiceFiles
+from tests.recordings import spoken
 from tests.service import ROOT, RunningService, read_wav, running
 from tests.voice_engines import TellingFlite, TellingPocket
 
@@ -509,12 +510,9 @@ def options(folder: Path | None, cache_bytes: int = MB) -> Json:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def recording() -> bytes:
     """Somebody's voice, as a WAV."""
-    path = tmp_path_factory.mktemp("voice") / "reference.wav"
-    text = "The birch canoe slid on the smooth planks."
-    subprocess.run(["flite", "-voice", "rms", "-t", text, "-o", str(path)], check=True)
-    return path.read_bytes()
+    return spoken("The birch canoe slid on the smooth planks.", "rms")
 
 
 def test_a_known_recording_is_not_encoded(tmp_path: Path, recording: bytes) -> None:
