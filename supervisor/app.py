@@ -138,7 +138,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
 
 
 async def _end_connections(manager: web.Server, end: float) -> None:
-    """Let answers reach their clients until `end` (the loop's clock); cut off those who take longer.
+    """Let answers reach their clients until `end` (loop's clock); cut off those who take longer.
 
     aiohttp by itself would wait for them anew, and twice.
     """

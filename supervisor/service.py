@@ -61,10 +61,7 @@ class Service:
         )
         self.voices = VoiceStore(settings.voices_dir.resolve(), settings.max_voices)
         self.voices.load()
-        self.watch = Watch(
-            WatchConfig(settings.ping_interval, settings.ping_timeout, settings.pressure),
-            self.container,
-        )
+        self.watch = Watch(_watch_config(settings), self.container)
         self.rate_limit = RateLimit(settings.rate_limit_per_minute)
         self.pools: dict[str, Pool] = {}
         self.dispatchers: dict[str, Dispatcher] = {}
@@ -79,11 +76,7 @@ class Service:
     def _add_model(self, model: str, config: PoolConfig, quarantine: Quarantine) -> None:
         settings = self.settings
         dispatcher = Dispatcher(
-            DispatchConfig(
-                limits=Limits(settings.queue_size, settings.queue_seconds, settings.client_share),
-                max_attempts=settings.max_attempts,
-                cancel_grace=settings.cancel_grace,
-            ),
+            _dispatch_config(settings),
             Speed(dict(_INITIAL_SPEED)),
             quarantine,
             lambda: self.pools[model],
@@ -140,11 +133,14 @@ class Service:
         """Take over weights, engines, limits, keys and numbers of workers, losing no request.
 
         A model that cannot be loaded goes on as it was; the log says why. Where the service listens
-        and keeps things does not change.
+        and keeps things does not change, nor how long it pauses after failures.
         """
         configs = self._pool_configs(settings)
         self.settings = settings
         self.voices.max_voices = settings.max_voices
+        self.watch.config = _watch_config(settings)
+        for dispatcher in self.dispatchers.values():
+            dispatcher.config = _dispatch_config(settings)
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
 
@@ -233,6 +229,18 @@ class Service:
             )
             for model in MODELS
         }
+
+
+def _watch_config(settings: Settings) -> WatchConfig:
+    return WatchConfig(settings.ping_interval, settings.ping_timeout, settings.pressure)
+
+
+def _dispatch_config(settings: Settings) -> DispatchConfig:
+    return DispatchConfig(
+        limits=Limits(settings.queue_size, settings.queue_seconds, settings.client_share),
+        max_attempts=settings.max_attempts,
+        cancel_grace=settings.cancel_grace,
+    )
 
 
 def _make_private(folder: Path, setting: Path) -> str | None:

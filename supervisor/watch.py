@@ -42,7 +42,7 @@ class Watch:
     """Watches the workers of all pools."""
 
     def __init__(self, config: WatchConfig, container: Container) -> None:
-        self._config = config
+        self.config = config
         self._container = container
         self.pools: Mapping[str, Pool] = {}
         self.shares: dict[int, Share] = {}
@@ -56,7 +56,7 @@ class Watch:
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:
-            await asyncio.sleep(self._config.interval)
+            await asyncio.sleep(self.config.interval)
             try:
                 await self._tick()
             except Exception:  # a bug here must be seen, and must not end the watch
@@ -64,7 +64,7 @@ class Watch:
 
     def has_room(self, size: int) -> bool:
         """Whether `size` more bytes fit into the container."""
-        limit = int(self._container.limit * self._config.pressure)
+        limit = int(self._container.limit * self.config.pressure)
         return self.usage + size + _FRONT_MARGIN <= limit
 
     def kernel_killed(self) -> bool:
@@ -106,7 +106,7 @@ class Watch:
 
     def _check_pulse(self, member: Member) -> None:
         worker = member.worker
-        if worker.silence > self._config.ping_timeout:
+        if worker.silence > self.config.ping_timeout:
             worker.stop(f"unresponsive for {worker.silence:.0f} s")
         worker.ping()
 
@@ -121,7 +121,7 @@ class Watch:
             for member in pool.replaceable()
         ]
         limit = self._container.limit
-        chosen = relieve(self.usage, limit, self._config.pressure, growth)
+        chosen = relieve(self.usage, limit, self.config.pressure, growth)
         if chosen is not None:
             pool, member = chosen
             logger.warning(

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.service import running
+from tests.service import NET, running, script_form
 
 
 def _damage(file: Path) -> None:
@@ -72,3 +72,27 @@ async def test_a_reload_that_works_ends_the_pause_of_a_failed_model(tmp_path: Pa
         load.write_text("")
         service.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(service.wait_ready)
+
+
+async def test_the_queue_goes_by_the_new_settings(tmp_path: Path) -> None:
+    file, gate = tmp_path / "settings.env", tmp_path / "gate"
+    file.write_text("VOICE_ENGINE_QUEUE_SIZE=64\n")
+    with running({}, ["--env-file", str(file)]) as service:
+        service.wait_ready()
+        file.write_text("VOICE_ENGINE_QUEUE_SIZE=1\n")
+        service.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(service.wait_for, "reloaded", model="tts")
+        async with aiohttp.ClientSession(service.url) as client:
+
+            async def speak() -> int:
+                form = script_form(f"wait {gate}; say 1")
+                async with client.post("/v1/clone", data=form) as response:
+                    return response.status
+
+            asking = {asyncio.create_task(speak()) for _ in range(4)}
+            refused, admitted = await asyncio.wait(
+                asking, timeout=NET, return_when=asyncio.FIRST_COMPLETED
+            )
+            assert [task.result() for task in refused][:1] == [503]
+            gate.touch()
+            assert 200 in await asyncio.gather(*admitted)
