@@ -159,7 +159,10 @@ def _answer(
 def _send_chunks(
     pieces: Generator[bytes, None, Json], channel: BlockingChannel, request: Request
 ) -> Json:
-    """Send the answer but for its first `skip` bytes, cut to the size of a frame."""
+    """Send the answer but for its first `skip` bytes, cut to the size of a frame.
+
+    Raises `ServiceError` when it has fewer: then the client has the beginning of another answer.
+    """
     skip = request.skip
     try:
         while True:
@@ -169,6 +172,12 @@ def _send_chunks(
             for start in range(dropped, len(piece), CHUNK_SIZE):
                 channel.send(Chunk(request.id, piece[start : start + CHUNK_SIZE]))
     except StopIteration as end:
+        if skip:
+            raise ServiceError(
+                ErrorCode.engine_error,
+                f"the engine made {request.skip - skip} bytes where another worker had made "
+                f"{request.skip}; send the request again",
+            ) from None
         result: Json = end.value
         return result
     finally:
