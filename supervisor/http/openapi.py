@@ -21,6 +21,7 @@ from supervisor.http.openapi_parts import (
     ref,
 )
 from supervisor.http.schemas import REF, example, form_field, schemas_of
+from supervisor.http.stream import SERVER_SENT
 
 _ANYWHERE = (ErrorCode.invalid_request, ErrorCode.internal_error)
 _LIMITED = (ErrorCode.unauthorized, ErrorCode.rate_limited)
@@ -174,7 +175,10 @@ def _answer(answer: Answer, schemas: Mapping[str, Json], *, timed: bool) -> Json
 def _content(media: str, kind: Content, schemas: Mapping[str, Json]) -> Json:
     if not isinstance(kind, str):
         return _with_example(kind.__name__, schemas)
-    schema: Json = {"description": kind, "type": "object" if media == JSON else "string"}
+    schema: Json = {"description": kind}
+    if media == SERVER_SENT:
+        return {"schema": schema}  # no type: some tools hold it against the text, some each event
+    schema["type"] = "object" if media == JSON else "string"
     if media != JSON and not media.startswith("text/"):
         schema["format"] = "binary"
     return {"schema": schema}
