@@ -106,8 +106,10 @@ class Watch:
 
     def _check_pulse(self, member: Member) -> None:
         worker = member.worker
-        if worker.silence > self.config.ping_timeout:
-            worker.stop(f"unresponsive for {worker.silence:.0f} s")
+        # By pings and not by a clock, which runs on while the whole container stands still.
+        silence = worker.unanswered_pings * self.config.interval
+        if silence > self.config.ping_timeout:
+            worker.stop(f"unresponsive for {silence:.0f} s")
         worker.ping()
 
     def _relieve(self) -> None:

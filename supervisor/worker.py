@@ -78,7 +78,8 @@ class Worker:
         self.diagnosis: str | None = None
         """What the pool found out about its death."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unanswered_since: float | None = None
+        self.unanswered_pings = 0
+        """How many pings no pong has followed yet."""
         self._on_change = on_change
         self._channel = PipeChannel(self._on_message, self._on_close)
         self._in_flight: _InFlight | None = None
@@ -162,17 +163,10 @@ class Worker:
             self._advance(Event.STOP, grace=grace)
 
     def ping(self) -> None:
-        """Ask for a sign of life; `silence` tells how long it has been missing."""
+        """Ask for a sign of life."""
         self._pings += 1
-        if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
+        self.unanswered_pings += 1
         self._channel.send(Ping(self._pings))
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the oldest ping that no pong has followed; 0 when all is well."""
-        since = self._unanswered_since
-        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def has_request(self) -> bool:
@@ -191,7 +185,7 @@ class Worker:
     def _on_message(self, message: Message) -> None:
         match message:
             case Pong():
-                self._unanswered_since = None
+                self.unanswered_pings = 0
             case Ready() if self.state is State.STARTING and not self.ready.done():
                 self.info = message.info
                 self.baseline_rss = self.rss = message.rss

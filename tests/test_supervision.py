@@ -353,3 +353,24 @@ async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
         assert (
             end - begin
         ).total_seconds() < 2 * seconds + 7  # of the three times that it once took
+
+
+# The container
+
+
+async def test_a_container_that_is_paused_loses_no_worker() -> None:
+    with running({"VOICE_ENGINE_PING_TIMEOUT": "5"}) as service:
+        service.wait_ready()
+        (worker,) = service.children(model="tts")
+        os.kill(worker["pid"], signal.SIGSTOP)
+        await asyncio.sleep(0.5)  # long enough for a ping to be on its way
+        service.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(6)
+        os.kill(worker["pid"], signal.SIGCONT)
+        service.process.send_signal(signal.SIGCONT)
+        async with (
+            aiohttp.ClientSession(service.url) as client,
+            client.post("/v1/clone", data=script_form("sleep 1; say 1")) as response,
+        ):
+            assert response.status == 200
+        assert [child["pid"] for child in service.children(model="tts")] == [worker["pid"]]
