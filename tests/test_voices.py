@@ -148,7 +148,10 @@ async def test_a_recording_that_two_voices_share_goes_with_the_second(
         (b"\xff\xf9\x50\x80", "audio/aac"),
         (b"\x00\x00\x00\x20ftypM4A ", "audio/mp4"),
         (b"\x1a\x45\xdf\xa3\x9f", "audio/webm"),
-        (b"FORM\x00\x00\x00\x00AIFF", "application/octet-stream"),
+        (b"FORM\x00\x00\x00\x00AIFF", "audio/aiff"),
+        (b"caff\x00\x01", "audio/x-caf"),
+        (b"#!AMR\n", "audio/amr"),
+        (b"FORM\x00\x00\x00\x00ILBM", "application/octet-stream"),
         (b"\xff", "application/octet-stream"),
     ],
 )
