@@ -7,12 +7,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.service import ROOT
+from tests.service import NET, ROOT
 
 PACKAGE = ROOT / "tests" / "js"
 """The folder of package.json, with the installed packages and the sources."""
-
-_NET = 110.0
 
 
 def compile_typescript(config: Path, out: Path) -> None:
@@ -36,7 +34,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_NET,
+        timeout=NET,
         check=False,
     )
     assert done.returncode == 0, done.stdout

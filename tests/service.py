@@ -16,14 +16,28 @@ import urllib.error
 import urllib.request
 import wave
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 
-NET = 60.0
+NET = 300.0
 """Seconds after which a test that waits for an event gives up; never a measure of anything."""
+
+PATIENT = {
+    "VOICE_ENGINE_PING_TIMEOUT": "300",
+    "VOICE_ENGINE_WARM_UP_TIMEOUT": "300",
+    "VOICE_ENGINE_CANCEL_GRACE": "300",
+    "VOICE_ENGINE_SEND_TIMEOUT": "300",
+    "VOICE_ENGINE_IDLE_TIMEOUT": "300",
+    "VOICE_ENGINE_QUEUE_SECONDS": "3000",
+}
+"""Settings with which a loaded machine makes the service neither kill nor refuse anything.
+
+Tests of one of these limits set their own.
+"""
 
 SCRIPTED = {
     "VOICE_ENGINE_TTS_ENGINE": "tests.engines:Script",
@@ -44,8 +58,6 @@ def production(models: Path) -> dict[str, str]:
         "VOICE_ENGINE_STT_ENGINE": "",
         "VOICE_ENGINE_PROFILE": "production",
         "VOICE_ENGINE_MODELS_DIR": str(models),
-        # Its imports alone take a loaded machine a while.
-        "VOICE_ENGINE_PING_TIMEOUT": "60",
     }
 
 
@@ -61,7 +73,6 @@ class RunningService:
         arguments: Sequence[str] = (),
         module: str = "supervisor.cli",
     ) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("VOICE_ENGINE_")}
         # Voices go here, not into the checkout's own folder.
         self.folder = tempfile.TemporaryDirectory(
             prefix="voice-engine-test-", ignore_cleanup_errors=True
@@ -75,12 +86,16 @@ class RunningService:
                 *("--host", "127.0.0.1", "--port", "0", *arguments),
             ],
             stderr=subprocess.PIPE,
-            env={**inherited, **environment},
+            env={**os.environ, **environment},
             cwd=ROOT,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port: int = self.wait_for("listening")["port"]
+        try:
+            self.port: int = self.wait_for("listening")["port"]
+        except BaseException:
+            self.end()
+            raise
         self.url = f"http://127.0.0.1:{self.port}"
 
     def _read(self) -> None:
@@ -162,8 +177,20 @@ class RunningService:
         self.process.send_signal(number)
         code = self.process.wait(NET)
         self._reader.join(NET)
-        self.folder.cleanup()
         return code
+
+    def end(self) -> None:
+        """Stop it if it still runs, kill it if it does not stop, and tidy up."""
+        try:
+            if self.process.poll() is None:
+                self.stop()
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join(NET)
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+            self.folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -171,15 +198,25 @@ def running(
     environment: dict[str, str] | None = None, arguments: Sequence[str] = ()
 ) -> Iterator[RunningService]:
     """A service that is gone afterwards, with all its processes, whatever the test did."""
-    service = RunningService({**SCRIPTED, **(environment or {})}, arguments)
+    service = RunningService({**PATIENT, **SCRIPTED, **(environment or {})}, arguments)
     try:
         yield service
     finally:
-        if service.process.poll() is None:
-            service.stop()
-        assert service.process.stderr is not None
-        service.process.stderr.close()
-        service.folder.cleanup()
+        service.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a script of tests/engines.py says that it will `wait` for, until a test opens it."""
+
+    path: Path
+
+    def open(self) -> None:
+        """Let the script go on; one that comes later does not wait."""
+        self.path.touch()
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 def script_form(script: str, **options: str) -> aiohttp.FormData:

@@ -20,17 +20,10 @@ import pytest
 from supervisor.keys import Caller, Keys
 from supervisor.ratelimit import RateLimit
 from supervisor.settings import Settings
-from tests.service import ROOT, RunningService, ears_form, running, script_form
+from tests.service import ROOT, Gate, RunningService, ears_form, running, script_form
 
 ANNA, BEN, ADMIN = "k-anna-2f81", "k-ben-77d0", "k-admin-03c9"
 PAGE = "https://app.example"
-
-
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("VOICE_ENGINE_"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +410,10 @@ async def test_the_id_is_in_streams_and_in_the_log_of_its_request_alone() -> Non
                     ids.append(response.headers["X-Request-Id"])
                     await response.read()
             assert ids == ["id-0", "id-1", "id-2", "id-3"]
+            for number in (1, 2):
+                await asyncio.to_thread(
+                    service.wait_for, "request_lost_worker", request_id=f"id-{number}", count=3
+                )
             lost = [event for event in service.events if event["event"] == "request_lost_worker"]
             assert {event["request_id"] for event in lost} == {"id-1", "id-2"}
         # What came out of those requests does not keep their ids.
@@ -426,13 +423,19 @@ async def test_the_id_is_in_streams_and_in_the_log_of_its_request_alone() -> Non
         assert "request_id" not in died
 
 
-async def test_where_the_time_went(locked: RunningService) -> None:
-    headers = {"X-API-Key": ANNA}
-    form = script_form("print timed; sleep 0.2; say 1")
-    first = asyncio.create_task(ask(locked, "POST", "/v1/clone", headers, data=form))
+async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
+    def send(path: str, form: aiohttp.FormData) -> asyncio.Task[Any]:
+        return asyncio.create_task(ask(locked, "POST", path, {"X-API-Key": ANNA}, data=form))
+
+    first = send("/v1/clone", script_form(f"print timed; wait {gate}; say 1"))
     await asyncio.to_thread(locked.wait_for, "child_output", line="timed")
-    second = ask(locked, "POST", "/v1/clone", headers, data=script_form("say 1"))
-    third = ask(locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"))
+    second = send("/v1/clone", script_form("say 1"))
+    third = send("/v1/transcribe", ears_form("pid"))
+    await asyncio.to_thread(
+        locked.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
+    )
+    await asyncio.sleep(0.2)  # for which the first computes and the second waits, if not for more
+    gate.open()
     times = []
     for response, _ in await asyncio.gather(first, second, third):
         assert response.status == 200
@@ -443,7 +446,7 @@ async def test_where_the_time_went(locked: RunningService) -> None:
         assert match
         times.append((float(match[1]), float(match[2])))
     assert times[0][1] >= 200
-    assert times[1][0] > times[0][0]
+    assert times[1][0] >= 200
     assert times[2][1] > 0
 
 
@@ -456,11 +459,14 @@ async def test_a_timeout_that_is_none(locked: RunningService, value: str) -> Non
 
 
 async def test_a_client_sets_its_own_deadline(locked: RunningService) -> None:
-    headers = {"X-API-Key": ANNA, "X-Request-Timeout": "0.4"}
+    headers = {"X-API-Key": ANNA, "X-Request-Timeout": "3"}
     form = script_form("sleep 600")
     response, body = await ask(locked, "POST", "/v1/clone", headers, data=form)
     assert (response.status, (await response.json())["error"]["code"]) == (504, "deadline_exceeded")
-    assert re.search(rb"within 0\.[34]", body)
+    # Some of it may have gone by before the request was whole.
+    told = re.search(rb"within ([0-9.]+) s", body)
+    assert told
+    assert 0 < float(told[1]) <= 3
     # It holds for the upload too, and the service's own is the longest.
     answer = await raw(
         locked,
@@ -471,7 +477,7 @@ async def test_a_client_sets_its_own_deadline(locked: RunningService) -> None:
         "Content-Length: 1000",
     )
     assert answer.startswith(b"HTTP/1.1 408 ")
-    with running({"VOICE_ENGINE_REQUEST_TIMEOUT": "0.5"}) as service:
+    with running({"VOICE_ENGINE_REQUEST_TIMEOUT": "3"}) as service:
         service.wait_ready()
         headers = {"X-Request-Timeout": "600"}
         response, _ = await ask(

@@ -16,6 +16,7 @@ from ipc.engines import ENGINES
 from model_procs import checkpoints
 from model_procs.synthetic import NOTE_FILE
 from model_procs.synthetic.sensevoice import TAGS
+from tests.service import NET
 
 PRODUCTION = ("pocket", "sensevoice")
 
@@ -57,7 +58,7 @@ def _run(code: str, folder: Path) -> list[str]:
         env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=NET,
         check=False,
     )
     assert output.returncode == 0, output.stderr

@@ -262,4 +262,4 @@ async def test_it_costs_the_front_next_to_nothing(service: RunningService) -> No
     for _ in range(20):
         for path in ("/openapi.json", "/docs", "/docs/rapidoc-min.js"):
             await get(service, path)
-    assert service.health()["memory"]["front_rss_mb"] < before + 4
+    assert service.health()["memory"]["front_rss_mb"] < before + 10  # 13 MB if it kept each file

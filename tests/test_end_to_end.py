@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import math
 import os
+import random
 import signal
 import wave
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ import pytest
 from tests.formats import FORMATS, encode
 from tests.recordings import spoken
 from tests.sentences import SENTENCES
-from tests.service import EMBEDDED, RunningService, read_wav, running
+from tests.service import EMBEDDED, NET, RunningService, read_wav, running
 from tests.service import production as production_settings
 
 CLEAR = " ".join(SENTENCES[6:8])
@@ -149,17 +151,30 @@ async def test_the_program_that_speaks_dies_with_its_worker(recording: bytes) ->
         service.wait_ready()
         (worker,) = service.children(model="tts")
         async with aiohttp.ClientSession(service.url) as client:
-            # One sentence of several thousand words keeps flite busy for a while.
-            long = asyncio.create_task(clone(client, "many words " * 450, recording))
             speaking: list[psutil.Process] = []
             while not speaking:
-                await asyncio.sleep(0)
-                speaking = psutil.Process(worker["pid"]).children()
+                # One sentence of several thousand words keeps flite busy for a while.
+                long = asyncio.create_task(clone(client, "many words " * 450, recording))
+                while not speaking and not long.done():
+                    await asyncio.sleep(0)
+                    speaking = stopped_children(worker["pid"])
+            # It does not end by itself any more.
             service.process.kill()
-            gone, alive = await asyncio.to_thread(psutil.wait_procs, speaking, timeout=2)
+            gone, alive = await asyncio.to_thread(psutil.wait_procs, speaking, timeout=NET)
             assert (len(gone), alive) == (1, [])
             with pytest.raises(aiohttp.ClientError):
                 await long
+
+
+def stopped_children(pid: int) -> list[psutil.Process]:
+    """Those of a process, after SIGSTOP; none that have left before it."""
+    children = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.suspend()
+            if child.status() != psutil.STATUS_ZOMBIE:
+                children.append(child)
+    return children
 
 
 async def test_a_transcript_has_its_fields(service: RunningService, recording: bytes) -> None:
@@ -211,7 +226,7 @@ BAD_RECORDINGS = {
     "lying about its length": (sine(1) + b"\x80\x7f" * 25_000, "invalid_audio"),
     "no samples": (sine(0), "empty_audio"),
     "giant claim": (sine(1)[:40] + b"\xf0\xff\xff\xff" + sine(1)[44:], "invalid_audio"),
-    "noise behind a good magic": (b"fLaC" + os.urandom(5000), "invalid_audio"),
+    "noise behind a good magic": (b"fLaC" + random.Random(0).randbytes(5000), "invalid_audio"),
     "playlist": (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "invalid_audio"),
 }
 

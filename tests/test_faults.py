@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import operator
 import os
 import random
 import signal
@@ -17,8 +18,9 @@ import numpy as np
 import psutil
 import pytest
 
+from tests import uncollected
 from tests.engines import PIECE
-from tests.service import SCRIPTED, RunningService, ears_form, running, script_form
+from tests.service import PATIENT, SCRIPTED, Gate, RunningService, ears_form, running, script_form
 
 MB = 1024 * 1024
 
@@ -88,16 +90,16 @@ async def test_a_leaking_model_fails_no_request(method: str) -> None:
         assert statuses == [200] * 300
         recycles = service.health()["models"]["tts"]["recycles"]
         assert sum(recycles.values()) >= 5
+        # How many get that far before a successor is ready depends on the machine.
         excess = [
             event["rss_mb"] - event["limit_mb"]
             for event in service.events
             if event["event"] == "hard_limit"
         ]
-        assert excess
-        assert max(excess) <= 21  # one request's leak, and what else an answer takes
+        assert max(excess, default=0) < 2 * 20  # nobody answers another request over the limit
 
 
-async def test_the_successor_is_ready_before_the_old_worker_drains() -> None:
+async def test_the_successor_is_ready_before_the_old_worker_drains(gate: Gate) -> None:
     settings = {
         "VOICE_ENGINE_TTS_SOFT_LIMIT_MB": "+40",
         "VOICE_ENGINE_TTS_HARD_LIMIT_MB": "+4000",
@@ -109,12 +111,13 @@ async def test_the_successor_is_ready_before_the_old_worker_drains() -> None:
         (first,) = service.children(model="tts")
         async with client_of(service) as client:
             # Its request outlasts the whole replacement: it must be finished by the old worker.
-            slow = asyncio.create_task(speak(client, "leak 60; print leaked; sleep 1; pid; say 2"))
+            slow = asyncio.create_task(speak(client, f"leak 60; wait {gate}; say 2"))
             await asyncio.to_thread(service.wait_for, "worker_ready", child="tts-2")
             assert not slow.done()
             # While the old one still works on it, the successor serves.
             assert (await speak(client, "say 1"))[0] == 200
             assert not slow.done()
+            gate.open()
             status, body = await slow
         assert (status, len(body)) == (200, 44 + 2 * 960)
         recycled = await asyncio.to_thread(service.wait_for, "recycled")
@@ -140,10 +143,7 @@ async def test_one_request_over_the_hard_limit_does_not_loop() -> None:
 # Deaths
 
 
-async def test_a_whole_answer_comes_from_one_worker(
-    service: RunningService, tmp_path: Path
-) -> None:
-    gate = tmp_path / "gate"
+async def test_a_whole_answer_comes_from_one_worker(service: RunningService, gate: Gate) -> None:
     async with client_of(service) as client:
         asking = asyncio.create_task(speak(client, f"own 3; print begun; wait {gate}; own 2"))
         await asyncio.to_thread(service.wait_for, "child_output", line="begun")
@@ -151,7 +151,7 @@ async def test_a_whole_answer_comes_from_one_worker(
         os.kill(first["pid"], signal.SIGKILL)
         # What the first had handed over does not count: the second has the same to say anew.
         await asyncio.to_thread(service.wait_for, "child_output", line="begun", count=2)
-        gate.touch()
+        gate.open()
         status, body = await asking
     assert status == 200
     (second,) = service.children(model="tts")
@@ -167,37 +167,37 @@ async def test_kills_at_random_under_load_fail_no_request() -> None:
         service.wait_ready()
         done = asyncio.Event()
         answered = asyncio.Condition()
-        statuses: list[int] = []
+        statuses: list[list[int]] = [[] for _ in range(4)]
 
-        async def load(request: Callable[[], Awaitable[tuple[int, Any]]]) -> None:
+        async def load(number: int, request: Callable[[], Awaitable[tuple[int, Any]]]) -> None:
             while not done.is_set():
                 status, _ = await request()
                 async with answered:
-                    statuses.append(status)
+                    statuses[number].append(status)
                     answered.notify_all()
 
-        async def answers(number: int) -> None:
-            target = len(statuses) + number
+        async def all_are_answered() -> None:
+            before = [len(of_client) for of_client in statuses]
             async with answered:
-                await answered.wait_for(lambda: len(statuses) >= target)
+                await answered.wait_for(lambda: all(map(operator.gt, map(len, statuses), before)))
 
         async with client_of(service) as client:
             clients = [
-                asyncio.create_task(load(lambda: speak(client, "sleep 0.02; say 5")))
-                for _ in range(3)
-            ] + [asyncio.create_task(load(lambda: hear(client, "sleep 0.01")))]
+                asyncio.create_task(load(number, lambda: speak(client, "sleep 0.02; say 5")))
+                for number in range(3)
+            ] + [asyncio.create_task(load(3, lambda: hear(client, "sleep 0.01")))]
             victims = ["BUSY"] * 20 + ["IDLE"] * 20 + ["template"] * 20
             rng.shuffle(victims)
             for victim in victims:
-                # Each kill meets a service that has recovered from the one before.
+                # Each kill meets a service that has recovered from the one before, and no request
+                # that the one before has met.
                 await asyncio.to_thread(service.wait_ready)
-                await answers(3)
+                await all_are_answered()
                 await asyncio.to_thread(kill_one, service, victim, rng)
             await asyncio.to_thread(service.wait_ready)
             done.set()
             await asyncio.gather(*clients)
-        assert set(statuses) == {200}
-        assert len(statuses) >= 60
+        assert {status for of_client in statuses for status in of_client} == {200}
 
 
 def kill_one(service: RunningService, victim: str, rng: random.Random) -> None:
@@ -219,15 +219,16 @@ def kill_one(service: RunningService, victim: str, rng: random.Random) -> None:
 
 
 async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
-    service: RunningService,
+    service: RunningService, gate: Gate
 ) -> None:
     async with client_of(service) as client:
-        whole = (await speak(client, "say 20; sleep 0.3; say 20", seed="5"))[1]
-        form = script_form("say 20; sleep 0.3; say 20", seed="5", stream="true")
+        whole = (await speak(client, "say 20; say 20", seed="5"))[1]
+        form = script_form(f"say 20; wait {gate}; say 20", seed="5", stream="true")
         async with client.post("/v1/clone", data=form) as response:
             received = await response.content.readexactly(44 + 20 * 960)
             (worker,) = service.children(model="tts")
             os.kill(worker["pid"], signal.SIGKILL)
+            gate.open()
             received += await response.read()
     assert received[44:] == whole[44:]
 
@@ -238,6 +239,7 @@ async def test_a_poisonous_request_costs_three_workers_and_no_more(
     async with client_of(service) as client:
         assert error_code(await speak(client, "crash")) == (500, "worker_crashed")
         assert (await speak(client, "say 1"))[0] == 200
+    await asyncio.to_thread(service.wait_for, "worker_died", count=3)
     deaths = [event for event in service.events if event["event"] == "worker_died"]
     assert [event["reason"] for event in deaths] == ["SIGSEGV"] * 3
 
@@ -269,12 +271,17 @@ async def test_a_stream_that_cannot_be_finished_has_no_valid_end(
 
 @pytest.mark.parametrize("how", ["hang", "spin"])
 async def test_a_hanging_model_ends_at_the_deadline(method: str, how: str) -> None:
-    settings = {"VOICE_ENGINE_START_METHOD": method, "VOICE_ENGINE_REQUEST_TIMEOUT": "1"}
+    settings = {"VOICE_ENGINE_START_METHOD": method, "VOICE_ENGINE_CANCEL_GRACE": "0.5"}
     with running(settings) as service:
         service.wait_ready()
         (before,) = service.children(model="tts")
         async with client_of(service) as client:
-            assert error_code(await speak(client, how)) == (504, "deadline_exceeded")
+            # Time enough to reach the worker.
+            deadline = {"X-Request-Timeout": "4"}
+            form = script_form(how)
+            async with client.post("/v1/clone", data=form, headers=deadline) as response:
+                answer = response.status, await response.json()
+            assert error_code(answer) == (504, "deadline_exceeded")
             # The hung worker is killed after the grace for a cancelled request.
             await asyncio.to_thread(service.wait_for, "worker_died", child=before["name"])
             assert (await speak(client, "say 1"))[0] == 200
@@ -282,7 +289,7 @@ async def test_a_hanging_model_ends_at_the_deadline(method: str, how: str) -> No
 
 @pytest.mark.parametrize("how", ["spin", "stop"])
 async def test_a_worker_that_does_not_answer_pings_is_replaced(method: str, how: str) -> None:
-    settings = {"VOICE_ENGINE_START_METHOD": method, "VOICE_ENGINE_PING_TIMEOUT": "2"}
+    settings = {"VOICE_ENGINE_START_METHOD": method, "VOICE_ENGINE_PING_TIMEOUT": "4"}
     with running(settings) as service:
         service.wait_ready()
         (worker,) = service.children(model="tts")
@@ -350,13 +357,13 @@ async def test_a_model_that_cannot_load_is_reported_and_tried_again(
 async def test_a_worker_that_stands_still_before_it_is_ready_is_replaced(tmp_path: Path) -> None:
     script = tmp_path / "warm_up"
     script.write_text("")
-    settings = {"VOICE_TEST_WARM_UP": f"@{script}", "VOICE_ENGINE_WARM_UP_TIMEOUT": "1"}
+    settings = {"VOICE_TEST_WARM_UP": f"@{script}", "VOICE_ENGINE_WARM_UP_TIMEOUT": "4"}
     with running(settings) as service:
         service.wait_ready()
         script.write_text("hang")
         (worker,) = service.children(model="tts")
         os.kill(worker["pid"], signal.SIGKILL)
-        late = "a worker was not READY within 1 s"
+        late = "a worker was not READY within 4 s"
         await asyncio.to_thread(service.wait_for, "start_failed", error=late)
         script.write_text("")
         async with client_of(service) as client:
@@ -384,7 +391,7 @@ async def test_a_worker_that_cannot_warm_up_is_reported(method: str, tmp_path: P
 async def test_a_model_that_hangs_at_load_is_killed_and_tried_again() -> None:
     settings = {"VOICE_TEST_LOAD": "hang", "VOICE_ENGINE_LOAD_TIMEOUT": "0.5"}
     with running(settings) as service:
-        failure = await asyncio.to_thread(service.wait_for, "start_failed", count=2)
+        failure = await asyncio.to_thread(service.wait_for, "start_failed", model="tts", count=2)
         assert "did not load within" in failure["error"]
         assert service.health()["status"] == "degraded"
 
@@ -434,29 +441,42 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
             assert [status for status, _ in await asyncio.gather(*queued)] == [200, 200]
 
 
-async def test_deaths_and_departures_leave_no_large_blocks_in_the_front() -> None:
+async def test_deaths_and_departures_leave_no_large_blocks_in_the_front(tmp_path: Path) -> None:
     """20 each of killed and recycled workers and of clients that leave, with 200 KB to hold.
 
     The front's collector of cycles is off: it comes so seldom that what it must find counts.
     """
-    service = RunningService(SCRIPTED, module="tests.uncollected")
+    gates = [Gate(tmp_path / str(number)) for number in range(25)]
+    settings = {
+        **PATIENT,
+        **SCRIPTED,
+        "VOICE_ENGINE_SPOOL_THRESHOLD_KB": "1024",
+        "VOICE_ENGINE_CANCEL_GRACE": "0.5",  # for which a cancelled request is kept
+    }
+    service = RunningService(settings, module="tests.uncollected")
     try:
         await asyncio.to_thread(service.wait_ready)
-        front = psutil.Process(service.process.pid)
         async with client_of(service) as client:
             for _ in range(5):
-                await _lose_worker(service, client)
-            before = front.memory_info().rss
+                await _lose_worker(service, client, gates.pop())
+            before = await _large_blocks(service)
             for _ in range(20):
-                await _lose_worker(service, client)
+                await _lose_worker(service, client, gates.pop())
                 await _leave(client)
                 await _recycle(service, client)
-            grown = front.memory_info().rss - before
-        assert grown < 6 * MB  # 17 MB when each is kept
+            grown = await _large_blocks(service) - before
+        assert grown < 1 * MB  # 8 MB when each is kept
     finally:
-        service.stop()
-        assert service.process.stderr is not None
-        service.process.stderr.close()
+        service.end()
+
+
+async def _large_blocks(service: RunningService) -> int:
+    """How many bytes the front holds in large blocks."""
+    told = sum(event["event"] == uncollected.EVENT for event in service.events)
+    service.process.send_signal(uncollected.SIGNAL)
+    event = await asyncio.to_thread(service.wait_for, uncollected.EVENT, count=told + 1)
+    held: int = event["bytes"]
+    return held
 
 
 def _large_form(script: str, **options: str) -> aiohttp.FormData:
@@ -465,13 +485,14 @@ def _large_form(script: str, **options: str) -> aiohttp.FormData:
     return form
 
 
-async def _lose_worker(service: RunningService, client: aiohttp.ClientSession) -> None:
+async def _lose_worker(service: RunningService, client: aiohttp.ClientSession, gate: Gate) -> None:
     """A request whose worker is killed, and which is answered all the same."""
-    form = _large_form("say 1; sleep 0.2", stream="true")
+    form = _large_form(f"say 1; wait {gate}", stream="true")
     async with client.post("/v1/clone", data=form) as response:
         await response.content.readexactly(44)
         (worker,) = await asyncio.to_thread(service.children, "worker", "tts")
         os.kill(worker["pid"], signal.SIGKILL)
+        gate.open()
         assert response.status == 200
         await response.read()
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from supervisor.http.errors import error_middleware
-from tests.service import NET, RunningService, ears_form, read_wav, running, script_form
+from tests.service import NET, Gate, RunningService, ears_form, read_wav, running, script_form
 
 
 @pytest.fixture(scope="module", params=["fork", "spawn"])
@@ -177,16 +177,16 @@ def test_nobody_is_left_behind(method: str, number: signal.Signals) -> None:
         # A stopped worker cannot notice anything by itself.
         os.kill(service.children()[0]["pid"], signal.SIGSTOP)
         code = service.stop(number)
-        _, alive = psutil.wait_procs(processes, timeout=2)
+        _, alive = psutil.wait_procs(processes, timeout=NET)
         assert alive == []
         assert code == (0 if number != signal.SIGKILL else -signal.SIGKILL)
 
 
-async def test_a_stop_lets_requests_finish_and_refuses_new_ones() -> None:
-    with running() as service:
+async def test_a_stop_lets_requests_finish_and_refuses_new_ones(gate: Gate) -> None:
+    with running({"VOICE_ENGINE_DRAIN_TIMEOUT": "300"}) as service:
         service.wait_ready()
         async with aiohttp.ClientSession(service.url) as client:
-            form = script_form("print started; sleep 0.5; say 5")
+            form = script_form(f"print started; wait {gate}; say 5")
             in_flight = asyncio.create_task(client.post("/v1/clone", data=form))
             await asyncio.to_thread(service.wait_for, "child_output", line="started")
             service.process.send_signal(signal.SIGTERM)
@@ -195,10 +195,11 @@ async def test_a_stop_lets_requests_finish_and_refuses_new_ones() -> None:
                 assert refused.status == 503
                 assert (await refused.json())["error"]["code"] == "shutting_down"
                 assert "Retry-After" in refused.headers
+            gate.open()
             response = await in_flight
             assert response.status == 200
             assert len(await response.read()) == 44 + 5 * 960
-        assert await asyncio.to_thread(service.process.wait, 30) == 0
+        assert await asyncio.to_thread(service.process.wait, NET) == 0
 
 
 async def test_a_client_that_leaves_while_it_is_written_to_is_not_an_error(

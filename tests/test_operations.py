@@ -7,12 +7,14 @@ import configparser
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -22,7 +24,7 @@ import soundfile
 from supervisor.container import Container, find_container
 from supervisor.service import Service
 from supervisor.settings import Settings
-from tests.service import ROOT, RunningService, ears_form, running, script_form
+from tests.service import NET, ROOT, Gate, RunningService, ears_form, running, script_form
 
 MB = 1024 * 1024
 
@@ -42,12 +44,12 @@ async def until(condition: Callable[[], object]) -> None:
 # Recycling by hand
 
 
-async def test_a_worker_is_replaced_on_demand_while_it_serves() -> None:
+async def test_a_worker_is_replaced_on_demand_while_it_serves(gate: Gate) -> None:
     with running() as service:
         service.wait_ready()
         (worker,) = service.children(model="tts")
         async with aiohttp.ClientSession(service.url) as client:
-            in_flight = asyncio.create_task(speak(client, "print begun; sleep 0.5; say 1"))
+            in_flight = asyncio.create_task(speak(client, f"print begun; wait {gate}; say 1"))
             await asyncio.to_thread(service.wait_for, "child_output", line="begun")
             path = f"/v1/children/{worker['name']}/recycle"
             async with client.post(path) as response:
@@ -55,6 +57,7 @@ async def test_a_worker_is_replaced_on_demand_while_it_serves() -> None:
             async with client.post(path) as response:
                 assert response.status == 409
             assert await speak(client, "say 1") == 200
+            gate.open()
             assert await in_flight == 200
         recycled = await asyncio.to_thread(service.wait_for, "recycled")
         assert recycled["reason"] == "forced by an operator"
@@ -85,17 +88,19 @@ async def test_fifty_recycles_under_load_fail_no_request() -> None:
                     statuses.append(await speak(client, "sleep 0.01; say 5"))
 
             clients = [asyncio.create_task(load()) for _ in range(4)]
-            for _ in range(50):
+            accepted = 0
+            while accepted < 50:
                 worker = (await asyncio.to_thread(service.children, model="tts"))[0]
                 async with client.post(f"/v1/children/{worker['name']}/recycle") as response:
+                    # Between the two calls it may have left, or be about to.
                     assert response.status in (202, 404, 409)
-                    accepted = response.status == 202
-                if accepted:
+                if response.status == 202:
+                    accepted += 1
                     await asyncio.to_thread(service.wait_for, "recycled", child=worker["name"])
             done.set()
             await asyncio.gather(*clients)
         assert set(statuses) == {200}
-        assert service.health()["models"]["tts"]["recycles"]["forced by an operator"] >= 25
+        assert service.health()["models"]["tts"]["recycles"] == {"forced by an operator": 50}
 
 
 @pytest.mark.parametrize(
@@ -161,21 +166,22 @@ def test_limits_that_cannot_fit_refuse_to_start_in_one_sentence() -> None:
 
 
 async def test_a_full_container_is_relieved_and_no_request_fails() -> None:
-    # The leak passes the part of the memory that may be used before it passes its own limits.
+    # With the leak, whatever the service holds by itself, 200 MB are exceeded; the worker's own
+    # limits are not.
     settings = {
-        "VOICE_ENGINE_MEMORY_LIMIT_MB": "600",
-        "VOICE_ENGINE_TTS_SOFT_LIMIT_MB": "+90",
-        "VOICE_ENGINE_TTS_HARD_LIMIT_MB": "+100",
+        "VOICE_ENGINE_MEMORY_LIMIT_MB": "800",
+        "VOICE_ENGINE_TTS_SOFT_LIMIT_MB": "+230",
+        "VOICE_ENGINE_TTS_HARD_LIMIT_MB": "+240",
         "VOICE_ENGINE_STT_SOFT_LIMIT_MB": "+40",
         "VOICE_ENGINE_STT_HARD_LIMIT_MB": "+50",
-        "VOICE_ENGINE_PRESSURE": "0.28",
+        "VOICE_ENGINE_PRESSURE": "0.25",
         "VOICE_ENGINE_SOFT_SAMPLES": "1000",
         "VOICE_ENGINE_MIN_LIFETIME": "0",
     }
     with running(settings) as service:
         service.wait_ready()
         async with aiohttp.ClientSession(service.url) as client:
-            assert await speak(client, "leak 85; say 1") == 200
+            assert await speak(client, "leak 200; say 1") == 200
             await asyncio.to_thread(service.wait_for, "memory_pressure")
             assert await speak(client, "say 1") == 200
         recycled = await asyncio.to_thread(
@@ -188,7 +194,7 @@ async def test_a_full_container_is_relieved_and_no_request_fails() -> None:
         assert recycled["given_back_mb"] > 0
 
 
-async def test_with_no_room_for_two_the_queue_holds() -> None:
+async def test_with_no_room_for_two_the_queue_holds(gate: Gate) -> None:
     settings = {
         "VOICE_ENGINE_MEMORY_LIMIT_MB": "600",
         "VOICE_ENGINE_PRESSURE": "0.05",
@@ -201,12 +207,13 @@ async def test_with_no_room_for_two_the_queue_holds() -> None:
         (worker,) = service.children(model="tts")
         async with aiohttp.ClientSession(service.url) as client:
             requests = [
-                asyncio.create_task(speak(client, "print begun; sleep 0.2; say 1"))
+                asyncio.create_task(speak(client, f"print begun; wait {gate}; say 1"))
                 for _ in range(3)
             ]
             await asyncio.to_thread(service.wait_for, "child_output", line="begun")
             async with client.post(f"/v1/children/{worker['name']}/recycle") as response:
                 assert response.status == 202
+            gate.open()
             assert await asyncio.gather(*requests) == [200, 200, 200]
         recycled = await asyncio.to_thread(service.wait_for, "recycled", child=worker["name"])
         assert recycled["gap"] is True
@@ -380,7 +387,7 @@ async def test_settings_that_make_no_sense_are_refused_and_it_goes_on(tmp_path: 
 def test_systemd_is_told(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(60)
+        manager.settimeout(NET)
         with running({"NOTIFY_SOCKET": str(tmp_path / "notify")}) as service:
             assert manager.recv(4096).startswith(b"READY=1\n")
             assert service.health()["status"] in ("ok", "starting")
@@ -423,30 +430,32 @@ async def speak_from(service: RunningService, address: str, script: str) -> int:
         return await speak(client, script)
 
 
-async def test_one_client_does_not_starve_another() -> None:
+async def test_one_client_does_not_starve_another(gate: Gate) -> None:
+    def queued(number: int) -> Callable[[dict[str, Any]], bool]:
+        return lambda health: bool(health["models"]["tts"]["queued"] == number)
+
     with running() as service:
         service.wait_ready()
-        order: list[str] = []
-
-        async def client(name: str, address: str) -> None:
-            assert await speak_from(service, address, "sleep 0.02; say 1") == 200
-            order.append(name)
-
-        blocker = asyncio.create_task(
-            speak_from(service, "127.0.0.9", "print blocked; sleep 1; say 1")
-        )
+        script = f"print blocked; wait {gate}; say 1"
+        requests = [asyncio.create_task(speak_from(service, "127.0.0.9", script))]
         await asyncio.to_thread(service.wait_for, "child_output", line="blocked")
-        greedy = [asyncio.create_task(client("greedy", "127.0.0.2")) for _ in range(30)]
-        await asyncio.to_thread(
-            service.wait_until, lambda health: health["models"]["tts"]["queued"] == 30
-        )
-        modest = asyncio.create_task(client("modest", "127.0.0.3"))
-        await asyncio.gather(blocker, modest, *greedy)
-        assert order.index("modest") <= 2
+        requests += [
+            asyncio.create_task(speak_from(service, "127.0.0.2", "print greedy; say 1"))
+            for _ in range(30)
+        ]
+        await asyncio.to_thread(service.wait_until, queued(30))
+        modest = speak_from(service, "127.0.0.3", "print modest; say 1")
+        requests.append(asyncio.create_task(modest))
+        await asyncio.to_thread(service.wait_until, queued(31))
+        gate.open()
+        assert await asyncio.gather(*requests) == [200] * 32
+        await asyncio.to_thread(service.wait_for, "child_output", line="greedy", count=30)
+    order = [event["line"] for event in service.events if event["event"] == "child_output"]
+    assert order.index("modest") <= 3  # behind the blocker and two of the thirty
 
 
 async def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once() -> None:
-    with running({"VOICE_ENGINE_REQUEST_TIMEOUT": "5"}) as service:
+    with running({"VOICE_ENGINE_REQUEST_TIMEOUT": "30"}) as service:
         service.wait_ready()
         async with aiohttp.ClientSession(service.url) as client:
             # 4,000 characters are more than a minute's work by any estimate.
@@ -454,7 +463,10 @@ async def test_a_request_that_cannot_meet_its_deadline_is_refused_at_once() -> N
             async with client.post("/v1/clone", data=form) as response:
                 assert response.status == 503
                 body = await response.json()
-                assert "must be answered in 5 s" in body["detail"]
+                # Some of its time may have gone by before it was judged.
+                allowed = re.search(r"must be answered in ([0-9.]+) s", body["detail"])
+                assert allowed
+                assert 0 < float(allowed[1]) <= 30
                 assert "busy" not in body["detail"]  # nothing else is being done
                 assert int(response.headers["Retry-After"]) >= 1
 
@@ -469,7 +481,8 @@ async def test_a_recording_is_judged_by_its_seconds_and_not_by_its_bytes(
     data = file.getvalue()
     settings = {
         "VOICE_ENGINE_STT_ENGINE": "tests.listening_engines:Meter",
-        "VOICE_ENGINE_REQUEST_TIMEOUT": "60",
+        # By its bytes either would take longer.
+        "VOICE_ENGINE_REQUEST_TIMEOUT": "300",
     }
     with running(settings) as service:
         service.wait_ready()

@@ -30,6 +30,7 @@ from model_procs.speech import SpeechOptions
 from model_procs.synthetic import NOTE
 from model_procs.transcript import Piece, merge
 from model_procs.transcription import TranscriptionOptions
+from tests.service import NET
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "One two three four. The quick brown fox jumps over the lazy dog."
@@ -212,7 +213,7 @@ def test_an_abandoned_request_computes_no_further(
     library_threads = set(threading.enumerate()) - before
     pieces.close()
     for thread in library_threads:
-        thread.join(timeout=10)
+        thread.join(timeout=NET)
     assert not any(thread.is_alive() for thread in library_threads)
     # Had it gone on, it would have drawn from this request's random numbers.
     assert np.abs(speak() - expected).max() < ROUNDING
@@ -513,7 +514,7 @@ def test_workers_are_forked_from_one_thread_and_agree(nano_models: Path, tmp_pat
         | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=NET,
         check=False,
     )
     assert output.returncode == 0, output.stderr

@@ -16,13 +16,6 @@ from supervisor.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("VOICE_ENGINE_") or name in ("PORT", "VOICES_DIR"):
-            monkeypatch.delenv(name)
-
-
 def test_the_readme_lists_every_setting() -> None:
     assert Settings.table() in (ROOT / "README.md").read_text()
 

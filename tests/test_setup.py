@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from ops.setup import Checkout, read_pins
 from tests.imports import imported
+from tests.service import NET
 
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("ipc", "model_procs", "ops", "supervisor")
@@ -55,7 +56,7 @@ def _setup(checkout: Checkout, *arguments: str) -> subprocess.CompletedProcess[s
         env=os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=NET,
         check=False,
     )
 
@@ -126,7 +127,7 @@ def test_two_setups_wait_for_each_other(checkout: Checkout) -> None:
         assert "waiting" in waiting.stdout.readline()
         assert waiting.poll() is None
         os.close(ours)
-        assert waiting.wait(30) == 0
+        assert waiting.wait(NET) == 0
 
 
 def test_packages_of_node_are_installed_once_for_each_lock_file(checkout: Checkout) -> None:
@@ -188,7 +189,7 @@ def test_without_root_it_says_in_one_line_what_to_install(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=NET,
             check=False,
             user=os.getuid() or 65534,
             group=os.getgid() or 65534,

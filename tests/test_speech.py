@@ -7,6 +7,7 @@ import io
 import itertools
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -342,8 +343,9 @@ def test_an_alignment_too_long_for_a_frame_is_refused() -> None:
 
 
 def test_the_time_in_the_encoder_is_told() -> None:
+    started = time.monotonic()
     _, result = run(Beeps(), data=LOUD, text="One two three. " * 20, response_format="mp3")
-    assert 0 < result["encode_s"] < 5
+    assert 0 < result["encode_s"] < time.monotonic() - started
 
 
 # Built-in voices

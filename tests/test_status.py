@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.service import NET
+
 _SCRIPT = Path(__file__).parent.parent / "ops" / "status.py"
 
 _OK: dict[str, Any] = {
@@ -106,7 +108,7 @@ def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env=inherited | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=NET,
         check=False,
     )
 
@@ -242,7 +244,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
                 [sys.executable, "-I", "-S", str(_SCRIPT), "--url", url],
                 stdout=theirs,
                 stderr=subprocess.PIPE,
-                timeout=30,
+                timeout=NET,
                 check=False,
             )
         finally:
@@ -262,7 +264,7 @@ def _in_terminal(command: list[str], environment: dict[str, str]) -> str:
     ours, theirs = os.openpty()
     try:
         done = subprocess.run(
-            command, stdout=theirs, env=os.environ | environment, timeout=30, check=False
+            command, stdout=theirs, env=os.environ | environment, timeout=NET, check=False
         )
         assert done.returncode == 0
         return os.read(ours, 65_536).decode()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.service import NET
+
 _WORK = """
 from model_procs.torchaudio_guard import ensure_torchaudio
 ensure_torchaudio()
@@ -31,7 +33,7 @@ def _run(code: str, path: Path | None = None) -> subprocess.CompletedProcess[str
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=NET,
         check=False,
     )
 

@@ -37,7 +37,7 @@ from model_procs.speech import SpeechEngine, SpeechOptions
 from model_procs.voice_cache import VoiceCache
 from model_procs.voice_files import SMALLEST, VoiceFiles
 from tests.recordings import spoken
-from tests.service import ROOT, RunningService, read_wav, running
+from tests.service import NET, ROOT, RunningService, read_wav, running
 from tests.voice_engines import TellingFlite, TellingPocket
 
 MB = 1024 * 1024
@@ -420,7 +420,7 @@ def test_workers_write_the_same_voice_at_once_and_are_killed(tmp_path: Path) -> 
             assert writer.stdout.readline() == b"writing\n"
         (folder,) = tmp_path.iterdir()
         files = VoiceFiles(tmp_path, folder.name, 100 * MB)
-        end = time.monotonic() + 30
+        end = time.monotonic() + NET
         while len(seen) < 2 and time.monotonic() < end:
             data = files.read("a")  # raises for a file that is not whole
             if data is None:
@@ -649,8 +649,6 @@ def service(request: pytest.FixtureRequest, nano_models: Path) -> Iterator[Runni
     settings = {
         "VOICE_ENGINE_TTS_ENGINE": f"tests.voice_engines:{request.param.__name__}",
         "VOICE_ENGINE_MODELS_DIR": str(nano_models),
-        # Its imports alone take a loaded machine a while.
-        "VOICE_ENGINE_PING_TIMEOUT": "60",
     }
     with running(settings) as service:
         service.wait_ready()

@@ -185,7 +185,7 @@ test("errors are the SDK's own", async () => {
     await assert.rejects(
         retrying.audio.transcriptions.create(
             { model: "whisper-1", file: await toFile(Buffer.from("sleep 600"), "script.wav") },
-            { headers: { "X-Request-Timeout": "0.5" } },
+            { headers: { "X-Request-Timeout": "2" } },
         ),
         (error) => error instanceof OpenAI.InternalServerError && error.status === 504,
     );
