@@ -117,7 +117,7 @@ def watched(service: RunningService) -> Iterator[None]:
         watcher.join(NET)
     assert failures == []
     # How long it waits depends on what else the machine does, but not what is computed meanwhile.
-    assert max(seconds for seconds, _ in seen) < 5
+    assert max(seconds for seconds, _ in seen) < 20
     first, highest = seen[0][1], max(megabytes for _, megabytes in seen)
     assert highest < first + 24
 

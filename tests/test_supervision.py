@@ -32,7 +32,7 @@ from supervisor.pool_config import PoolConfig
 from supervisor.recycling import Policy
 from supervisor.watch import Watch, WatchConfig
 from supervisor.worker import WorkerDied
-from tests.service import RunningService, running, script_form
+from tests.service import Gate, RunningService, running, script_form
 
 
 @asynccontextmanager
@@ -75,15 +75,16 @@ def stand_still_until_dead(pid: int) -> None:
 
 
 async def test_a_template_that_dies_as_it_becomes_ready_is_not_taken_for_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
-    monkeypatch.setenv("VOICE_TEST_LOAD", "alarm 0.05")
+    monkeypatch.setenv("VOICE_TEST_LOAD", f"wait {gate}; alarm 0.05")
     async with launch_config() as config:
         exits: list[Template] = []
         template = Template(config, exits.append)
         starting = asyncio.create_task(template.start())
         while template.process is None:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.01)
+        gate.open()  # nothing of it has been heard before
         stand_still_until_dead(template.process.pid)
         with pytest.raises(LaunchError, match="SIGALRM"):
             await starting
@@ -118,9 +119,9 @@ async def test_a_worker_that_cannot_load_is_gone_even_if_it_cannot_leave(
 
 
 async def test_how_a_worker_ended_is_known_even_if_it_did_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
-    monkeypatch.setenv("VOICE_TEST_WARM_UP", "sleep 0.2; exit 3")
+    monkeypatch.setenv("VOICE_TEST_WARM_UP", f"wait {gate}; exit 3")
     async with launch_config() as config:
         template = Template(config, lambda _: None)
         await template.start()
@@ -132,6 +133,7 @@ async def test_how_a_worker_ended_is_known_even_if_it_did_at_once(
             ControlSocket.send(control, message, descriptors)
             while not parent.children():
                 time.sleep(0.01)
+            gate.open()
             while parent.children():
                 time.sleep(0.01)
 
@@ -199,7 +201,7 @@ async def test_without_descriptors_a_launch_fails_and_keeps_none(method: str) ->
 # Many at once
 
 
-async def test_many_workers_that_are_killed_at_once_are_one_failure() -> None:
+async def test_many_workers_that_are_killed_at_once_are_one_failure(gate: Gate) -> None:
     with running({"VOICE_ENGINE_TTS_WORKERS": "6"}) as service:
         await asyncio.to_thread(service.wait_until, lambda _: len(idle(service)) == 6)
 
@@ -213,11 +215,12 @@ async def test_many_workers_that_are_killed_at_once_are_one_failure() -> None:
                 os.kill(pid, signal.SIGKILL)
             assert await killed(client, "say 1") == 200
             await asyncio.to_thread(service.wait_until, lambda _: len(idle(service)) == 6)
-            script = "print begun; sleep 0.5; say 1"
+            script = f"print begun; wait {gate}; say 1"
             busy = [asyncio.create_task(killed(client, script)) for _ in range(6)]
             await asyncio.to_thread(service.wait_for, "child_output", line="begun", count=6)
             for child in service.children(model="tts"):
                 os.kill(child["pid"], signal.SIGKILL)
+            gate.open()
             assert await asyncio.gather(*busy) == [200] * 6
 
 
@@ -335,7 +338,7 @@ async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting(
 # The stop
 
 
-@pytest.mark.parametrize("seconds", [0, 8])
+@pytest.mark.parametrize("seconds", [0, 20])
 async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
     with running({"VOICE_ENGINE_DRAIN_TIMEOUT": str(seconds)}) as service:
         service.wait_ready()
@@ -350,9 +353,8 @@ async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
             datetime.fromisoformat(service.wait_for(event)["timestamp"])
             for event in ("stopping", "stopped")
         )
-        assert (
-            end - begin
-        ).total_seconds() < 2 * seconds + 7  # of the three times that it once took
+        # Three times as long, as it once took, is more than this and a slow machine's work.
+        assert (end - begin).total_seconds() < 2 * seconds + 19
 
 
 # The container
