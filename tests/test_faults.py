@@ -464,8 +464,13 @@ async def test_deaths_and_departures_leave_no_large_blocks_in_the_front(tmp_path
                 await _lose_worker(service, client, gates.pop())
                 await _leave(client)
                 await _recycle(service, client)
-            grown = await _large_blocks(service) - before
-        assert grown < 1 * MB  # 8 MB when each is kept
+            # The last ones that left have their grace yet; what only the collector frees stays.
+            for _ in range(60):
+                grown = await _large_blocks(service) - before
+                if grown < MB:
+                    break
+                await asyncio.sleep(0.5)
+        assert grown < MB  # 8 MB when each is kept
     finally:
         service.end()
 
