@@ -24,7 +24,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Cancel, Chunk, Done, Failed, Json, Ping, Pong, Ready, Request
 from model_procs import bootstrap
 from model_procs.engine import Cancelled, Engine
-from model_procs.speech import SpeechEngine
+from model_procs.speech.base import SpeechEngine
 
 CHUNK_SIZE = 256 * 1024
 """Longest data of one frame, in bytes; longer pieces are cut."""

@@ -13,29 +13,24 @@ from typing import Any
 from aiohttp import web
 
 from supervisor import log
-from supervisor.http import (
-    admin,
-    describe,
-    elevenlabs,
-    elevenlabs_transcription,
-    elevenlabs_voices,
-    health,
-    native,
-    openai,
-    voices,
-)
-from supervisor.http.auth import auth_middleware, rate_middleware
+from supervisor.http.access.auth import auth_middleware, rate_middleware
+from supervisor.http.access.cors import add_cors, cors_middleware
+from supervisor.http.api import docs_page
+from supervisor.http.api.operation import add_operations
+from supervisor.http.connection import Connections, Protocol
 from supervisor.http.context import add_id, id_middleware
-from supervisor.http.cors import add_cors, cors_middleware
-from supervisor.http.declare import add_operations
 from supervisor.http.errors import error_middleware
-from supervisor.http.protocol import Connections, Protocol
-from supervisor.limits import DoesNotFit
+from supervisor.http.routes import admin, health, native, voices
+from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
+from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
+from supervisor.http.routes.elevenlabs import voices as elevenlabs_voices
+from supervisor.http.routes.openai import speech as openai_speech
 from supervisor.log import logger
-from supervisor.memory import keep_front_small
-from supervisor.notify import notify, reloading
+from supervisor.memory.limits import DoesNotFit
+from supervisor.memory.malloc import keep_front_small
 from supervisor.service import SERVICE, VERSION, Service
 from supervisor.settings import Settings
+from supervisor.systemd import notify, reloading
 
 _BACKLOG = 512
 _LINGER_SECONDS = 2.0
@@ -64,13 +59,13 @@ def build_app(service: Service) -> web.Application:
         (
             *native.OPERATIONS,
             *voices.OPERATIONS,
-            *elevenlabs.OPERATIONS,
+            *elevenlabs_speech.OPERATIONS,
             *elevenlabs_voices.OPERATIONS,
             *elevenlabs_transcription.OPERATIONS,
-            *openai.OPERATIONS,
+            *openai_speech.OPERATIONS,
             *health.OPERATIONS,
             *admin.OPERATIONS,
-            *describe.OPERATIONS,
+            *docs_page.OPERATIONS,
         ),
     )
     return app

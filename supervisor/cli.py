@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.command == "models":
         # Checkpoints need torch, which this process must never import.
-        os.execv(sys.executable, [sys.executable, "-m", "model_procs.checkpoints", *args.arguments])
+        os.execv(
+            sys.executable, [sys.executable, "-m", "model_procs.weights.fetch", *args.arguments]
+        )
     if args.command == "settings":
         from supervisor.settings import Settings
 
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(host: str | None, port: int | None, env_file: str | None) -> int:
     from supervisor.app import run
-    from supervisor.limits import DoesNotFit
+    from supervisor.memory.limits import DoesNotFit
     from supervisor.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port}

@@ -8,9 +8,21 @@ import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from supervisor.lean_import import without
 
-with without("rich"):  # structlog takes it where it is installed: 3 MB for colourful tracebacks
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """As if `package` were not installed; what has imported it already keeps it."""
+    loaded = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]  # documented: it cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if loaded is not None:
+            sys.modules[package] = loaded
+
+
+with _hidden("rich"):  # structlog takes it where it is installed: 3 MB for colourful tracebacks
     import structlog
 
 _request: ContextVar[list[str] | None] = ContextVar("request", default=None)

@@ -13,23 +13,24 @@ from aiohttp import web
 
 from ipc.engines import MODELS
 from ipc.messages import Json
-from supervisor.admission import SOUND, Limits, Speed
-from supervisor.backoff import Backoff
-from supervisor.container import find_container
-from supervisor.dispatch import DispatchConfig, Dispatcher
-from supervisor.launcher import LaunchConfig, LaunchError
-from supervisor.limits import MB, plan
+from supervisor.access.ratelimit import RateLimit
+from supervisor.dispatch.admission import Limits
+from supervisor.dispatch.cost import SOUND, Speed
+from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
+from supervisor.dispatch.quarantine import Quarantine
+from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
-from supervisor.pool import Environment, Pool, PoolState
-from supervisor.pool_config import PoolConfig
-from supervisor.process import become_subreaper
-from supervisor.quarantine import Quarantine
-from supervisor.ratelimit import RateLimit
-from supervisor.recycling import Policy
+from supervisor.memory.cgroup import find_container
+from supervisor.memory.limits import MB, plan
+from supervisor.memory.recycling import Policy
 from supervisor.settings import Settings
-from supervisor.spool import Spool
-from supervisor.voices import CACHED, ENCODED, VoiceStore
-from supervisor.watch import Watch, WatchConfig
+from supervisor.voices.store import CACHED, ENCODED, VoiceStore
+from supervisor.workers.backoff import Backoff
+from supervisor.workers.config import PoolConfig
+from supervisor.workers.launch import LaunchConfig, LaunchError
+from supervisor.workers.monitor import Watch, WatchConfig
+from supervisor.workers.pool import Environment, Pool, PoolState
+from supervisor.workers.process import become_subreaper
 
 VERSION = importlib.metadata.version("voice-engine")
 

@@ -21,8 +21,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ipc.engines import ENGINES, MODELS, EngineSpec, Footprint
-from supervisor.keys import Keys
-from supervisor.limits import Limit, Need
+from supervisor.access.keys import Keys
+from supervisor.memory.limits import Limit, Need
 
 _CUSTOM = Footprint(template=64, worker=32, request=32)
 """Assumed of an engine that is named by its class."""

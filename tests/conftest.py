@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.service import Gate
+from tests.support.service import Gate
 
 # The same cases every time, however slow the machine is.
 settings.register_profile(
@@ -31,7 +31,7 @@ for name in ("no_proxy", "NO_PROXY"):
 @pytest.fixture(scope="session")
 def nano_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with tiny random weights of both production engines; do not write to it."""
-    from model_procs.checkpoints import synth
+    from model_procs.weights.fetch import synth
 
     folder = tmp_path_factory.mktemp("models")
     synth(folder, "nano")

@@ -25,9 +25,10 @@ import soxr
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Json
-from model_procs.engine import Cancelled, EngineConfig, Samples
-from model_procs.pitch import median_pitch
-from model_procs.speech import SpeechEngine, SpeechOptions
+from model_procs.audio.pcm import Samples
+from model_procs.audio.pitch import median_pitch
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.speech.base import SpeechEngine, SpeechOptions
 
 RATE = 16_000
 

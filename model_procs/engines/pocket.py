@@ -24,11 +24,12 @@ import numpy as np
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Json
-from model_procs import weights
-from model_procs.engine import Cancelled, EngineConfig, Samples
+from model_procs.audio.pcm import Samples
+from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines import pocket_voice
 from model_procs.engines.pocket_runs import split_runs
-from model_procs.speech import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.weights import locate as weights
 
 _TOKENS_PER_SECOND = 2.0
 """Of the slowest speaker, beyond which the library cuts a run off; it takes three itself."""

@@ -16,13 +16,15 @@ import numpy as np
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Json
-from model_procs import ctc, weights
-from model_procs.engine import Cancelled, EngineConfig, Samples
-from model_procs.lean_import import lean_import
-from model_procs.segments import segments
-from model_procs.torchaudio_guard import ensure_torchaudio
-from model_procs.transcript import LANGUAGES, Piece
-from model_procs.transcription import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.audio.pcm import Samples
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.listening import ctc
+from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.segments import segments
+from model_procs.listening.transcript import LANGUAGES, Piece
+from model_procs.weights import locate as weights
+from model_procs.weights.lean_import import lean_import
+from model_procs.weights.torchaudio_guard import ensure_torchaudio
 
 PIECE_SECONDS = 30.0
 """Longest piece that the model hears at once; it was trained on no longer ones."""

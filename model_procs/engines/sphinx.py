@@ -21,11 +21,19 @@ import numpy as np
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Json
-from model_procs import audio
-from model_procs.engine import Cancelled, EngineConfig, Samples
-from model_procs.segments import segments
-from model_procs.transcript import NO_EMOTION, NO_EVENT, NO_LANGUAGE, Piece, Word, merge, spell
-from model_procs.transcription import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.audio.pcm import Samples, pcm16
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.segments import segments
+from model_procs.listening.transcript import (
+    NO_EMOTION,
+    NO_EVENT,
+    NO_LANGUAGE,
+    Piece,
+    Word,
+    merge,
+    spell,
+)
 
 LANGUAGES = ("auto", "en")
 UTTERANCE_SECONDS = 8.0
@@ -96,7 +104,7 @@ class SphinxEngine(TranscriptionEngine):
                 "language en or auto, or use the engine sensevoice",
             )
         ranges = _utterances(samples, stop)
-        utterances = [audio.pcm16(samples[start:end]) for start, end in ranges]
+        utterances = [pcm16(samples[start:end]) for start, end in ranges]
         mean = self._cepstral_mean(utterances, stop)
         for (start, end), utterance in zip(ranges, utterances, strict=True):
             words = self._recognise(utterance, mean, stop, start / RATE)
@@ -166,7 +174,7 @@ def _speech(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
     vad = Vad(Vad.LOOSE, RATE)
     frame = vad.frame_bytes // 2
     count = -(-len(samples) // frame)
-    pcm = audio.pcm16(np.pad(samples, (0, count * frame - len(samples))))
+    pcm = pcm16(np.pad(samples, (0, count * frame - len(samples))))
     spoken = np.zeros(count + 2, np.int8)  # a silent frame before and one behind
     for index in range(count):
         if stop.is_set():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from tests.service import RunningService
+from tests.support.service import RunningService
 
 _PAUSE_AFTER_REFUSAL = 0.05
 

@@ -27,7 +27,7 @@ from tests.bench.memory_group import MemoryGroup, memory_group
 from tests.bench.models import models_folder
 from tests.bench.report import machine, step
 from tests.bench.varied import Varied
-from tests.service import ROOT, RunningService, read_wav
+from tests.support.service import ROOT, RunningService, read_wav
 
 _MB = 1024 * 1024
 _TIMEOUT_SECONDS = 900

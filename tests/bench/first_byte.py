@@ -16,7 +16,7 @@ import aiohttp
 from tests.bench.models import models_folder
 from tests.bench.report import Cell, Table, step
 from tests.bench.varied import Varied
-from tests.service import NET, ROOT, running
+from tests.support.service import NET, ROOT, running
 
 _AIM_MS = 20
 _TEXT = "The quick brown fox jumps over the lazy dog."

@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-from model_procs import audio
+from model_procs.audio.decode import decode
 from model_procs.engine import EngineConfig
 from model_procs.engines.pocket import PocketEngine
-from model_procs.speech import SpeechOptions
+from model_procs.speech.base import SpeechOptions
 from tests.bench.varied import Varied
 
 _WARM = 3
@@ -25,7 +25,7 @@ def main(folder: str, rounds: str, text: str) -> None:
     engine = PocketEngine(EngineConfig(Path(folder)))
     engine.load()
     engine.warm_up()
-    reference = audio.decode(
+    reference = decode(
         Varied(0).wav(3.0), rate=engine.reference_rate, max_seconds=30, truncate=True
     )
     voice = engine.encode_voice(reference)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ipc.engines import EngineSpec
 from supervisor import log
-from supervisor.launcher import LaunchConfig, Launcher, SpawnLauncher, Template
+from supervisor.workers.launch import LaunchConfig, Launcher, SpawnLauncher
+from supervisor.workers.template import Template
 from tests.bench.models import PRODUCTION, models_folder
 from tests.bench.report import Cell, Table, step
 

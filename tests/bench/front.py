@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench.clients import Client, busy
 from tests.bench.load import Measured, Plan, finish, start
 from tests.bench.report import Cell, Table, step
-from tests.service import RunningService, ears_form, running, script_form
+from tests.support.service import RunningService, ears_form, running, script_form
 
 _AIM_MB = 64
 _CLIENTS = 8

@@ -10,7 +10,7 @@ from ipc.messages import Json
 from tests.bench.clients import Answers, Client, busy
 from tests.bench.load import Measured, Plan, finish, start
 from tests.bench.report import Cell, Table, step
-from tests.service import RunningService, ears_form, running, script_form
+from tests.support.service import RunningService, ears_form, running, script_form
 
 _RATE = 20.0
 _AIM_MS = 50.0

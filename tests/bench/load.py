@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 _BUFFER_SIZE = 256 * 1024
 _HEAD = re.compile(rb"HTTP/1\.1 (\d+).*?\r\nContent-Length: (\d+)\r\n", re.DOTALL | re.IGNORECASE)

@@ -23,19 +23,19 @@ from typing import Any
 
 from ipc.errors import ServiceError
 from supervisor import log
-from supervisor.admission import SOUND
-from supervisor.dispatch import Job
-from supervisor.member import Member
-from supervisor.memory import keep_front_small
-from supervisor.pool import PoolState
-from supervisor.recycling import Reason
+from supervisor.dispatch.cost import SOUND
+from supervisor.dispatch.dispatcher import Job
+from supervisor.dispatch.response_buffer import Answer
+from supervisor.memory.malloc import keep_front_small
+from supervisor.memory.recycling import Reason
 from supervisor.service import Service
 from supervisor.settings import Settings
-from supervisor.spool import Answer
+from supervisor.workers.pool import PoolState
+from supervisor.workers.slot import Member
 from tests.bench.models import models_folder
 from tests.bench.report import Table, step
 from tests.bench.varied import Varied
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 _AIM_MS = 5.0
 _SHOWN = 12

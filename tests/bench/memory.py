@@ -13,7 +13,7 @@ import psutil
 
 from tests.bench.models import PRODUCTION, models_folder
 from tests.bench.report import Cell, Table, step
-from tests.service import RunningService, running
+from tests.support.service import RunningService, running
 
 _MB = 1024 * 1024
 _SECONDS = 5

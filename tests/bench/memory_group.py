@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.container import Container
+from supervisor.memory.cgroup import Container
 
 _ROOT = Path("/sys/fs/cgroup")
 _VARIABLE = "VOICE_BENCH_MEMORY_GROUP"

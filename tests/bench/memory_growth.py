@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipc.messages import Request
-from supervisor import launcher, log
-from supervisor.launcher import LaunchConfig, Template
-from supervisor.memory import resident_bytes
+from supervisor import log
+from supervisor.memory.usage import resident_bytes
+from supervisor.workers import launch as launcher
+from supervisor.workers.launch import LaunchConfig
+from supervisor.workers.template import Template
 from tests.bench.models import models_folder
 from tests.bench.report import Table, machine, step
 from tests.bench.varied import Varied
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 _MB = 1024 * 1024
 _PAUSE_SECONDS = 0.25

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ipc.engines import ENGINES
 from tests.bench.report import step
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 PRODUCTION = tuple(spec for spec in ENGINES.values() if spec.profile == "production")
 
@@ -24,7 +24,7 @@ def models_folder(*, quick: bool) -> Path:
         step(f"writing random checkpoints of size {size}; they are kept for the next run")
         subprocess.run(
             [
-                *(sys.executable, "-m", "model_procs.checkpoints"),
+                *(sys.executable, "-m", "model_procs.weights.fetch"),
                 *("synth", str(folder), "--size", size, "--force"),
             ],
             check=True,

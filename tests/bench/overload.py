@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from tests.bench.report import Cell, Table, step
-from tests.service import RunningService, running, script_form
+from tests.support.service import RunningService, running, script_form
 
 _TIMES = 20
 _REQUEST_SECONDS = 0.25

@@ -15,7 +15,7 @@ import psutil
 
 from tests.bench.load import Measured, Plan, measure
 from tests.bench.report import Cell, Table, step
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 _SIZES = {"200 B": 200, "200 KB": 200_000}
 

@@ -19,12 +19,12 @@ from aiohttp import web
 
 from supervisor import log
 from supervisor.app import listen
-from supervisor.dispatch import Job
-from supervisor.http.health import report
-from supervisor.memory import keep_front_small
+from supervisor.dispatch.dispatcher import Job
+from supervisor.dispatch.response_buffer import Answer
+from supervisor.http.routes.health import report
+from supervisor.memory.malloc import keep_front_small
 from supervisor.service import SERVICE, Service
 from supervisor.settings import Settings
-from supervisor.spool import Answer
 
 _ENGINE = "tests.bench.engine:Answering"
 

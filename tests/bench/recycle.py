@@ -13,7 +13,7 @@ import aiohttp
 from tests.bench.models import models_folder
 from tests.bench.report import Cell, Table, step
 from tests.bench.varied import Varied
-from tests.service import NET, RunningService, read_wav, running
+from tests.support.service import NET, RunningService, read_wav, running
 
 _CLIENTS = 2
 _AFTER_SECONDS = 1.0

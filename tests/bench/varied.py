@@ -13,8 +13,8 @@ import random
 import numpy as np
 import soundfile
 
-from model_procs.engine import Samples
-from tests.sentences import SENTENCES
+from model_procs.audio.pcm import Samples
+from tests.support.sentences import SENTENCES
 
 _RATES = (16_000, 24_000, 44_100)
 _FORMATS = ("WAV", "WAV", "FLAC", "OGG", "MP3")

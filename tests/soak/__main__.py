@@ -20,7 +20,6 @@ import aiohttp
 from tqdm import tqdm
 
 from tests.bench.report import machine
-from tests.service import RunningService
 from tests.soak import report
 from tests.soak.catalog import make_catalog
 from tests.soak.chaos import Chaos
@@ -29,6 +28,7 @@ from tests.soak.outcome import Outcome, gather
 from tests.soak.settings import CHAOS, PRESETS, Options, Preset
 from tests.soak.traffic import Traffic
 from tests.soak.watcher import Watcher, spooled, survivors
+from tests.support.service import RunningService
 
 _DISK_MB = 48
 _CALM_PART = 0.15
@@ -102,7 +102,7 @@ def _kinds(text: str) -> frozenset[str]:
 def _models(options: Options, preset: Preset, folder: Path) -> Path | None:
     if preset.checkpoints is None or options.models is not None:
         return options.models
-    from model_procs.checkpoints import synth
+    from model_procs.weights.fetch import synth
 
     _step(f"writing random checkpoints of size {preset.checkpoints}")
     models = folder / "models"

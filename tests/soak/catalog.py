@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ipc.messages import Json
-from tests.formats import encode
-from tests.recordings import spoken
-from tests.sentences import SENTENCES
-from tests.service import read_wav
+from tests.support.formats import encode
+from tests.support.recordings import spoken
+from tests.support.sentences import SENTENCES
+from tests.support.service import read_wav
 
 _REFERENCE = (
     "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."

@@ -22,10 +22,10 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from tests.service import RunningService
 from tests.soak.engines import order_file, taken_files
 from tests.soak.settings import LETHAL, Preset
 from tests.soak.traffic import Traffic
+from tests.support.service import RunningService
 
 _NET = 240.0
 """Seconds after which something that must happen counts as a failure."""

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from ipc.messages import Json, Request
-from model_procs.engine import Samples
+from model_procs.audio.pcm import Samples
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
-from model_procs.speech import SpeechEngine, SpeechOptions
-from model_procs.transcript import Piece
-from model_procs.transcription import TranscriptionEngine, TranscriptionOptions
-from tests.engines import write_garbage
+from model_procs.listening.base import TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.transcript import Piece
+from model_procs.speech.base import SpeechEngine, SpeechOptions
+from tests.support.script_engine import write_garbage
 
 ORDERS = "VOICE_SOAK_ORDERS"
 """The environment variable with the folder of the orders."""

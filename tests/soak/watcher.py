@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import aiohttp
 import psutil
 
-from tests.service import RunningService
 from tests.soak import front
 from tests.soak.engines import ORDERS
 from tests.soak.traffic import Traffic
+from tests.support.service import RunningService
 
 _INTERVAL = 0.5
 MB = 1024 * 1024

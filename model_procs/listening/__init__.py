@@ -1,0 +1,1 @@
+"""What all transcription engines share. Runs in transcription workers."""

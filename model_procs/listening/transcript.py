@@ -1,0 +1,217 @@
+"""A transcript in the making: words with times, what people read as subtitles, the whole.
+
+Runs in workers. An engine hears a recording piece by piece; everything here is pure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ipc.messages import Json
+from ipc.spacing import join, seam
+
+LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko", "nospeech")
+EMOTIONS = ("HAPPY", "SAD", "ANGRY", "NEUTRAL", "FEARFUL", "DISGUSTED", "SURPRISED", "OTHER")
+NO_LANGUAGE, NO_EMOTION, NO_EVENT = "nospeech", "EMO_UNKNOWN", "Event_UNK"
+
+PAUSE_SECONDS = 0.8
+"""A silence between two words that always ends a segment."""
+
+LONG_SECONDS = 10.0
+"""A longer segment is divided at a clause or a short pause, if it has one."""
+
+_SHORT_PAUSE_SECONDS = 0.2
+_TAG = re.compile(r"<\|([^|<>]*)\|>")
+_CLOSING = "[\"'”’»」』)）]*$"
+_SENTENCE_END = re.compile(f"[.!?。！？．…]{_CLOSING}")
+_CLAUSE_END = re.compile(f"[,;:、，；：–—]{_CLOSING}")
+_ABBREVIATION = re.compile(r"\W*(Mr|Mrs|Ms|Dr|Prof|St|[A-HJ-Z])\.$")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word with the punctuation behind it; `start` and `end` in seconds of the recording.
+
+    `spaced`: a blank stands before it in the text.
+    """
+
+    text: str
+    start: float
+    end: float
+    spaced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the model wrote about one piece of a recording, and how sure it was of its tags.
+
+    Probabilities are None where a model has none; `words` are those of `text`, in order.
+    """
+
+    seconds: float
+    raw: str
+    language_probability: float | None = None
+    emotion_probability: float | None = None
+    event_probability: float | None = None
+    words: tuple[Word, ...] = ()
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags in `raw`, in order."""
+        return _TAG.findall(self.raw)
+
+    @property
+    def text(self) -> str:
+        """`raw` without tags."""
+        return " ".join(_TAG.sub(" ", self.raw).split())
+
+    @property
+    def language(self) -> str:
+        """One of `LANGUAGES`; `nospeech` where the model says none."""
+        return self._first(LANGUAGES, NO_LANGUAGE)
+
+    @property
+    def emotion(self) -> str:
+        """One of `EMOTIONS`, or EMO_UNKNOWN."""
+        return self._first((*EMOTIONS, NO_EMOTION), NO_EMOTION)
+
+    @property
+    def events(self) -> list[str]:
+        """Speech, BGM, Laughter, Applause and the like, each once."""
+        others = {*LANGUAGES, *EMOTIONS, NO_EMOTION, NO_EVENT, "withitn", "woitn"}
+        return list(dict.fromkeys(tag for tag in self.tags if tag not in others))
+
+    def _first(self, known: Iterable[str], otherwise: str) -> str:
+        return next((tag for tag in self.tags if tag in known), otherwise)
+
+    def segments(self, *, words: bool) -> Iterator[Json]:
+        """What people read as subtitles, without their ids; with `words` also their words.
+
+        Language, emotion and events are the piece's. Times in seconds, rounded to milliseconds.
+        """
+        for group in divide(self.words):
+            segment: Json = {
+                "start": round(group[0].start, 3),
+                "end": round(group[-1].end, 3),
+                "text": spell(group),
+                "language": self.language,
+                "language_probability": _rounded(self.language_probability),
+                "emotion": self.emotion,
+                "emotion_probability": _rounded(self.emotion_probability),
+                "events": self.events,
+                "event_probability": _rounded(self.event_probability),
+            }
+            if words:
+                segment["words"] = [
+                    {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
+                    for word in group
+                ]
+            yield segment
+
+
+def merge(pieces: Sequence[Piece]) -> Json:
+    """The transcript of a recording from those of its pieces.
+
+    Language and emotion are those of most of the time that has one; their probabilities are the
+    pieces' own, over all that time, and left out where a model has none.
+    """
+    seconds = [piece.seconds for piece in pieces]
+    language, language_probability = _vote(
+        [piece.language for piece in pieces],
+        seconds,
+        [piece.language_probability for piece in pieces],
+        NO_LANGUAGE,
+    )
+    emotion, emotion_probability = _vote(
+        [piece.emotion for piece in pieces],
+        seconds,
+        [piece.emotion_probability for piece in pieces],
+        NO_EMOTION,
+    )
+    result: Json = {"text": join(piece.text for piece in pieces), "language": language}
+    if language_probability is not None:
+        result["language_probability"] = language_probability
+    result["emotion"] = emotion
+    if emotion_probability is not None:
+        result["emotion_probability"] = emotion_probability
+    result["events"] = list(dict.fromkeys(event for piece in pieces for event in piece.events))
+    result["raw"] = "".join(piece.raw for piece in pieces)
+    return result
+
+
+def spell(words: Sequence[Word]) -> str:
+    """The text of `words`."""
+    return "".join((" " if word.spaced else "") + word.text for word in words).strip()
+
+
+def divide(words: Sequence[Word]) -> list[list[Word]]:
+    """`words` cut at sentences' ends and long pauses, and at clauses where that leaves too much.
+
+    A cut is only made where `join` puts the texts together again as they were.
+    """
+    groups: list[list[Word]] = []
+    group: list[Word] = []
+    for word, following in itertools.zip_longest(words, words[1:]):
+        group.append(word)
+        if following is None or (
+            _may_part(word, following)
+            and (_ends_sentence(word, following) or following.start - word.end >= PAUSE_SECONDS)
+        ):
+            groups += _shorten(group)
+            group = []
+    return groups
+
+
+def _shorten(group: list[Word]) -> list[list[Word]]:
+    """`group` divided next to its middle, and again, until no part is too long or can be cut."""
+    start, end = group[0].start, group[-1].end
+    if end - start <= LONG_SECONDS:
+        return [group]
+    cuts = [
+        index
+        for index, (word, following) in enumerate(itertools.pairwise(group), 1)
+        if _may_part(word, following)
+        and (_CLAUSE_END.search(word.text) or following.start - word.end >= _SHORT_PAUSE_SECONDS)
+    ]
+    if not cuts:
+        return [group]
+    middle = (start + end) / 2
+    cut = min(cuts, key=lambda index: abs(group[index - 1].end - middle))
+    return _shorten(group[:cut]) + _shorten(group[cut:])
+
+
+def _may_part(word: Word, following: Word) -> bool:
+    return following.spaced == bool(seam(word.text, following.text))
+
+
+def _ends_sentence(word: Word, following: Word) -> bool:
+    return (
+        bool(_SENTENCE_END.search(word.text))
+        and not _ABBREVIATION.match(word.text)
+        and not following.text[0].islower()
+    )
+
+
+def _vote(
+    tags: list[str], seconds: list[float], probabilities: list[float | None], nothing: str
+) -> tuple[str, float | None]:
+    """The tag of the longest time and its probability; `nothing` wins only where it is alone."""
+    times: dict[str, float] = defaultdict(float)
+    certain: dict[str, float] = defaultdict(float)
+    for tag, duration, probability in zip(tags, seconds, probabilities, strict=True):
+        times[tag] += duration
+        certain[tag] += duration * (probability or 0.0)
+    candidates = [tag for tag in times if tag != nothing] or [nothing]
+    winner = max(candidates, key=times.__getitem__)
+    if None in probabilities or not probabilities:
+        return winner, None
+    total = sum(times[tag] for tag in candidates)
+    return winner, round(certain[winner] / total, 4) if total else 0.0
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)

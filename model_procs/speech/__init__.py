@@ -1,0 +1,1 @@
+"""What all speech engines share. Runs in speech workers."""

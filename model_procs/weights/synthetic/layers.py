@@ -1,0 +1,24 @@
+"""How random layers are drawn. Runs where `model_procs.weights.synthetic` does."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Draw linear and convolution weights that keep their input's variance; no biases.
+
+    Plain random weights would shrink a signal by a third in every layer until biases drown it.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):
+            inputs = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose1d):
+                inputs = layer.in_channels // layer.groups * layer.kernel_size[0] // layer.stride[0]
+            layer.weight.normal_(std=1 / math.sqrt(inputs))
+            if layer.bias is not None:
+                layer.bias.zero_()

@@ -1,0 +1,126 @@
+"""Bytes of an answer on their way out. Runs in the front."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+from io import FileIO
+
+from supervisor.dispatch.spool import Spool
+from supervisor.log import logger
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A piece of an answer that lies in the file."""
+
+    offset: int
+    size: int
+
+
+class Answer:
+    """Bytes on their way out: appended by a worker, read by one response, at their own speeds.
+
+    What the client has not read yet stays in memory while that has room for answers, then goes to
+    an unnamed file, so that a slow client holds neither the worker nor the front's memory.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._unread: deque[bytes | _Stored] = deque()
+        self._in_memory = 0
+        self._file: FileIO | None = None
+        self.stored = 0
+        """Bytes that went to the file so far."""
+        self._complete = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._changed = asyncio.Event()
+        self.size = 0
+        """Bytes appended so far, read or not."""
+        self._begun = False
+        """Whether any of it has been read."""
+
+    def append(self, data: bytes) -> None:
+        """The next bytes of the answer; after `close` they are nobody's."""
+        self.size += len(data)
+        if self._closed:
+            return
+        if len(data) > self._spool.room and self._store(data):
+            self._unread.append(_Stored(self.stored - len(data), len(data)))
+        else:
+            self._unread.append(data)
+            self._keep(len(data))
+        self._changed.set()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; with an `error` the reader gets it after the bytes."""
+        self._complete = True
+        # After `close` nobody will ask for it, and it refers to frames that refer to this answer.
+        self._error = None if self._closed else error
+        self._changed.set()
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" at the end. Raises what `finish` was given."""
+        while not self._unread:
+            if self._complete:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            self._changed.clear()
+            await self._changed.wait()
+        piece = self._unread.popleft()
+        self._begun = True
+        if isinstance(piece, _Stored):
+            assert self._file is not None
+            return os.pread(self._file.fileno(), piece.size, piece.offset)
+        self._keep(-len(piece))
+        return piece
+
+    def rewind(self) -> None:
+        """Forget it all, unless some has been read: it will be made again, from its first byte.
+
+        What one worker made needs no seam with what another would make.
+        """
+        if not self._begun:
+            self._forget()
+            self.size = self.stored = 0
+
+    def close(self) -> None:
+        """Free what was not read."""
+        self._closed = True
+        self._error = None
+        self._forget()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _forget(self) -> None:
+        self._keep(-self._in_memory)
+        self._unread.clear()
+
+    def _keep(self, size: int) -> None:
+        """Count `size` more bytes in memory."""
+        self._in_memory += size
+        self._spool.room -= size
+
+    def _store(self, data: bytes) -> bool:
+        """Append to the file; False when the disk is full, and memory must do after all.
+
+        An answer is short next to an upload (minutes of speech), and losing it would lose work.
+        """
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._spool.folder, buffering=0)  # noqa: SIM115
+            written = 0
+            while written < len(data):
+                view = memoryview(data)[written:]
+                written += os.pwrite(self._file.fileno(), view, self.stored + written)
+        except OSError as error:
+            logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
+            return False
+        self.stored += len(data)
+        return True

@@ -1,0 +1,52 @@
+"""Bytes that do not fit in the front's memory: uploads on their way in, answers on their way out.
+
+Runs in the front. Everything lies in one private folder that goes away with the front; a folder
+that a killed front left behind is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "voice-engine-spool-"
+
+_ANSWERS_IN_MEMORY = 2 * 1024 * 1024
+"""Bytes of all answers together that may wait in memory for clients to read them."""
+
+
+class Spool:
+    """The private folder, and how much may stay in memory: of each upload, of all answers."""
+
+    def __init__(self, parent: Path, threshold: int, answers: int = _ANSWERS_IN_MEMORY) -> None:
+        _remove_abandoned(parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self.threshold = threshold
+        self.room = answers
+        """How many more bytes of answers may stay in memory."""
+        # Held for life: a folder whose lock is free belongs to nobody.
+        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # another user's, or not yet locked by a front that is just starting
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)

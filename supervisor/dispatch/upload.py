@@ -1,0 +1,102 @@
+"""A recording on its way in. Runs in the front."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from types import TracebackType
+from typing import BinaryIO
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.dispatch.spool import Spool
+from supervisor.log import logger
+from supervisor.threads import in_thread
+
+_RETRY_AFTER_FULL = 5.0
+
+
+_HEAD = 64
+"""Bytes of an upload's beginning that are kept: a WAV's header."""
+
+
+class Upload:
+    """A recording on its way in: in memory up to the threshold, then in a private file.
+
+    Use as an async context manager; the file is gone afterwards.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._memory = bytearray()
+        self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self.path: str | None = None
+        self.size = 0
+        self.head = b""
+        """The first bytes, by which a format is known."""
+
+    async def write(self, data: bytes) -> None:
+        """Append. Raises `ServiceError` when the disk is full."""
+        if len(self.head) < _HEAD:
+            self.head += data[: _HEAD - len(self.head)]
+        self.size += len(data)
+        self._hash.update(data)
+        self._memory += data
+        if len(self._memory) > self._spool.threshold:
+            await self._flush()
+
+    async def close(self) -> None:
+        """The upload is complete."""
+        if self._file is not None:
+            await self._flush()
+            self._file.close()
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes so far."""
+        return self._hash.digest()
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes, when they stayed in memory."""
+        return None if self.path is not None else bytes(self._memory)
+
+    async def _flush(self) -> None:
+        block, self._memory = self._memory, bytearray()
+        try:
+            await in_thread(lambda: self._write_file(block))
+        except OSError as error:
+            logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
+            raise ServiceError(
+                ErrorCode.spool_full,
+                "the server has no disk space for this upload; try again later",
+                retry_after=_RETRY_AFTER_FULL,
+            ) from error
+
+    def _write_file(self, block: bytearray) -> None:
+        if self._file is None:
+            descriptor, self.path = tempfile.mkstemp(dir=self._spool.folder)
+            self._file = os.fdopen(descriptor, "wb", buffering=0)
+        view = memoryview(block)
+        while view:
+            view = view[self._file.write(view) or 0 :]
+
+    def _remove_file(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        if self.path is not None:
+            os.unlink(self.path)
+
+    async def __aenter__(self) -> Upload:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            # A busy disk has been seen to take half a second for this.
+            await in_thread(self._remove_file)

@@ -1,0 +1,78 @@
+"""Who may send what, and how often: API keys and rate limits. Runs in the front.
+
+Both judge a request by its head, before anything of its body is read or invited.
+"""
+
+from __future__ import annotations
+
+import math
+
+from aiohttp import hdrs, web
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.access.keys import Caller, Keys
+from supervisor.http.api.operation import Access, access
+from supervisor.http.context import CLIENT, client
+from supervisor.http.errors import Handler
+from supervisor.service import SERVICE
+
+KEY_HEADERS = ("Authorization", "X-API-Key", "xi-api-key")
+
+
+@web.middleware
+async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let in who has a key. Raises `ServiceError` (401, 403)."""
+    needed = access(request)
+    if needed is Access.OPEN:
+        return await handler(request)
+    keys = request.app[SERVICE].settings.keys
+    needs_admin = keys.separate_admin and needed is Access.OPERATOR
+    caller = _caller(request, keys)
+    if caller is None and (needs_admin or not keys.open):
+        raise _unauthorized(request)
+    if needs_admin and not (caller and caller.admin):
+        raise ServiceError(
+            ErrorCode.forbidden, "this is for operators; send the key in VOICE_ENGINE_ADMIN_KEY"
+        )
+    if caller is not None:
+        request[CLIENT] = caller.name
+    return await handler(request)
+
+
+@web.middleware
+async def rate_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse who sends too much. Raises `ServiceError` (429)."""
+    if access(request) is not Access.OPEN:
+        limit = request.app[SERVICE].rate_limit
+        if wait := limit.take(client(request)):
+            raise ServiceError(
+                ErrorCode.rate_limited,
+                f"the limit is {limit.per_minute:g} requests a minute; try again in "
+                f"{math.ceil(wait)} s",
+                retry_after=wait,
+            )
+    return await handler(request)
+
+
+def _given(request: web.Request) -> list[str]:
+    """The keys that the request came with."""
+    given = [request.headers.get(name, "") for name in KEY_HEADERS[1:]]
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer":
+        given.append(token.strip())
+    return [key for key in given if key]
+
+
+def _caller(request: web.Request, keys: Keys) -> Caller | None:
+    found = [keys.find(key) for key in _given(request)]
+    return next((caller for caller in found if caller is not None), None)
+
+
+def _unauthorized(request: web.Request) -> ServiceError:
+    if _given(request):
+        return ServiceError(ErrorCode.unauthorized, "the API key is not valid; use another one")
+    return ServiceError(
+        ErrorCode.unauthorized,
+        "an API key is needed; send it as 'Authorization: Bearer KEY', 'X-API-Key: KEY' or "
+        "'xi-api-key: KEY'",
+    )

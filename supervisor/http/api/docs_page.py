@@ -1,0 +1,100 @@
+"""GET /openapi.json, for machines, and GET /docs, for people. Runs in the front."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from aiohttp import web
+
+from supervisor.http.api.openapi import description
+from supervisor.http.api.operation import (
+    ALL_OPERATIONS,
+    JSON,
+    Access,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    file_answers,
+    operation,
+)
+from supervisor.http.shared.files import FileAnswer
+from supervisor.service import VERSION
+
+TAG = "Description"
+
+_PAGE = files("supervisor.http") / "page" / "docs.html"
+_RAPIDOC = files("openapi_ui_bundles.rapidoc") / "vendor" / "rapidoc-min.js"
+_POLICY = (
+    # It loads nothing from elsewhere, and can ask only this service.
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def openapi(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """This description: OpenAPI 3.1, made from the declarations that check requests."""
+    document = _document(call.request.app[ALL_OPERATIONS])
+    return web.Response(body=document, content_type=JSON)
+
+
+async def docs(_: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """This page: every operation, to read and to try. It needs no network but this service."""
+    return _file(_PAGE, "text/html")
+
+
+async def docs_script(_: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """RapiDoc, which makes a page of the description."""
+    return _file(_RAPIDOC, "text/javascript")
+
+
+@functools.cache
+def _document(operations: Operations) -> bytes:
+    # Made when it is asked for first, as most services never are; making it takes 10 ms.
+    return json.dumps(description(operations, VERSION), ensure_ascii=False).encode()
+
+
+def _file(path: Traversable, media_type: str) -> web.StreamResponse:
+    return FileAnswer(
+        str(path),
+        headers={
+            "Content-Type": f"{media_type}; charset=utf-8",
+            "Cache-Control": "no-cache",  # as long as it has not changed, 304 is the answer
+            "Content-Security-Policy": _POLICY,
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+OPERATIONS: Operations = (
+    operation(
+        "GET",
+        "/openapi.json",
+        openapi,
+        summary="The OpenAPI description",
+        tag=TAG,
+        answers={200: Answer("The description.", {JSON: "an OpenAPI 3.1 document"})},
+        access=Access.OPEN,
+    ),
+    operation(
+        "GET",
+        "/docs",
+        docs,
+        summary="The description as a page",
+        tag=TAG,
+        answers=file_answers("The page.", {"text/html": "HTML"}),
+        access=Access.OPEN,
+    ),
+    operation(
+        "GET",
+        "/docs/rapidoc-min.js",
+        docs_script,
+        summary="The page's script",
+        tag=TAG,
+        answers=file_answers("The script.", {"text/javascript": "JavaScript"}),
+        access=Access.OPEN,
+    ),
+)

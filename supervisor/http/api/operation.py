@@ -1,0 +1,223 @@
+"""What each HTTP operation takes and gives, declared once. Runs in the front.
+
+A declaration is data: routes, the reading and checking of requests, access, and the description at
+/openapi.json all come from it, so none can differ from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.dispatch.upload import Upload
+from supervisor.http.api.read import FileField, invite, read_form, read_json, validate
+from supervisor.http.context import deadline
+from supervisor.service import SERVICE, Service
+
+FORM = "multipart/form-data"
+JSON = "application/json"
+
+
+class Nothing(BaseModel):
+    """Takes no fields, no parameters."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+ParamsT = TypeVar("ParamsT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[BodyT, ParamsT]):
+    """One request, read and checked: `params` are those of path and query.
+
+    `upload` holds the file; its size is 0 when none came, which only an optional file allows.
+    """
+
+    request: web.Request
+    service: Service
+    body: BodyT
+    params: ParamsT
+    upload: Upload
+
+
+class Access(Enum):
+    """Who may call an operation."""
+
+    OPEN = "everybody"
+    CLIENT = "whoever has a key, when there are keys"
+    OPERATOR = "whoever has the key for operators, when there is one"
+
+
+Content = type[BaseModel] | str
+"""What an answer of one media type is: JSON of a model, or bytes that are described in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One kind of answer: its media types, and the headers that it has beside those of all."""
+
+    description: str
+    content: Mapping[str, Content]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def file_answers(description: str, content: Mapping[str, Content]) -> dict[int, Answer]:
+    """What a `FileAnswer` may be: it understands conditions and ranges."""
+    return {
+        200: Answer(description, content),
+        206: Answer("The part of it that `Range` asks for.", content),
+        304: Answer("It is still what `If-None-Match` or `If-Modified-Since` names.", {}),
+        412: Answer("It is not what `If-Match` or `If-Unmodified-Since` names.", {}),
+        416: Answer("It has no such part as `Range` asks for.", {}),
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation(Generic[BodyT, ParamsT]):
+    """A method on a path. Make one with `operation`."""
+
+    method: str
+    path: str
+    handler: Callable[[Call[BodyT, ParamsT]], Awaitable[web.StreamResponse]]
+    summary: str
+    description: str
+    tag: str
+    body: type[BodyT]
+    params: type[ParamsT]
+    media: tuple[str, ...]
+    """Media types of the body, the usual one first; () for none."""
+    file: FileField | None
+    answers: Mapping[int, Answer]
+    errors: tuple[ErrorCode, ...]
+    """Kinds of error that the others of its shape don't have."""
+    access: Access
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Handler for aiohttp: read, check, handle. Raises `ServiceError`."""
+        service = request.app[SERVICE]
+        given: dict[str, Any] = {name: request.query.getall(name) for name in request.query}
+        given |= {name: [value] for name, value in request.match_info.items()}
+        params = validate(self.params, given, "parameter")
+        async with Upload(service.spool) as upload:
+            if self.media:
+                async with _upload_deadline(request):
+                    body = await self._read(request, upload)
+            else:
+                invite(request)
+                body = self.body()
+            return await self.handler(Call(request, service, body, params, upload))
+
+    async def _read(self, request: web.Request, upload: Upload) -> BodyT:
+        if request.content_type == FORM and FORM in self.media:
+            return await read_form(request, self.body, self.file, upload)
+        if request.content_type == JSON and JSON in self.media:
+            return await read_json(request, self.body)
+        wanted = " or ".join(self.media)
+        file = self.file if self.file is not None and self.file.required else None
+        where = f" with the file in the field '{file.name}'" if file else ""
+        raise ServiceError(
+            ErrorCode.unsupported_media_type,
+            f"the body is {request.content_type}; send {wanted}{where}",
+        )
+
+
+def json_answer(
+    model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """The answer that is `model`."""
+    text = model.model_dump_json()
+    return web.Response(text=text, status=status, content_type=JSON, headers=headers)
+
+
+def operation(
+    method: str,
+    path: str,
+    handler: Callable[[Call[BodyT, ParamsT]], Awaitable[web.StreamResponse]],
+    *,
+    summary: str,
+    tag: str,
+    answers: Mapping[int, Answer],
+    body: type[BodyT] = Nothing,  # type: ignore[assignment]
+    params: type[ParamsT] = Nothing,  # type: ignore[assignment]
+    media: tuple[str, ...] = (),
+    file: FileField | None = None,
+    errors: tuple[ErrorCode, ...] = (),
+    access: Access = Access.CLIENT,
+) -> Operation[BodyT, ParamsT]:
+    """Declare an operation; the handler's docstring is its description.
+
+    Parameters whose names are in `path` are taken from there, the others from the query.
+    """
+    return Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        summary=summary,
+        description=" ".join((handler.__doc__ or "").split()),
+        tag=tag,
+        body=body,
+        params=params,
+        media=media,
+        file=file,
+        answers=answers,
+        errors=errors,
+        access=access,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _upload_deadline(request: web.Request) -> AsyncIterator[None]:
+    """A client that sends a byte a second does not keep its connection for ever."""
+    seconds = max(0.0, deadline(request) - time.monotonic())
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise ServiceError(
+            ErrorCode.upload_timeout,
+            f"the upload did not arrive within {round(seconds, 1):g} s; send a smaller file",
+        ) from None
+
+
+Operations = tuple[Operation[Any, Any], ...]
+
+ALL_OPERATIONS: web.AppKey[Operations] = web.AppKey("operations", tuple)
+"""All operations of the service."""
+
+_ACCESS: web.AppKey[dict[str, Access]] = web.AppKey("access", dict)
+
+
+def add_operations(app: web.Application, operations: Operations) -> None:
+    """Make the routes of `operations`; GET has HEAD with it."""
+    app[ALL_OPERATIONS] = operations
+    app[_ACCESS] = {}
+    for each in operations:
+        # aiohttp writes "100 Continue" by itself, before it is known whether a request is let in.
+        add = app.router.add_route
+        add(each.method, each.path, each.serve, expect_handler=_expect)
+        if each.method == "GET":
+            add("HEAD", each.path, each.serve, expect_handler=_expect)
+        app[_ACCESS][each.path] = each.access
+
+
+def access(request: web.Request) -> Access:
+    """Who may send `request`; what no operation is declared for is for clients."""
+    resource = request.match_info.route.resource
+    # The route as it was declared, which unlike the path of a request has one spelling.
+    path = resource.canonical if resource is not None else ""
+    return request.app[_ACCESS].get(path, Access.CLIENT)
+
+
+async def _expect(_: web.Request) -> None:
+    """Handler of `Expect: 100-continue`: who reads the body invites it."""

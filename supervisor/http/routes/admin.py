@@ -1,0 +1,60 @@
+"""What operators can do: POST /v1/children/{name}/recycle. Runs in the front."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.http.api.operation import JSON, Access, Answer, Call, Nothing, Operations, operation
+from supervisor.memory.recycling import Reason
+
+
+class ChildPath(BaseModel):
+    """Which worker."""
+
+    name: Annotated[str, Field(description="as /health calls it", examples=["tts-1"])]
+
+
+class Recycling(BaseModel):
+    """The replacement has begun."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "recycling", "name": "tts-1"}]}
+    )
+
+    status: Literal["recycling"]
+    name: str
+
+
+async def recycle(call: Call[Nothing, ChildPath]) -> web.StreamResponse:
+    """Replace a worker, its successor ready before it leaves; answers at once."""
+    name = call.params.name
+    for pool in call.service.pools.values():
+        for member in pool.members:
+            if member.worker.name == name:
+                if not pool.recycle(member, Reason.FORCED):
+                    raise ServiceError(
+                        ErrorCode.conflict,
+                        f"{name} is {member.worker.state.value} or being replaced already; "
+                        "see /health",
+                    )
+                return web.json_response({"status": "recycling", "name": name}, status=202)
+    raise ServiceError(ErrorCode.not_found, f"there is no worker called {name[:64]}; see /health")
+
+
+OPERATIONS: Operations = (
+    operation(
+        "POST",
+        "/v1/children/{name}/recycle",
+        recycle,
+        summary="Replace a worker",
+        tag="Operation",
+        params=ChildPath,
+        answers={202: Answer("It is being replaced.", {JSON: Recycling})},
+        errors=(ErrorCode.conflict,),
+        access=Access.OPERATOR,
+    ),
+)

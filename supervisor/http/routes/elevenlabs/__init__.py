@@ -1,0 +1,1 @@
+"""ElevenLabs' API. Runs in the front."""

@@ -1,0 +1,259 @@
+"""Transcription for ElevenLabs' clients, whose model for it is Scribe. Runs in the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ipc.messages import Json
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    json_answer,
+    operation,
+)
+from supervisor.http.shared.character_times import evenly
+from supervisor.http.shared.jobs import timing
+from supervisor.http.shared.languages import ISO_639_3, language_code
+from supervisor.http.shared.transcription import RECORDING, transcribed, transcription_job
+
+TAG = "ElevenLabs"
+
+_WANT_NOTHING = ("", "null", "none", "false", "0", "other", "[]", "{}")
+"""What clients send in a field that they could leave out as well."""
+
+_REFUSED = {
+    "cloud_storage_url": "the service fetches no URL; send the recording in 'file'",
+    "source_url": "the service fetches no URL; send the recording in 'file'",
+    "webhook": "the service calls no webhook; leave webhook out and wait for the answer",
+    "diarize": "the service does not tell speakers apart; leave diarize out",
+    "use_multi_channel": "the service hears all channels as one; send a file for each of them",
+    "file_format": "the service takes no samples without a header; send a WAV and leave "
+    "file_format out",
+    "additional_formats": "the answer has one format; leave additional_formats out, and send the "
+    "recording to /v1/transcribe for subtitles",
+    "transcript_edit": "the service edits no transcript; leave transcript_edit out",
+    "entity_detection": "the service detects no entities; leave entity_detection out",
+    "entity_redaction": "the service redacts nothing; leave entity_redaction out",
+}
+"""What is not done, where doing nothing would give an answer that is not what was asked for."""
+
+
+class SpeechToTextFields(BaseModel):
+    """How to transcribe; further fields of ElevenLabs' are accepted without effect.
+
+    Those that must be left out are declared because they are refused.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    model_id: Annotated[
+        str | None, Field(description="any: the service has one model", examples=["scribe_v1"])
+    ] = None
+    language_code: Annotated[
+        str | None, Field(max_length=16, description="a hint: ISO 639-1 or 639-3", examples=["en"])
+    ] = None
+    timestamps_granularity: Annotated[
+        Literal["none", "word", "character"],
+        Field(description="characters share the time of their word evenly"),
+    ] = "word"
+    tag_audio_events: Annotated[
+        bool, Field(description="words has laughter, applause, music and the like, too")
+    ] = True
+    cloud_storage_url: Annotated[str | None, Field(description="must be left out")] = None
+    source_url: Annotated[str | None, Field(description="must be left out")] = None
+    webhook: Annotated[str | None, Field(description="must be false or left out")] = None
+    diarize: Annotated[str | None, Field(description="must be false or left out")] = None
+    use_multi_channel: Annotated[str | None, Field(description="must be false or left out")] = None
+    file_format: Annotated[str | None, Field(description="must be other or left out")] = None
+    additional_formats: Annotated[str | None, Field(description="must be left out")] = None
+    transcript_edit: Annotated[str | None, Field(description="must be left out")] = None
+    entity_detection: Annotated[str | None, Field(description="must be left out")] = None
+    entity_redaction: Annotated[str | None, Field(description="must be left out")] = None
+
+    @model_validator(mode="after")
+    def _refuse(self) -> SpeechToTextFields:
+        for name, reason in _REFUSED.items():
+            given: str | None = getattr(self, name)
+            if given is not None and given.strip().lower() not in _WANT_NOTHING:
+                raise ValueError(reason)
+        return self
+
+
+class ScribeCharacter(BaseModel):
+    """A character of a word and when it is said, in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+class ScribeWord(BaseModel):
+    """A word, what stands between two words, or a sound that is none."""
+
+    text: str
+    start: float
+    end: float
+    type: Literal["word", "spacing", "audio_event"]
+    logprob: Annotated[None, Field(description="no engine tells the probability of a word")] = None
+    characters: list[ScribeCharacter] | None = None
+
+
+class ScribeTranscript(BaseModel):
+    """What is said in a recording.
+
+    The words and spacings, one after the other, are the text.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "language_code": "eng",
+                    "language_probability": 0.98,
+                    "text": "Hello there.",
+                    "words": [
+                        {"text": "Hello", "start": 0.3, "end": 0.62, "type": "word"},
+                        {"text": " ", "start": 0.62, "end": 0.66, "type": "spacing"},
+                        {"text": "there.", "start": 0.66, "end": 1.0, "type": "word"},
+                    ],
+                    "audio_duration_secs": 1.4,
+                    "emotion": "NEUTRAL",
+                    "emotion_probability": 0.87,
+                    "events": ["Speech"],
+                }
+            ]
+        }
+    )
+
+    language_code: Annotated[str, Field(description="ISO 639-3; zxx when nobody speaks")]
+    language_probability: Annotated[
+        float | None, Field(description="null with an engine that knows one language only")
+    ]
+    text: str
+    words: Annotated[list[ScribeWord], Field(description="none for granularity none")]
+    audio_duration_secs: float
+    emotion: Annotated[str, Field(description="HAPPY, SAD, ANGRY, NEUTRAL, EMO_UNKNOWN, ...")]
+    emotion_probability: float | None
+    events: Annotated[list[str], Field(description="Speech, BGM, Laughter, Applause, ...")]
+
+
+async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamResponse:
+    """What is said in a recording, with the times of its words, in which language and mood."""
+    fields = call.body
+    timed = fields.timestamps_granularity != "none"
+    job = transcription_job(
+        call.request,
+        call.service,
+        call.upload,
+        language=language_code(fields.language_code),
+        words=timed,
+    )
+    result = await transcribed(call.service, job)
+    words: list[ScribeWord] = []
+    if timed:
+        characters = fields.timestamps_granularity == "character"
+        words = scribe_words(result, characters=characters, events=fields.tag_audio_events)
+    transcript = ScribeTranscript(
+        language_code=ISO_639_3.get(result["language"], result["language"]),
+        language_probability=result.get("language_probability"),
+        text=result["text"],
+        words=words,
+        audio_duration_secs=result["duration"],
+        emotion=result["emotion"],
+        emotion_probability=result.get("emotion_probability"),
+        events=result["events"],
+    )
+    return json_answer(transcript, headers={"Server-Timing": timing(job, result)})
+
+
+def scribe_words(result: Json, *, characters: bool, events: bool) -> list[ScribeWord]:
+    """The words of a transcript, what stands between them, and with `events` what else is heard."""
+    segments: list[Json] = result["segments"]
+    said = [word for segment in segments for word in segment.get("words") or ()]
+    words = list(_words(result["text"], said, characters=characters))
+    # Where nobody speaks there are no segments, though there may be music.
+    whole = {"start": 0.0, "end": result["duration"], "events": result["events"]}
+    for event in _events(segments or [whole]) if events else ():
+        later = (
+            place
+            for place, word in enumerate(words)
+            if word.type == "word" and word.start >= event.start
+        )
+        words.insert(next(later, len(words)), event)
+    return words
+
+
+def _words(text: str, said: Sequence[Json], *, characters: bool) -> Iterator[ScribeWord]:
+    """The words of `text` and what stands between them."""
+    cursor, clock = 0, 0.0
+    for word in said:
+        place = text.find(word["word"], cursor)
+        if place < 0:
+            continue
+        if place > cursor:
+            start, end = sorted((clock, word["start"]))  # words may overlap by a little
+            yield ScribeWord(text=text[cursor:place], start=start, end=end, type="spacing")
+        yield _word(word, characters=characters)
+        cursor, clock = place + len(word["word"]), word["end"]
+    if cursor < len(text):
+        yield ScribeWord(text=text[cursor:], start=clock, end=clock, type="spacing")
+
+
+def _word(word: Json, *, characters: bool) -> ScribeWord:
+    text: str = word["word"]
+    times = evenly(len(text), word["start"], word["end"])
+    return ScribeWord(
+        text=text,
+        start=word["start"],
+        end=word["end"],
+        type="word",
+        characters=[
+            ScribeCharacter(text=character, start=round(start, 3), end=round(end, 3))
+            for character, (start, end) in zip(text, times, strict=True)
+        ]
+        if characters
+        else None,
+    )
+
+
+def _events(segments: Sequence[Json]) -> Iterator[ScribeWord]:
+    """What is heard besides speech; segments that follow each other share one."""
+    going: dict[str, ScribeWord] = {}
+    for segment in segments:
+        events = [event for event in segment["events"] if event != "Speech"]
+        for event in [event for event in going if event not in events]:
+            yield going.pop(event)
+        for event in events:
+            if event in going:
+                going[event].end = segment["end"]
+            else:
+                going[event] = ScribeWord(
+                    text=f"({event.lower()})",
+                    start=segment["start"],
+                    end=segment["end"],
+                    type="audio_event",
+                )
+    yield from going.values()
+
+
+OPERATIONS: Operations = (
+    operation(
+        "POST",
+        "/v1/speech-to-text",
+        speech_to_text,
+        summary="Transcribe a recording",
+        tag=TAG,
+        body=SpeechToTextFields,
+        media=(FORM,),
+        file=RECORDING,
+        answers={200: Answer("The transcript.", {JSON: ScribeTranscript})},
+    ),
+)

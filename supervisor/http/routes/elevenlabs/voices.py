@@ -1,0 +1,216 @@
+"""Voices for ElevenLabs' clients, beyond what `voices.py` has for all. Runs in the front."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ErrorCode
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    json_answer,
+    operation,
+)
+from supervisor.http.api.read import FileField
+from supervisor.http.routes.voices import (
+    SAMPLE,
+    VoiceEntry,
+    VoicePath,
+    find_voice,
+    listed,
+    register_voice,
+)
+from supervisor.http.shared.synthesis import Speed
+from supervisor.voices.store import VoiceName
+
+TAG = "ElevenLabs"
+
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_ID_LENGTH = 20
+
+_SAMPLES = FileField("files", f"{SAMPLE.description}; one file", SAMPLE.limit)
+
+
+class ElevenLabsVoiceSettings(BaseModel):
+    """How a voice speaks. Only the speed has an effect."""
+
+    stability: float | None = 0.5
+    similarity_boost: float | None = 0.75
+    style: float | None = 0.0
+    use_speaker_boost: bool | None = True
+    speed: Speed | None = 1.0
+
+
+class AddVoiceFields(BaseModel):
+    """A new voice. Further fields of ElevenLabs' (description, labels) are not kept."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[VoiceName, Field(description="for people", examples=["Anna"])]
+
+
+class AddedVoice(BaseModel):
+    """The voice can be used."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"voice_id": "Xb7hH8MSUJpSbSDYk0k2", "requires_verification": False}]
+        }
+    )
+
+    voice_id: str
+    requires_verification: bool
+
+
+class SearchParams(BaseModel):
+    """Which voices, and how many of them."""
+
+    search: Annotated[str | None, Field(description="part of the name or the id")] = None
+    category: Annotated[
+        str | None, Field(description="premade: the engine's own; cloned: of a recording")
+    ] = None
+    voice_type: (
+        Literal[
+            "personal",
+            "community",
+            "default",
+            "workspace",
+            "non-default",
+            "non-community",
+            "saved",
+        ]
+        | None
+    ) = None
+    voice_ids: list[str] | None = None
+    sort: Literal["created_at_unix", "name"] | None = None
+    sort_direction: Literal["asc", "desc"] = "asc"
+    page_size: Annotated[int, Field(ge=1, le=100)] = 10
+    next_page_token: Annotated[
+        int, Field(ge=0, le=2**31, description="as the page before it gave it")
+    ] = 0
+
+
+class VoicePage(BaseModel):
+    """Some of the voices."""
+
+    voices: list[VoiceEntry]
+    has_more: Annotated[bool, Field(examples=[False])]
+    total_count: Annotated[int, Field(description="on all pages", examples=[1])]
+    next_page_token: str | None = None
+
+
+async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
+    """Keep the voice of one recording under a new id.
+
+    The answer comes once the voice has been tried and is safe on disk. Of what else is sent,
+    description, labels and remove_background_noise, nothing is kept or done.
+    """
+    voice_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
+    spent = await register_voice(
+        call.request,
+        call.service,
+        call.upload,
+        voice_id=voice_id,
+        name=call.body.name,
+        consent=None,
+    )
+    added = AddedVoice(voice_id=voice_id, requires_verification=False)
+    return json_answer(added, headers={"Server-Timing": spent})
+
+
+async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse:
+    """The voices that fit, page by page."""
+    params = call.params
+    found = [entry for entry in await listed(call.service) if _fits(entry, params)]
+    if params.sort is not None:
+        keys: dict[str, Callable[[VoiceEntry], Any]] = {
+            "name": lambda entry: entry.name.lower(),
+            "created_at_unix": lambda entry: entry.created_at_unix or 0,
+        }
+        found.sort(key=keys[params.sort], reverse=params.sort_direction == "desc")
+    end = params.next_page_token + params.page_size
+    page = VoicePage(
+        voices=found[params.next_page_token : end],
+        has_more=end < len(found),
+        total_count=len(found),
+        next_page_token=str(end) if end < len(found) else None,
+    )
+    return json_answer(page)
+
+
+async def voice_settings(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
+    """How a voice speaks when a request says nothing about it: all alike."""
+    await find_voice(call.service, call.params.voice_id)
+    return json_answer(ElevenLabsVoiceSettings())
+
+
+async def default_voice_settings(_: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """How voices speak when a request says nothing about it."""
+    return json_answer(ElevenLabsVoiceSettings())
+
+
+def _fits(entry: VoiceEntry, params: SearchParams) -> bool:
+    term = (params.search or "").lower()
+    by_type = {
+        None: True,
+        "community": False,
+        "default": entry.type == "builtin",
+    }.get(params.voice_type, entry.type != "builtin")
+    return (
+        by_type
+        and (term in entry.name.lower() or term in entry.id.lower())
+        and params.category in (None, entry.category)
+        and (params.voice_ids is None or entry.id in params.voice_ids)
+    )
+
+
+OPERATIONS: Operations = (
+    operation(
+        "POST",
+        "/v1/voices/add",
+        add_voice,
+        summary="Add a voice",
+        tag=TAG,
+        body=AddVoiceFields,
+        media=(FORM,),
+        file=_SAMPLES,
+        answers={200: Answer("The voice is kept.", {JSON: AddedVoice})},
+        errors=(ErrorCode.conflict,),
+    ),
+    operation(
+        "GET",
+        "/v2/voices",
+        search_voices,
+        summary="Search the voices",
+        tag=TAG,
+        params=SearchParams,
+        answers={200: Answer("A page of voices.", {JSON: VoicePage})},
+    ),
+    operation(
+        "GET",
+        "/v1/voices/{voice_id}/settings",
+        voice_settings,
+        summary="The settings of a voice",
+        tag=TAG,
+        params=VoicePath,
+        answers={200: Answer("The settings.", {JSON: ElevenLabsVoiceSettings})},
+    ),
+    operation(
+        "GET",
+        "/v1/voices/settings/default",
+        default_voice_settings,
+        summary="The settings of all voices",
+        tag=TAG,
+        answers={200: Answer("The settings.", {JSON: ElevenLabsVoiceSettings})},
+    ),
+)

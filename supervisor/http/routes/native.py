@@ -1,0 +1,226 @@
+"""The service's own operations: clone, tts, transcribe. Runs in the front."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.formats import FormatName
+from supervisor.http.api.operation import FORM, JSON, Answer, Call, Nothing, Operations, operation
+from supervisor.http.routes.voices import SAMPLE
+from supervisor.http.shared.jobs import timing
+from supervisor.http.shared.languages import language_code
+from supervisor.http.shared.synthesis import (
+    DecodeSteps,
+    EosThreshold,
+    Order,
+    Rate,
+    Seed,
+    Speed,
+    Temperature,
+    named,
+    sound_answer,
+    speak,
+    uploaded,
+)
+from supervisor.http.shared.transcription import (
+    PLAIN_CONTENT,
+    RECORDING,
+    Word,
+    plain_answer,
+    transcribed,
+    transcription_job,
+)
+from supervisor.voices.store import VoiceId
+
+TAG = "Speech"
+
+_REFERENCE = replace(SAMPLE, name="reference_audio")
+_OPTIONAL_REFERENCE = replace(_REFERENCE, required=False)
+
+
+class CloneFields(BaseModel):
+    """What to say, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[str, Field(description="what to say", examples=["Hello, this is my voice."])]
+    stream: Annotated[bool, Field(description="send the sound while it is made")] = False
+    response_format: Annotated[FormatName, Field(description="format of the sound")] = "wav"
+    sample_rate: Rate | None = None
+    speed: Speed | None = None
+    seed: Seed | None = None
+    temperature: Temperature | None = None
+    decode_steps: DecodeSteps | None = None
+    eos_threshold: EosThreshold | None = None
+
+
+class TtsFields(CloneFields):
+    """What to say, in which voice, and how."""
+
+    voice_id: Annotated[
+        VoiceId | None,
+        Field(description="a built-in or registered voice; left out: the engine's default one"),
+    ] = None
+
+
+class TranscribeFields(BaseModel):
+    """How to transcribe."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    language: Annotated[
+        str, Field(max_length=16, description="a hint: auto, zh, en, yue, ja, ko")
+    ] = "auto"
+    itn: Annotated[bool, Field(description="punctuation, and numbers as digits")] = True
+    timestamps: Annotated[
+        bool, Field(description="the answer has segments: start, end, text, emotion, ...")
+    ] = False
+    words: Annotated[bool, Field(description="the segments have words with their times")] = False
+    response_format: Annotated[
+        Literal["json", "text", "srt", "vtt"], Field(description="srt and vtt are subtitles")
+    ] = "json"
+
+
+class Segment(BaseModel):
+    """A sentence or so: when it is said, in seconds, and how."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+    language: str
+    language_probability: float | None
+    emotion: str
+    emotion_probability: float | None
+    events: list[str]
+    event_probability: float | None
+    words: list[Word] | None = None
+
+
+class Transcript(BaseModel):
+    """What is said in a recording, in which language and mood."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "Hello, this is my voice.",
+                    "language": "en",
+                    "emotion": "NEUTRAL",
+                    "events": ["Speech"],
+                    "raw": "<|en|><|NEUTRAL|><|Speech|><|withitn|>Hello, this is my voice.",
+                    "duration": 2.1,
+                }
+            ]
+        }
+    )
+
+    text: str
+    language: str
+    language_probability: float | None = None
+    emotion: Annotated[
+        str,
+        Field(
+            description="HAPPY, SAD, ANGRY, NEUTRAL, FEARFUL, DISGUSTED, SURPRISED, OTHER or "
+            "EMO_UNKNOWN"
+        ),
+    ]
+    emotion_probability: float | None = None
+    events: Annotated[list[str], Field(description="Speech, BGM, Laughter, Applause, ...")]
+    raw: Annotated[str, Field(description="the text with the model's own tags")]
+    duration: Annotated[float, Field(description="seconds")]
+    segments: list[Segment] | None = None
+
+
+async def clone(call: Call[CloneFields, Nothing]) -> web.StreamResponse:
+    """Speak a text in the voice of a recording.
+
+    With `stream` the sound comes chunk by chunk, as it is made; without it comes whole, with its
+    Content-Length.
+    """
+    order = Order(**call.body.model_dump(), voice=uploaded(call.upload))
+    return await speak(call.request, call.service, order)
+
+
+async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
+    """Speak a text in a voice that the service knows, or in that of a recording sent along.
+
+    In a form or as JSON; a recording can only come in a form.
+    """
+    fields = call.body.model_dump(exclude={"voice_id"})
+    voice_id = call.body.voice_id
+    if call.upload.size and voice_id is not None:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            f"there are both voice_id and {_REFERENCE.name}; send only one of them",
+        )
+    if call.upload.size:
+        order = Order(**fields, voice=uploaded(call.upload))
+        return await speak(call.request, call.service, order)
+    async with named(call.service, voice_id) as voice:
+        return await speak(call.request, call.service, Order(**fields, voice=voice))
+
+
+async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamResponse:
+    """What is said in a recording, in which language and mood."""
+    fields = call.body
+    job = transcription_job(
+        call.request,
+        call.service,
+        call.upload,
+        language=language_code(fields.language),
+        itn=fields.itn,
+        words=fields.words,
+    )
+    result = await transcribed(call.service, job)
+    if fields.response_format == "json":
+        if not (fields.timestamps or fields.words):
+            result.pop("segments", None)
+        response = web.json_response(result)
+    else:
+        response = plain_answer(result, fields.response_format)
+    response.headers["Server-Timing"] = timing(job, result)
+    return response
+
+
+OPERATIONS: Operations = (
+    operation(
+        "POST",
+        "/v1/clone",
+        clone,
+        summary="Speak in the voice of a recording",
+        tag=TAG,
+        body=CloneFields,
+        media=(FORM,),
+        file=_REFERENCE,
+        answers={200: sound_answer()},
+    ),
+    operation(
+        "POST",
+        "/v1/tts",
+        tts,
+        summary="Speak in a known voice",
+        tag=TAG,
+        body=TtsFields,
+        media=(JSON, FORM),
+        file=_OPTIONAL_REFERENCE,
+        answers={200: sound_answer()},
+        errors=(ErrorCode.not_found,),
+    ),
+    operation(
+        "POST",
+        "/v1/transcribe",
+        transcribe,
+        summary="Transcribe a recording",
+        tag=TAG,
+        body=TranscribeFields,
+        media=(FORM,),
+        file=RECORDING,
+        answers={200: Answer("The transcript.", {JSON: Transcript, **PLAIN_CONTENT})},
+    ),
+)

@@ -1,0 +1,1 @@
+"""OpenAI's API. Runs in the front."""

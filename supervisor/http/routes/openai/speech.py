@@ -1,0 +1,273 @@
+"""OpenAI's endpoints for speech and models, for clients that only change their base URL.
+
+Runs in the front. Transcription is in `openai_transcription`. Shapes and names are those of the
+openai SDKs (https://github.com/openai/openai-python).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from typing import Annotated, Literal
+
+import psutil
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.formats import FormatName
+from ipc.messages import Json
+from supervisor.http.api.operation import (
+    JSON,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    json_answer,
+    operation,
+)
+from supervisor.http.context import deadline
+from supervisor.http.routes.openai.transcription import TRANSCRIPTION
+from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error
+from supervisor.http.shared.synthesis import Order, Speed, named, sound_answer, speak
+from supervisor.service import Service
+
+TAG = "OpenAI"
+
+VOICES = (
+    *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova"),
+    *("onyx", "sage", "shimmer", "verse", "marin", "cedar"),
+)
+"""OpenAI's voices. Here each is another name for one of the engine's own, by its place."""
+
+PCM_RATE = 24_000
+"""Hz of OpenAI's raw PCM, which nothing in it could tell."""
+
+_MODELS = {
+    "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+    "stt": ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+}
+"""OpenAI's names for the models of which this service has one each."""
+
+_PIECES_A_SECOND = 20
+"""What counts as a token of sound: 50 ms, nearly what OpenAI's speech models make a second of."""
+
+
+class VoiceReference(BaseModel):
+    """A voice by its id, as OpenAI's clients name voices of their own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: Annotated[str, Field(examples=["anna"])]
+
+
+class SpeechFields(BaseModel):
+    """What to say, in which voice, and how. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[
+        str, Field(description="any: the engine that the service runs speaks", examples=["tts-1"])
+    ]
+    input: Annotated[str, Field(description="what to say", examples=["Hello, this is my voice."])]
+    voice: Annotated[
+        str | VoiceReference,
+        Field(
+            description="a built-in or registered voice; OpenAI's names (alloy, nova, ...) are "
+            "other names for the engine's own voices",
+            examples=["alloy"],
+        ),
+    ]
+    instructions: Annotated[
+        str | None, Field(description="accepted and ignored: no engine obeys any")
+    ] = None
+    response_format: Annotated[
+        FormatName | None,
+        Field(description=f"format of the sound, mp3 if left out; pcm is 16 bit at {PCM_RATE} Hz"),
+    ] = None
+    speed: Speed | None = None
+    stream_format: Annotated[
+        Literal["audio", "sse"] | None,
+        Field(description="sse: events speech.audio.delta with base64, then speech.audio.done"),
+    ] = None
+
+
+class ModelEntry(BaseModel):
+    """A model; `engine` is what serves under this name, `created` when the service started."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "tts-1",
+                    "object": "model",
+                    "created": 1795373580,
+                    "owned_by": "voice-engine",
+                    "engine": "pocket",
+                }
+            ]
+        }
+    )
+
+    id: str
+    object: Literal["model"] = "model"
+    created: Annotated[int, Field(description="Unix time")]
+    owned_by: Literal["voice-engine"] = "voice-engine"
+    engine: str
+
+
+class ModelList(BaseModel):
+    """The models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class ModelPath(BaseModel):
+    """Which model."""
+
+    model: Annotated[str, Field(examples=["tts-1"])]
+
+
+class _SpeechEvents:
+    """Sound as the events that OpenAI's clients know."""
+
+    media_type = SERVER_SENT
+
+    def __init__(self, text: str) -> None:
+        self._characters = len(text)
+
+    def data(self, data: bytes) -> bytes:
+        audio = base64.b64encode(data).decode()
+        return server_sent({"type": "speech.audio.delta", "audio": audio})
+
+    def end(self, result: Json) -> bytes:
+        pieces = round(result["duration"] * _PIECES_A_SECOND)
+        usage = {
+            "input_tokens": self._characters,
+            "output_tokens": pieces,
+            "total_tokens": self._characters + pieces,
+        }
+        return server_sent({"type": "speech.audio.done", "usage": usage})
+
+    def error(self, error: ServiceError) -> bytes:
+        return server_sent_error(error)
+
+
+async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse:
+    """Speak a text; the sound comes as it is made.
+
+    With `stream_format` sse it comes as events. No tokens exist here, so `usage` in the last one
+    counts what is nearest to them: characters of the input, and pieces of 50 ms of sound.
+    """
+    fields = call.body
+    asked = fields.voice if isinstance(fields.voice, str) else fields.voice.id
+    voice_id = await _voice(call.request, call.service, asked)
+    response_format = fields.response_format or "mp3"
+    async with named(call.service, voice_id) as voice:
+        order = Order(
+            text=fields.input,
+            voice=voice,
+            response_format=response_format,
+            stream=True,
+            sample_rate=PCM_RATE if response_format == "pcm" else None,
+            speed=fields.speed,
+        )
+        framing = _SpeechEvents(fields.input) if fields.stream_format == "sse" else None
+        spoken_by = voice_id or call.service.pools["tts"].info.get("default_voice")
+        headers = {"X-Voice-Id": spoken_by} if spoken_by else {}
+        return await speak(call.request, call.service, order, framing=framing, headers=headers)
+
+
+async def openai_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """The engines that serve, and OpenAI's names for them."""
+    return json_answer(ModelList(data=_models(call.service)))
+
+
+async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
+    """One model."""
+    for entry in _models(call.service):
+        if entry.id == call.params.model:
+            return json_answer(entry)
+    raise ServiceError(
+        ErrorCode.not_found,
+        f"there is no model '{call.params.model[:64]}'; GET /v1/models lists all there are",
+    )
+
+
+async def _voice(request: web.Request, service: Service, asked: str) -> str | None:
+    """The id of the voice that a client calls `asked`; None is the engine's default one."""
+    if asked not in VOICES or service.voices.get(asked) is not None:
+        return asked
+    builtin: list[str] = [voice["id"] for voice in await _builtin(request, service)]
+    if asked in builtin:
+        return asked
+    return builtin[VOICES.index(asked) % len(builtin)] if builtin else None
+
+
+async def _builtin(request: web.Request, service: Service) -> list[Json]:
+    """The engine's own voices, which are known once it has loaded; a request may come before."""
+    pool = service.pools["tts"]
+    try:
+        async with asyncio.timeout(deadline(request) - time.monotonic()):
+            info = await pool.known_info()
+    except TimeoutError:
+        info = {}
+    if not info:
+        raise ServiceError(
+            ErrorCode.model_unavailable,
+            "the model for tts has not loaded yet, so its voices are not known; try again",
+            retry_after=max(1.0, pool.retry_after),
+        )
+    voices: list[Json] = info.get("voices", [])
+    return voices
+
+
+def _models(service: Service) -> list[ModelEntry]:
+    created = int(psutil.Process().create_time())
+    engines = {name: pool.config.engine for name, pool in service.pools.items()}
+    names = [(engine, engine) for engine in engines.values()]
+    names += [(name, engine) for kind, engine in engines.items() for name in _MODELS[kind]]
+    return [ModelEntry(id=name, created=created, engine=engine) for name, engine in names]
+
+
+_SOUND = sound_answer()
+
+OPERATIONS: Operations = (
+    operation(
+        "POST",
+        "/v1/audio/speech",
+        openai_speech,
+        summary="Speak",
+        tag=TAG,
+        body=SpeechFields,
+        media=(JSON,),
+        answers={
+            200: Answer(
+                _SOUND.description,
+                {**_SOUND.content, SERVER_SENT: "speech.audio.delta and speech.audio.done"},
+                {**_SOUND.headers, "X-Voice-Id": "the voice that speaks"},
+            )
+        },
+        errors=(ErrorCode.not_found,),
+    ),
+    TRANSCRIPTION,
+    operation(
+        "GET",
+        "/v1/models",
+        openai_models,
+        summary="List the models",
+        tag=TAG,
+        answers={200: Answer("The models.", {JSON: ModelList})},
+    ),
+    operation(
+        "GET",
+        "/v1/models/{model}",
+        openai_model,
+        summary="One model",
+        tag=TAG,
+        params=ModelPath,
+        answers={200: Answer("The model.", {JSON: ModelEntry})},
+    ),
+)

@@ -1,0 +1,186 @@
+"""OpenAI's endpoint for transcription, for clients that only change their base URL. In the front.
+
+The shapes of transcripts are in `openai_transcripts`. All names are those of the openai SDKs
+(https://github.com/openai/openai-python).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ipc.errors import ServiceError
+from ipc.messages import Json
+from ipc.spacing import seam
+from supervisor.http.api.operation import FORM, JSON, Answer, Call, Nothing, json_answer, operation
+from supervisor.http.routes.openai.transcripts import (
+    OpenAITranscription,
+    feelings,
+    plain,
+    verbose,
+)
+from supervisor.http.shared.jobs import timing
+from supervisor.http.shared.languages import language_code
+from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error, stream
+from supervisor.http.shared.transcription import (
+    PLAIN_CONTENT,
+    RECORDING,
+    plain_answer,
+    transcribed,
+    transcription_job,
+)
+
+_STREAMED = ("json", "text")
+
+
+class TranscriptionFields(BaseModel):
+    """How to transcribe. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[
+        str,
+        Field(
+            description="any: the engine that the service runs transcribes", examples=["whisper-1"]
+        ),
+    ]
+    language: Annotated[
+        str | None, Field(max_length=32, description="a hint: en, zh, ja, ko, yue", examples=["en"])
+    ] = None
+    languages: Annotated[
+        list[Annotated[str, Field(max_length=32)]],
+        Field(description="a hint if it is one; several are taken for none"),
+    ] = []
+    prompt: Annotated[str | None, Field(description="accepted and ignored")] = None
+    response_format: Annotated[
+        Literal["json", "text", "srt", "verbose_json", "vtt"],
+        Field(description="srt and vtt are subtitles; verbose_json has segments"),
+    ] = "json"
+    temperature: Annotated[
+        float | None, Field(description="accepted and ignored: no engine draws at random")
+    ] = None
+    timestamp_granularities: Annotated[
+        list[Literal["segment", "word"]],
+        Field(description="what a verbose_json has times of; segments if left out"),
+    ] = ["segment"]
+    include: Annotated[
+        list[str], Field(description="accepted and ignored: no engine gives logprobs")
+    ] = []
+    chunking_strategy: Annotated[
+        str | None, Field(description="accepted and ignored: recordings are cut at silence")
+    ] = None
+    stream: Annotated[
+        bool, Field(description="events transcript.text.delta, then transcript.text.done")
+    ] = False
+
+    @model_validator(mode="after")
+    def _streams_text_alone(self) -> TranscriptionFields:
+        if self.stream and self.response_format not in _STREAMED:
+            raise ValueError(
+                f"a stream cannot be {self.response_format}; send response_format json, or no "
+                "stream"
+            )
+        return self
+
+
+class _TranscriptionEvents:
+    """A transcript in the making, as the events that OpenAI's clients know."""
+
+    media_type = SERVER_SENT
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._text = ""
+
+    def data(self, data: bytes) -> bytes:
+        *lines, self._line = (self._line + data).split(b"\n")
+        return b"".join(self._delta(json.loads(line)) for line in lines)
+
+    def _delta(self, segment: Json) -> bytes:
+        text: str = segment["text"]
+        delta = seam(self._text, text) + text
+        self._text += delta
+        times = {name: segment[name] for name in ("start", "end", "language")}
+        return server_sent(
+            {"type": "transcript.text.delta", "delta": delta, **times, **feelings(segment)}
+        )
+
+    def end(self, result: Json) -> bytes:
+        return server_sent(
+            {"type": "transcript.text.done", **plain(result).model_dump(exclude={"usage"})}
+            | {"duration": result["duration"]}
+        )
+
+    def error(self, error: ServiceError) -> bytes:
+        return server_sent_error(error)
+
+
+async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.StreamResponse:
+    """What is said in a recording.
+
+    Every answer in JSON also tells emotion, sound events and language with their probabilities.
+    """
+    fields = call.body
+    words = "word" in fields.timestamp_granularities
+    job = transcription_job(
+        call.request,
+        call.service,
+        call.upload,
+        language=_hint(fields),
+        words=words,
+        stream=fields.stream,
+    )
+    if fields.stream:
+        dispatcher = call.service.dispatchers["stt"]
+        head = {"Content-Type": SERVER_SENT}
+        return await stream(call.request, dispatcher, job, lambda: head, _TranscriptionEvents())
+    result = await transcribed(call.service, job)
+    response = _answer(result, fields)
+    response.headers["Server-Timing"] = timing(job, result)
+    return response
+
+
+def _answer(result: Json, fields: TranscriptionFields) -> web.Response:
+    match fields.response_format:
+        case "json":
+            return json_answer(plain(result))
+        case "verbose_json":
+            transcript = verbose(result)
+            wanted = fields.timestamp_granularities
+            left_out = {f"{name}s" for name in ("segment", "word") if name not in wanted}
+            text = transcript.model_dump_json(exclude=left_out)
+            return web.Response(text=text, content_type=JSON)
+        case form:
+            return plain_answer(result, form)
+
+
+def _hint(fields: TranscriptionFields) -> str:
+    """The language that engines are told, which take one; of several none is more likely."""
+    if not fields.language and len(fields.languages) == 1:
+        return language_code(fields.languages[0])
+    return language_code(fields.language)
+
+
+TRANSCRIPTION = operation(
+    "POST",
+    "/v1/audio/transcriptions",
+    openai_transcription,
+    summary="Transcribe",
+    tag="OpenAI",
+    body=TranscriptionFields,
+    media=(FORM,),
+    file=RECORDING,
+    answers={
+        200: Answer(
+            "The transcript.",
+            {
+                JSON: OpenAITranscription,
+                **PLAIN_CONTENT,
+                SERVER_SENT: "transcript.text.delta and transcript.text.done",
+            },
+        )
+    },
+)

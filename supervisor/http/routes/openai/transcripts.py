@@ -1,0 +1,188 @@
+"""Transcripts as OpenAI's clients know them, and what engines tell beside that. In the front."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from ipc.messages import Json
+from supervisor.http.shared.languages import ENGLISH_NAMES
+from supervisor.http.shared.transcription import Word
+
+_NO_LANGUAGE = "nospeech"
+
+_FEELINGS = ("language_probability", "emotion", "emotion_probability", "events")
+"""What is added to OpenAI's fields and called the same in every kind of answer."""
+
+
+class DetectedLanguage(BaseModel):
+    """A language that is spoken in the recording."""
+
+    code: str
+
+
+class UsageDuration(BaseModel):
+    """What was transcribed: seconds of sound."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class Feelings(BaseModel):
+    """How something is said; probabilities are null where the engine has none."""
+
+    language_probability: float | None = None
+    emotion: str
+    emotion_probability: float | None = None
+    events: list[str]
+
+
+class PlainTranscription(Feelings):
+    """A transcript: OpenAI's `json`, and how it is said."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "Hello there.",
+                    "languages": [{"code": "en"}],
+                    "language": "en",
+                    "language_probability": 0.98,
+                    "emotion": "NEUTRAL",
+                    "emotion_probability": 0.87,
+                    "events": ["Speech"],
+                    "usage": {"type": "duration", "seconds": 1.4},
+                }
+            ]
+        }
+    )
+
+    text: str
+    languages: Annotated[list[DetectedLanguage], Field(description="empty without speech")]
+    language: Annotated[str, Field(description="its code; nospeech without speech")]
+    usage: UsageDuration
+
+
+class TimedSegment(Feelings):
+    """A sentence or so: OpenAI's fields, and how it is said.
+
+    No engine can tell what is null here; `seek`, `tokens` and `temperature` are always the same.
+    """
+
+    id: int
+    seek: Literal[0] = 0
+    start: float
+    end: float
+    text: str
+    tokens: Annotated[list[int], Field(max_length=0)] = []
+    temperature: Literal[0] = 0
+    avg_logprob: None = None
+    compression_ratio: Annotated[
+        float, Field(description="bytes of the text, by those of it zipped")
+    ]
+    no_speech_prob: None = None
+    language: Annotated[str, Field(description="its code")]
+
+
+class VerboseTranscription(Feelings):
+    """A transcript with times: OpenAI's `verbose_json`, and how it is said."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "task": "transcribe",
+                    "language": "english",
+                    "language_code": "en",
+                    "duration": 1.4,
+                    "text": "Hello there.",
+                    "emotion": "NEUTRAL",
+                    "emotion_probability": 0.87,
+                    "language_probability": 0.98,
+                    "events": ["Speech"],
+                    "segments": [
+                        {
+                            "id": 0,
+                            "seek": 0,
+                            "start": 0.3,
+                            "end": 1.0,
+                            "text": "Hello there.",
+                            "tokens": [],
+                            "temperature": 0,
+                            "avg_logprob": None,
+                            "compression_ratio": 0.6,
+                            "no_speech_prob": None,
+                            "language": "en",
+                            "language_probability": 0.98,
+                            "emotion": "NEUTRAL",
+                            "emotion_probability": 0.87,
+                            "events": ["Speech"],
+                        }
+                    ],
+                    "usage": {"type": "duration", "seconds": 1.4},
+                }
+            ]
+        }
+    )
+
+    task: Literal["transcribe"] = "transcribe"
+    language: Annotated[str, Field(description="in English: english, chinese, ...")]
+    language_code: str
+    duration: Annotated[float, Field(description="seconds")]
+    text: str
+    segments: list[TimedSegment] | None = None
+    words: list[Word] | None = None
+    usage: UsageDuration
+
+
+class OpenAITranscription(RootModel[VerboseTranscription | PlainTranscription]):
+    """A transcript, as `response_format` asks."""
+
+
+def plain(result: Json) -> PlainTranscription:
+    """A worker's transcript as OpenAI's `json`."""
+    code: str = result["language"]
+    return PlainTranscription(
+        text=result["text"],
+        languages=[] if code == _NO_LANGUAGE else [DetectedLanguage(code=code)],
+        language=code,
+        usage=UsageDuration(seconds=result["duration"]),
+        **feelings(result),
+    )
+
+
+def verbose(result: Json) -> VerboseTranscription:
+    """A worker's transcript as OpenAI's `verbose_json`."""
+    segments: list[Json] = result["segments"]
+    code: str = result["language"]
+    return VerboseTranscription(
+        language=ENGLISH_NAMES.get(code, code),
+        language_code=code,
+        duration=result["duration"],
+        text=result["text"],
+        segments=[_segment(segment) for segment in segments],
+        words=[Word(**word) for segment in segments for word in segment.get("words", [])],
+        usage=UsageDuration(seconds=result["duration"]),
+        **feelings(result),
+    )
+
+
+def _segment(segment: Json) -> TimedSegment:
+    text: str = segment["text"]
+    data = text.encode()
+    return TimedSegment(
+        id=segment["id"],
+        start=segment["start"],
+        end=segment["end"],
+        text=text,
+        compression_ratio=round(len(data) / len(zlib.compress(data)), 4),
+        language=segment["language"],
+        **feelings(segment),
+    )
+
+
+def feelings(source: Json) -> Json:
+    """How a transcript or a segment of it is said."""
+    return {name: source[name] for name in _FEELINGS if name in source}

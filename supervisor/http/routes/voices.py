@@ -1,0 +1,383 @@
+"""Named voices: list, register, look up, delete. Runs in the front."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.dispatch.upload import Upload
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    file_answers,
+    json_answer,
+    operation,
+)
+from supervisor.http.api.read import FileField
+from supervisor.http.shared.files import FileAnswer
+from supervisor.http.shared.jobs import make_job, timing
+from supervisor.http.shared.synthesis import cached_id, is_cached_id
+from supervisor.service import Service
+from supervisor.voices.store import CACHED, Consent, VoiceId, VoiceName
+
+TAG = "Voices"
+_KEY = re.compile("[0-9a-f]{64}")
+
+SAMPLE = FileField(
+    "audio",
+    "the voice: WAV, FLAC, OGG, Opus, MP3, M4A or WebM; its first 30 s are used",
+    lambda settings: settings.max_reference_mb,
+)
+
+
+_SUFFIXES = {
+    "audio/wav": ".wav",
+    "audio/flac": ".flac",
+    "audio/ogg": ".ogg",
+    "audio/mpeg": ".mp3",
+    "audio/mp4": ".m4a",
+    "audio/webm": ".webm",
+    "audio/aac": ".aac",
+    "audio/aiff": ".aiff",
+    "audio/x-caf": ".caf",
+    "audio/amr": ".amr",
+}
+"""What a recording's file is called by its media type."""
+
+
+class VoiceEntry(BaseModel):
+    """A voice that requests can name by its id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "anna",
+                    "voice_id": "anna",
+                    "name": "Anna",
+                    "type": "registered",
+                    "engine": "pocket",
+                    "category": "cloned",
+                    "seconds": 12.5,
+                    "created": "2026-11-22T18:53:00+00:00",
+                    "created_at_unix": 1795373580,
+                    "labels": {},
+                    "consent": "Anna, 2026-11-20, by mail",
+                }
+            ]
+        }
+    )
+
+    id: str
+    voice_id: Annotated[str, Field(description="the same as id")]
+    name: str
+    type: Annotated[
+        Literal["builtin", "registered", "cached"],
+        Field(description="cached: of a recording used lately, until others take its place"),
+    ]
+    engine: str
+    category: Annotated[
+        Literal["premade", "cloned"], Field(description="ElevenLabs' word for the type")
+    ]
+    language: str | None = None
+    seconds: Annotated[float | None, Field(description="how much of the recording is used")] = None
+    created: Annotated[str | None, Field(description="ISO 8601")] = None
+    created_at_unix: Annotated[int | None, Field(description="the same in seconds")] = None
+    labels: Annotated[
+        dict[str, str], Field(description="for ElevenLabs' clients: the language, if it is known")
+    ]
+    preview_url: Annotated[None, Field(description="for ElevenLabs' clients: never any")] = None
+    consent: Annotated[str | None, Field(description="as it was given")] = None
+
+
+class Voices(BaseModel):
+    """All voices."""
+
+    voices: list[VoiceEntry]
+
+
+class RegisterFields(BaseModel):
+    """A voice and what is known of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    voice_id: Annotated[VoiceId, Field(description="its id from now on", examples=["anna"])]
+    name: Annotated[VoiceName | None, Field(description="for people; left out: the id")] = None
+    consent: Annotated[
+        Consent | None,
+        Field(description="who has agreed that this voice may be used, and when"),
+    ] = None
+
+
+class Registered(BaseModel):
+    """The voice can be used."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ok", "voice_id": "anna"}]}
+    )
+
+    status: Literal["ok"]
+    voice_id: str
+
+
+class VoicePath(BaseModel):
+    """Which voice."""
+
+    voice_id: Annotated[str, Field(examples=["anna"])]
+
+
+async def listed(service: Service) -> list[VoiceEntry]:
+    """All voices: the engine's own, those registered, those of recordings used lately."""
+    return [*_lasting(service), *await _cached(service)]
+
+
+async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
+    """The voice that clients call `voice_id`. Raises `ServiceError` (not_found)."""
+    for entry in _lasting(service):
+        if entry.id == voice_id:
+            return entry
+    for entry in await _cached(service):  # the disk is read for these alone
+        if entry.id == voice_id:
+            return entry
+    raise _no_voice(voice_id)
+
+
+def _lasting(service: Service) -> list[VoiceEntry]:
+    """The voices that are built in or registered."""
+    builtin = [
+        _entry(service, voice["id"], "builtin", name=voice["name"], language=voice.get("language"))
+        for voice in service.builtin_voices
+    ]
+    registered = [
+        _entry(
+            service,
+            voice.id,
+            "registered",
+            name=voice.name,
+            seconds=voice.seconds,
+            created=voice.created,
+            consent=voice.consent,
+        )
+        for voice in service.voices.list()
+    ]
+    return [*builtin, *registered]
+
+
+async def _cached(service: Service) -> list[VoiceEntry]:
+    """The voices of recordings used lately that have no name."""
+    folder = service.settings.voices_dir / CACHED
+    keys = await asyncio.get_running_loop().run_in_executor(None, _cached_keys, folder)
+    known = {voice.key for voice in service.voices.list()}
+    return [
+        _entry(service, cached_id(key), "cached", name=f"recording {key[:8]}")
+        for key in keys
+        if key not in known
+    ]
+
+
+async def register_voice(
+    call_request: web.Request,
+    service: Service,
+    upload: Upload,
+    *,
+    voice_id: str,
+    name: str | None,
+    consent: str | None,
+) -> str:
+    """Prove that the recording makes a voice, and keep it. Raises `ServiceError`.
+
+    Returns its Server-Timing.
+    """
+    _refuse_builtin(service, voice_id)
+    if is_cached_id(voice_id):
+        raise ServiceError(
+            ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; take another id"
+        )
+    service.voices.check_room(voice_id)
+    job = make_job(
+        call_request,
+        service,
+        "encode",
+        {"voice_key": upload.digest.hex(), "keep_voice": True},
+        kind="voice",
+        size=1,
+        audio=upload.data,
+        audio_path=upload.path,
+    )
+    async with service.voices.hold(upload.digest.hex()):
+        try:
+            result = await service.dispatchers["tts"].run(job)
+        finally:
+            job.answer.close()
+        _refuse_builtin(service, voice_id)  # now the engine's voices are known for sure
+        await service.voices.save(
+            voice_id, upload, name=name, seconds=result["seconds"], consent=consent
+        )
+        return timing(job, result)
+
+
+async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """The voices that requests can name: built into the engine, registered, or lately heard."""
+    return json_answer(Voices(voices=await listed(call.service)))
+
+
+async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
+    """Keep the voice of a recording under an id.
+
+    The answer comes once the voice has been tried and is safe on disk. An id that is taken by
+    another registered voice gets the new one in its place.
+    """
+    fields = call.body
+    spent = await register_voice(
+        call.request,
+        call.service,
+        call.upload,
+        voice_id=fields.voice_id,
+        name=fields.name,
+        consent=fields.consent,
+    )
+    registered = Registered(status="ok", voice_id=fields.voice_id)
+    return json_answer(registered, headers={"Server-Timing": spent})
+
+
+async def show(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
+    """One voice."""
+    return json_answer(await find_voice(call.service, call.params.voice_id))
+
+
+async def delete(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
+    """Forget a registered voice: its recording, and all that was made of it."""
+    voice_id = call.params.voice_id
+    _refuse_builtin(call.service, voice_id)
+    if not await call.service.voices.delete(voice_id):
+        raise _no_voice(voice_id, "registered ")
+    return json_answer(Registered(status="ok", voice_id=voice_id))
+
+
+async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
+    """The recording that a voice was registered with, as it was sent."""
+    store = call.service.voices
+    voice = store.get(call.params.voice_id)
+    if voice is None:
+        raise _no_voice(call.params.voice_id, "registered ")
+    async with store.hold(voice.key):
+        suffix = _SUFFIXES.get(voice.media_type, "")
+        # It came from a client: no browser may take it for a page.
+        headers = {
+            "Content-Type": voice.media_type,
+            "X-Content-Type-Options": "nosniff",
+            "Content-Disposition": f'attachment; filename="{voice.id}{suffix}"',
+        }
+        response = FileAnswer(store.recording_path(voice), headers=headers)
+        await response.prepare(call.request)  # sends all of it
+        return response
+
+
+def _no_voice(voice_id: str, kind: str = "") -> ServiceError:
+    return ServiceError(
+        ErrorCode.not_found,
+        f"there is no {kind}voice '{voice_id[:64]}'; GET /v1/voices lists all there are",
+    )
+
+
+def _refuse_builtin(service: Service, voice_id: str) -> None:
+    if any(voice["id"] == voice_id for voice in service.builtin_voices):
+        raise ServiceError(
+            ErrorCode.conflict, f"'{voice_id}' is one of the engine's own voices; take another id"
+        )
+
+
+def _entry(
+    service: Service,
+    voice_id: str,
+    kind: Literal["builtin", "registered", "cached"],
+    *,
+    name: str,
+    language: str | None = None,
+    seconds: float | None = None,
+    created: str | None = None,
+    consent: str | None = None,
+) -> VoiceEntry:
+    return VoiceEntry(
+        id=voice_id,
+        voice_id=voice_id,
+        name=name,
+        type=kind,
+        engine=service.pools["tts"].config.engine,
+        category="premade" if kind == "builtin" else "cloned",
+        language=language,
+        seconds=seconds,
+        created=created,
+        created_at_unix=int(datetime.fromisoformat(created).timestamp()) if created else None,
+        labels={"language": language} if language else {},
+        consent=consent,
+    )
+
+
+def _cached_keys(folder: Path) -> list[str]:
+    """Those that encoded voices are kept under; names that no worker wrote are none."""
+    names = {path.name.partition(".")[0] for path in folder.glob("voices-*/*.voice")}
+    return sorted(name for name in names if _KEY.fullmatch(name))
+
+
+OPERATIONS: Operations = (
+    operation(
+        "GET",
+        "/v1/voices",
+        list_voices,
+        summary="List the voices",
+        tag=TAG,
+        answers={200: Answer("The voices.", {JSON: Voices})},
+    ),
+    operation(
+        "POST",
+        "/v1/voices/register",
+        register,
+        summary="Register a voice",
+        tag=TAG,
+        body=RegisterFields,
+        media=(FORM,),
+        file=SAMPLE,
+        answers={200: Answer("The voice is kept.", {JSON: Registered})},
+        errors=(ErrorCode.conflict,),
+    ),
+    operation(
+        "GET",
+        "/v1/voices/{voice_id}",
+        show,
+        summary="One voice",
+        tag=TAG,
+        params=VoicePath,
+        answers={200: Answer("The voice.", {JSON: VoiceEntry})},
+    ),
+    operation(
+        "DELETE",
+        "/v1/voices/{voice_id}",
+        delete,
+        summary="Delete a registered voice",
+        tag=TAG,
+        params=VoicePath,
+        answers={200: Answer("The voice is gone.", {JSON: Registered})},
+        errors=(ErrorCode.conflict, ErrorCode.spool_full),
+    ),
+    operation(
+        "GET",
+        "/v1/voices/{voice_id}/audio",
+        audio,
+        summary="The recording of a registered voice",
+        tag=TAG,
+        params=VoicePath,
+        answers=file_answers("The recording.", {"audio/*": "as it was sent"}),
+    ),
+)

@@ -1,0 +1,1 @@
+"""What the routes of several APIs share. Runs in the front."""

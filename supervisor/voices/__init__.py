@@ -1,0 +1,1 @@
+"""The registered voices. Runs in the front."""

@@ -1,0 +1,220 @@
+"""The store of named voices: what handlers of requests use. Runs in the front.
+
+How voices lie on disk is told in `supervisor/voice_folder.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pydantic import ValidationError
+
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.dispatch.upload import Upload
+from supervisor.log import logger
+from supervisor.threads import in_thread
+from supervisor.voices.folder import (
+    CACHED,
+    ENCODED,
+    VOICE_ID,
+    VOICE_ID_RULE,
+    Consent,
+    Voice,
+    VoiceFolder,
+    VoiceId,
+    VoiceName,
+    media_type,
+)
+
+__all__ = [
+    "CACHED",
+    "ENCODED",
+    "VOICE_ID",
+    "VOICE_ID_RULE",
+    "Consent",
+    "Voice",
+    "VoiceId",
+    "VoiceName",
+    "VoiceStore",
+]
+
+_RETRY_AFTER_FULL = 5.0
+
+_T = TypeVar("_T")
+
+
+class VoiceStore:
+    """The voices in `folder`, at most `max_voices` of them.
+
+    Reading costs no I/O; changes run off the loop, one at a time. A caller that is cancelled goes
+    on only when the change it has asked for is over.
+    """
+
+    def __init__(self, folder: Path, max_voices: int = 1000) -> None:
+        self.max_voices = max_voices
+        self._folder = VoiceFolder(folder)
+        self._lock = asyncio.Lock()
+
+    def load(self) -> None:
+        """Read the folder, and remove what a crash has left there. Makes it if need be.
+
+        A folder that fails is told in the log; what could be read of it is there all the same.
+        """
+        folder = self._folder
+        try:
+            with folder.locked():
+                folder.tidy()
+            if not os.access(folder.path, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(f"{folder.path} is not writable")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                folder.read()
+            logger.error(
+                "voices_off",
+                error=str(error),
+                message=f"no voice can be registered; make the folder {folder.path} writable, or "
+                "name another one in VOICES_DIR",
+            )
+
+    def get(self, id: str) -> Voice | None:
+        """The voice called `id`, if there is one."""
+        return self._folder.usable.get(id)
+
+    def list(self) -> list[Voice]:
+        """All voices, by id."""
+        return [voice for _, voice in sorted(self._folder.usable.items())]
+
+    def recording_path(self, voice: Voice) -> Path:
+        """The file with the recording; it stays while its key is held."""
+        return self._folder.recording(voice.key)
+
+    @contextlib.asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """What is kept of the recording `key` stays meanwhile, even if no voice names it any more.
+
+        Afterwards it is removed unless one does, so that what a worker makes of a recording that
+        is then not saved, or of a voice that is being deleted, does not stay behind. Hold the key
+        of a voice before anything is awaited.
+        """
+        held = self._folder.held
+        held[key] += 1
+        try:
+            yield
+        finally:
+            held[key] -= 1
+            if not held[key]:
+                del held[key]
+                if all(voice.key != key for voice in self._folder.usable.values()):
+                    with contextlib.suppress(OSError):  # then the next start removes it
+                        await self._run(lambda: self._drop(key))
+
+    def check_room(self, id: str) -> None:
+        """Raises `ServiceError` when no voice can be saved as `id`."""
+        if not re.fullmatch(VOICE_ID, id):
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                VOICE_ID_RULE,
+            )
+        if id in self._folder.unreadable:
+            raise ServiceError(
+                ErrorCode.conflict,
+                f"the server has a file {id}.json among its voices that is none; choose another "
+                "id, or have that file moved away",
+            )
+        count = len(self._folder.written)
+        if id not in self._folder.written and count >= self.max_voices:
+            raise ServiceError(
+                ErrorCode.conflict,
+                f"there are {count} voices, and no more than {self.max_voices} may be registered; "
+                "delete one, or have VOICE_ENGINE_MAX_VOICES set higher",
+            )
+
+    async def save(
+        self,
+        id: str,
+        upload: Upload,
+        *,
+        seconds: float,
+        name: str | None = None,
+        consent: str | None = None,
+    ) -> Voice:
+        """Make the closed `upload` the voice `id`, or replace that, as a whole.
+
+        It is on disk when this returns. `name` defaults to the id. Raises `ServiceError`; then the
+        voice is as it was.
+        """
+        self.check_room(id)
+        try:
+            voice = Voice(
+                id=id,
+                name=id if name is None else name,
+                key=upload.digest.hex(),
+                media_type="",
+                size=upload.size,
+                seconds=seconds,
+                consent=consent,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            return await self._run(lambda: self._save(voice, upload))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ServiceError(
+                ErrorCode.invalid_option, f"{first['loc'][0]}: {first['msg']}"
+            ) from error
+        except OSError as error:
+            raise self._failed("voice_not_saved", id, error) from error
+
+    async def delete(self, id: str) -> bool:
+        """Remove the voice `id`, and what is kept of its recording; False when there is none.
+
+        Raises `ServiceError`.
+        """
+        try:
+            return await self._run(lambda: self._delete(id))
+        except OSError as error:
+            raise self._failed("voice_not_deleted", id, error) from error
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        """Do `work` off the loop, after what others have asked for before."""
+        async with self._lock:
+            return await in_thread(work)
+
+    def _save(self, voice: Voice, upload: Upload) -> Voice:
+        with self._folder.locked(), _open(upload) as recording:
+            self.check_room(voice.id)
+            voice = voice.model_copy(update={"media_type": media_type(recording.read(16))})
+            recording.seek(0)
+            self._folder.put(voice, recording)
+            return voice
+
+    def _delete(self, id: str) -> bool:
+        with self._folder.locked():
+            voice = self._folder.written.get(id)
+            if voice is not None:
+                self._folder.remove(voice)
+            return voice is not None
+
+    def _drop(self, key: str) -> None:
+        with self._folder.locked():
+            self._folder.drop(key)
+
+    def _failed(self, event: str, id: str, error: OSError) -> ServiceError:
+        logger.error(event, voice=id, error=str(error), folder=str(self._folder.path))
+        return ServiceError(
+            ErrorCode.spool_full,
+            "the server cannot write to the folder of its voices now, as when the disk is full; "
+            "try again later",
+            retry_after=_RETRY_AFTER_FULL,
+        )
+
+
+def _open(upload: Upload) -> BinaryIO:
+    return open(upload.path, "rb") if upload.path is not None else io.BytesIO(upload.data or b"")

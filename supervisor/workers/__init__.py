@@ -1,0 +1,1 @@
+"""Worker processes and their templates: started, watched, replaced. Runs in the front."""

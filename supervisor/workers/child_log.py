@@ -1,0 +1,71 @@
+"""What children print: each line becomes an event of the log. Runs in the front."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from supervisor.log import logger
+
+_MAX_LOG_LINE = 4096
+
+
+_LINES_AT_ONCE = 200
+
+
+_LINES_PER_SECOND = 100
+"""How much of a child's output is logged: each line takes the loop some 30 microseconds."""
+
+
+class _LogLines(asyncio.Protocol):
+    """Turns a child's output into log events.
+
+    What comes faster than it can be logged is counted and dropped: a model that prints without end
+    must neither stop the front nor wait for it.
+    """
+
+    def __init__(self, child: str) -> None:
+        self._child = child
+        self._rest = b""
+        self._allowed = float(_LINES_AT_ONCE)
+        self._allowed_at = time.monotonic()
+        self._dropped = 0
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LOG_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        now = time.monotonic()
+        allowed = self._allowed + (now - self._allowed_at) * _LINES_PER_SECOND
+        allowed, self._allowed_at = min(allowed, _LINES_AT_ONCE), now
+        logged = lines[: int(allowed)]
+        self._allowed = allowed - len(logged)
+        for line in logged:
+            self._log(line)
+        if len(lines) > len(logged):
+            if not self._dropped:
+                asyncio.get_running_loop().call_later(1.0, self._tell_dropped)
+            self._dropped += len(lines) - len(logged)
+
+    def eof_received(self) -> None:
+        self._log(self._rest)
+
+    def _tell_dropped(self) -> None:
+        logger.warning("child_output_dropped", child=self._child, lines=self._dropped)
+        self._dropped = 0
+
+    def _log(self, line: bytes) -> None:
+        text = line[:_MAX_LOG_LINE].decode(errors="replace").rstrip()
+        if text:
+            logger.info("child_output", child=self._child, line=text)
+
+
+async def open_log(child: str) -> int:
+    """A pipe for the output of `child`: each line becomes a log event. Returns its write end."""
+    read_fd, write_fd = os.pipe()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: _LogLines(child), os.fdopen(read_fd, "rb", buffering=0)
+    )
+    return write_fd

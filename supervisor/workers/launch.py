@@ -1,0 +1,158 @@
+"""How a worker comes to be: forked from a template, or spawned to load for itself. In the front.
+
+Both launchers have the same three verbs (`start`, `launch`, `close`), so that the pool does not
+know which one it has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ipc.channel import make_pipe
+from ipc.messages import Json
+from supervisor.workers.child_log import open_log
+from supervisor.workers.handle import Worker
+from supervisor.workers.process import start_python
+
+NO_RESOURCES = (OSError, RuntimeError)
+"""What is raised when there are no more descriptors, no memory, or (RuntimeError) no thread."""
+
+CHILD_ENVIRONMENT = {
+    # One thread in a template, so that it can be forked; a worker raises torch's own count later.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Freed tensors go back to the kernel instead of staying in glibc's heap.
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+    "MALLOC_ARENA_MAX": "2",
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class LaunchError(Exception):
+    """A worker or template could not be brought to life; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """What the children of one model need to know."""
+
+    model: str
+    factory: str
+    models_dir: str
+    threads: int
+    options: Json
+    worker_options: Json
+    lifeline: int
+    load_timeout: float
+    warm_up_timeout: float = 60.0
+
+    def arguments(self) -> list[str]:
+        """The command line of a template or a spawned worker."""
+        config = {
+            "factory": self.factory,
+            "models_dir": self.models_dir,
+            "threads": self.threads,
+            "options": self.options,
+            "worker_options": self.worker_options,
+        }
+        return ["--lifeline", str(self.lifeline), "--config", json.dumps(config)]
+
+
+class Launcher(Protocol):
+    """Makes workers of one model. `ready_timeout` is how many seconds one may take to be READY."""
+
+    ready_timeout: float
+
+    async def start(self) -> None:
+        """Prepare, as far as needed. Raises `LaunchError`."""
+
+    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+        """A new worker in state STARTING. Raises `LaunchError`."""
+
+    async def close(self) -> None:
+        """End what `start` has started; the workers are the pool's."""
+
+
+class WorkerPipes:
+    """The three pipes of a worker that is about to be started."""
+
+    def __init__(self, log_fd: int) -> None:
+        self.log_fd = log_fd
+        self.child_requests, self.requests = make_pipe()
+        try:
+            self.replies, self.child_replies = make_pipe()
+        except OSError:
+            os.close(self.child_requests)
+            os.close(self.requests)
+            raise
+
+    @classmethod
+    async def open(cls, name: str) -> WorkerPipes:
+        """Those of the worker called `name`. Raises `LaunchError`."""
+        try:
+            log_fd = await open_log(name)
+            try:
+                return cls(log_fd)
+            except OSError:
+                os.close(log_fd)
+                raise
+        except OSError as error:
+            raise LaunchError(f"cannot start a process: {error}") from error
+
+    def for_child(self) -> tuple[int, int, int]:
+        """What the worker gets: requests, replies, log."""
+        return (self.child_requests, self.child_replies, self.log_fd)
+
+    def close_child_ends(self) -> None:
+        """The child has its own copies now."""
+        for descriptor in self.for_child():
+            os.close(descriptor)
+
+    def close_own_ends(self) -> None:
+        """The worker did not come to be."""
+        os.close(self.requests)
+        os.close(self.replies)
+
+
+class SpawnLauncher:
+    """Each worker loads the model for itself."""
+
+    def __init__(self, config: LaunchConfig) -> None:
+        self._config = config
+        self.ready_timeout = config.load_timeout
+
+    async def start(self) -> None:
+        """Nothing to prepare."""
+
+    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+        """Start a worker process; it loads before it is READY."""
+        pipes = await WorkerPipes.open(name)
+        requests, replies, log_fd = pipes.for_child()
+        try:
+            process = await start_python(
+                "model_procs.worker",
+                ["--requests", str(requests), "--replies", str(replies), *self._config.arguments()],
+                pass_fds=(requests, replies, self._config.lifeline),
+                log_fd=log_fd,
+                environment=CHILD_ENVIRONMENT,
+            )
+        except BaseException as error:
+            pipes.close_own_ends()
+            if isinstance(error, NO_RESOURCES):
+                raise LaunchError(f"cannot start a process: {error}") from error
+            raise
+        finally:
+            pipes.close_child_ends()
+        worker = Worker(name, process, on_change)
+        await worker.open(pipes.replies, pipes.requests)
+        return worker
+
+    async def close(self) -> None:
+        """Nothing was started."""

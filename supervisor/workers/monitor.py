@@ -1,0 +1,142 @@
+"""The clock of the supervision: samples memory, feels pulses, relieves the container. In the front.
+
+Each tick reads every worker's RSS, which costs microseconds, and asks for a sign of life. What
+costs more (USS and PSS walk page tables, the container's usage is files) is read in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from supervisor.log import logger
+from supervisor.memory.cgroup import Container
+from supervisor.memory.malloc import give_back
+from supervisor.memory.recycling import Reason, relieve
+from supervisor.memory.usage import Share, resident_bytes, share, to_mb
+from supervisor.threads import SUPERVISION, in_thread
+from supervisor.workers.lifecycle import State
+from supervisor.workers.pool import Pool
+from supervisor.workers.process import live_processes, reap_strangers
+from supervisor.workers.slot import Member
+
+_WATCHED = (State.IDLE, State.BUSY, State.RETIRING)
+_SHARE_INTERVAL = 10.0
+"""Seconds between two readings of USS and PSS."""
+_FRONT_MARGIN = 32 * 1024 * 1024
+"""Bytes that must stay free beside a successor."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """Seconds between ticks and without a pong, and the part of the container that may be used."""
+
+    interval: float
+    ping_timeout: float
+    pressure: float
+
+
+class Watch:
+    """Watches the workers of all pools."""
+
+    def __init__(self, config: WatchConfig, container: Container) -> None:
+        self.config = config
+        self._container = container
+        self.pools: Mapping[str, Pool] = {}
+        self.shares: dict[int, Share] = {}
+        """By pid; as old as the last reading."""
+        self.usage = 0
+        """Bytes of the container in use, at the last tick."""
+        self._oom_kills = container.oom_kills()
+        self._shares_at = 0.0
+        self._relieving: Member | None = None
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            await asyncio.sleep(self.config.interval)
+            try:
+                await self._tick()
+            except Exception:  # a bug here must be seen, and must not end the watch
+                logger.exception("watch_failed")
+
+    def has_room(self, size: int) -> bool:
+        """Whether `size` more bytes fit into the container."""
+        limit = int(self._container.limit * self.config.pressure)
+        return self.usage + size + _FRONT_MARGIN <= limit
+
+    def kernel_killed(self) -> bool:
+        """Whether the kernel has killed a process for lack of memory since this was last asked."""
+        before, self._oom_kills = self._oom_kills, self._container.oom_kills()
+        return self._oom_kills > before
+
+    async def _tick(self) -> None:
+        for pool in self.pools.values():
+            for member in [m for m in pool.members if m.worker.state in _WATCHED]:
+                rss = resident_bytes(member.worker.process.pid)
+                if rss is not None:
+                    pool.observe(member, rss)
+                self._check_pulse(member)
+        pids = self._pids()
+        reap_strangers(live_processes)
+        with_shares = time.monotonic() - self._shares_at >= _SHARE_INTERVAL
+        if with_shares:
+            self._shares_at = time.monotonic()
+            self.shares = await in_thread(lambda: _read_shares(pids), SUPERVISION)
+            await in_thread(give_back, SUPERVISION)
+        self.usage = await in_thread(lambda: self._read_usage(pids), SUPERVISION)
+        self._relieve()
+
+    def _read_usage(self, pids: list[int]) -> int:
+        """What counts against the limit; one that is only a setting counts our processes alone."""
+        if self._container.source != "setting":
+            return self._container.usage()
+        shares = _read_shares([os.getpid(), *pids])
+        return sum(found.pss for found in shares.values())
+
+    def _pids(self) -> list[int]:
+        pids = [m.worker.process.pid for pool in self.pools.values() for m in pool.members]
+        for pool in self.pools.values():
+            template = pool.templates.current
+            if template is not None and template.process is not None:
+                pids.append(template.process.pid)
+        return pids
+
+    def _check_pulse(self, member: Member) -> None:
+        worker = member.worker
+        # By pings and not by a clock, which runs on while the whole container stands still.
+        silence = worker.unanswered_pings * self.config.interval
+        if silence > self.config.ping_timeout:
+            worker.stop(f"unresponsive for {silence:.0f} s")
+        worker.ping()
+
+    def _relieve(self) -> None:
+        """One worker at a time: what the last one gives back must show before another goes."""
+        if self._relieving is not None and self._relieving.worker.state is not State.DEAD:
+            return
+        self._relieving = None
+        growth = [
+            ((pool, member), member.worker.rss - member.worker.baseline_rss)
+            for pool in self.pools.values()
+            for member in pool.replaceable()
+        ]
+        limit = self._container.limit
+        chosen = relieve(self.usage, limit, self.config.pressure, growth)
+        if chosen is not None:
+            pool, member = chosen
+            logger.warning(
+                "memory_pressure",
+                usage_mb=to_mb(self.usage),
+                limit_mb=to_mb(limit),
+                child=member.worker.name,
+            )
+            if pool.recycle(member, Reason.PRESSURE):
+                self._relieving = member
+
+
+def _read_shares(pids: list[int]) -> dict[int, Share]:
+    shares = {pid: share(pid) for pid in pids}
+    return {pid: found for pid, found in shares.items() if found is not None}

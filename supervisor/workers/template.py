@@ -1,0 +1,280 @@
+"""Where the workers of one model come from: its template, and those after it. In the front."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ipc.channel import ControlSocket
+from ipc.codec import FrameError
+from ipc.messages import Exited, Failed, Fork, Forked, Json, Ready
+from supervisor.log import logger
+from supervisor.memory.usage import to_mb
+from supervisor.workers.child_log import open_log
+from supervisor.workers.config import PoolConfig
+from supervisor.workers.handle import Worker
+from supervisor.workers.launch import (
+    CHILD_ENVIRONMENT,
+    NO_RESOURCES,
+    LaunchConfig,
+    Launcher,
+    LaunchError,
+    SpawnLauncher,
+    WorkerPipes,
+)
+from supervisor.workers.process import Process, describe_exit, end, start_python
+
+_LEAVE_SECONDS = 2.0
+_FORK_SECONDS = 10.0
+"""How long a fork may take; it takes milliseconds unless the machine is in trouble."""
+
+
+class Template:
+    """The front's handle on one template process; a `Launcher` that forks.
+
+    `on_exit` is called when the template dies, whether or not it was ever READY.
+    """
+
+    def __init__(self, config: LaunchConfig, on_exit: Callable[[Template], None]) -> None:
+        self._config = config
+        self._on_exit = on_exit
+        self.name = f"{config.model}-template"
+        self.ready_timeout = config.warm_up_timeout
+        self.process: Process | None = None
+        self.info: Json = {}
+        self.baseline_rss = 0
+        self.started = time.monotonic()
+        self.ready = False
+        self.closing = False
+        self._control: ControlSocket | None = None
+        self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._forks: dict[str, asyncio.Future[Process]] = {}
+        self._children: dict[int, Process] = {}
+
+    async def start(self) -> None:
+        """Start the process and wait until the model is loaded. Raises `LaunchError`."""
+        try:
+            self.process = await self._start_process()
+        except NO_RESOURCES as error:
+            raise LaunchError(f"cannot start a process: {error}") from error
+        self.process.exited.add_done_callback(self._on_process_exit)
+        try:
+            async with asyncio.timeout(self._config.load_timeout):
+                loaded = await asyncio.shield(self._loaded)
+        except TimeoutError:
+            self.kill()
+            raise LaunchError(
+                f"the model did not load within {self._config.load_timeout:.0f} s; "
+                "VOICE_ENGINE_LOAD_TIMEOUT sets the limit"
+            ) from None
+        except LaunchError:
+            # It leaves by itself, unless the model has started a thread that does not end.
+            await end(self.process, ask=lambda: None, grace=_LEAVE_SECONDS)
+            raise
+        if self.process.exited.done():  # whoever waits for that was told before it was ready
+            raise LaunchError(f"the template died: {self.last_exit}")
+        self.info = loaded.info
+        self.baseline_rss = loaded.rss
+        self.ready = True
+
+    async def _start_process(self) -> Process:
+        ours, theirs = ControlSocket.pair()
+        descriptor = theirs.socket.fileno()
+        try:
+            ours.socket.setblocking(False)
+            log_fd = await open_log(self.name)
+            try:
+                process = await start_python(
+                    "model_procs.template",
+                    ["--control", str(descriptor), *self._config.arguments()],
+                    pass_fds=(descriptor, self._config.lifeline),
+                    log_fd=log_fd,
+                    environment=CHILD_ENVIRONMENT,
+                )
+            finally:
+                os.close(log_fd)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours.socket, self._on_readable)
+        return process
+
+    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+        """Fork a worker. Raises `LaunchError` when the template is gone or does not answer."""
+        pipes = await WorkerPipes.open(name)
+        forked: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
+        self._forks[name] = forked
+        try:
+            if self._control is None or not self.ready:
+                raise LaunchError("the template is not running")
+            self._control.send(Fork(name, self._config.worker_options), pipes.for_child())
+            async with asyncio.timeout(_FORK_SECONDS):
+                process = await forked
+        except BaseException as error:
+            pipes.close_own_ends()
+            if isinstance(error, TimeoutError):
+                self.kill()
+                raise LaunchError("the template did not fork in time") from error
+            if isinstance(error, OSError):
+                raise LaunchError(f"cannot reach the template: {error}") from error
+            raise
+        finally:
+            del self._forks[name]
+            pipes.close_child_ends()
+        worker = Worker(name, process, on_change)
+        await worker.open(pipes.replies, pipes.requests)
+        return worker
+
+    def kill(self) -> None:
+        """End a template that does not do its work; its workers live on."""
+        if self.process is not None:
+            self.process.send_signal(9)
+
+    async def close(self) -> None:
+        """Have the template leave; its workers live on."""
+        self.closing = True
+        self._close_control()
+        if self.process is not None:
+            await end(self.process, ask=lambda: None, grace=_LEAVE_SECONDS)
+
+    @property
+    def last_exit(self) -> str:
+        """How the dead template ended."""
+        if self.process is None or not self.process.exited.done():
+            return "did not start"
+        return describe_exit(self.process.exited.result())
+
+    def _on_readable(self) -> bool:
+        """Handle one message; False when there is none."""
+        if self._control is None:
+            return False
+        try:
+            received = self._control.receive()
+        except BlockingIOError:
+            return False
+        except (FrameError, OSError):
+            self._close_control()
+            self.kill()
+            return False
+        if received is None:
+            self._close_control()
+            return False
+        message, descriptors = received
+        match message:
+            case Ready() if not self._loaded.done():
+                self._loaded.set_result(message)
+            case Failed() if not self._loaded.done():
+                self._loaded.set_exception(LaunchError(message.message))
+            case Forked() if len(descriptors) == 1 and (forked := self._waiting_fork(message.name)):
+                # At once: how it ended may be the next message.
+                process = self._children[message.pid] = Process(message.pid, descriptors.pop())
+                forked.set_result(process)
+            case Exited():
+                if child := self._children.pop(message.pid, None):
+                    child.relay_status(message.status)
+            case _:
+                self.kill()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return True
+
+    def _waiting_fork(self, name: str) -> asyncio.Future[Process] | None:
+        forked = self._forks.get(name)
+        return None if forked is None or forked.done() else forked
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control.socket)
+            self._control.close()
+            self._control = None
+
+    def _on_process_exit(self, _: asyncio.Future[int | None]) -> None:
+        while self._on_readable():  # what it said before it died, its load error first of all
+            pass
+        self._close_control()
+        self.ready = False
+        for child in self._children.values():
+            child.adopted()
+        error = LaunchError(f"the template died: {self.last_exit}")
+        waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forks.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        self._on_exit(self)
+
+
+class Templates:
+    """The template of one model, loaded when it is asked for and there is none.
+
+    With the start method `spawn` there never is one. `on_death` is called when it has died.
+    """
+
+    def __init__(self, config: PoolConfig, on_death: Callable[[], None]) -> None:
+        self.current: Template | None = None
+        self.restarts = 0
+        """How many have died."""
+        self.last_exit: str | None = None
+        """How the last of them did."""
+        self._config = config
+        self._on_death = on_death
+        self._spawner = SpawnLauncher(config.launch)
+        self._lock = asyncio.Lock()
+
+    async def launcher(self) -> Launcher:
+        """What new workers are to come from. Raises `LaunchError`."""
+        if self._config.start_method == "spawn":
+            return self._spawner
+        if self.current is None:
+            async with self._lock:  # whoever comes while it loads waits until it has
+                if self.current is None:
+                    self.current = await self._load(self._config)
+        return self.current
+
+    async def reload(self, config: PoolConfig) -> Template | None:
+        """From now on go by `config`; returns the template that has had its day, to be closed.
+
+        Raises `LaunchError` when a new one cannot be loaded; then everything stays as it was.
+        """
+        if config.start_method == "spawn":
+            self._spawner = SpawnLauncher(config.launch)
+            old, self.current = self.current, None
+        else:
+            async with self._lock:
+                template = await self._load(config)
+                old, self.current = self.current, template
+        self._config = config
+        return old
+
+    async def close(self) -> None:
+        """Have the template leave."""
+        if self.current is not None:
+            await self.current.close()
+
+    async def _load(self, config: PoolConfig) -> Template:
+        template = Template(config.launch, self._on_exit)
+        started = time.monotonic()
+        await template.start()
+        logger.info(
+            "template_ready",
+            child=template.name,
+            engine=config.engine,
+            rss_mb=to_mb(template.baseline_rss),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return template
+
+    def _on_exit(self, template: Template) -> None:
+        if template.closing or self.current is not template:
+            return
+        self.current = None
+        self.restarts += 1
+        self.last_exit = template.last_exit
+        logger.warning("template_died", child=template.name, reason=template.last_exit)
+        self._on_death()

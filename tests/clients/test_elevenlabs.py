@@ -1,0 +1,503 @@
+"""ElevenLabs' own Python client against the running service: only its base URL is another one."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import socket
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+from elevenlabs import AsyncElevenLabs, ElevenLabs, VoiceSettings
+from elevenlabs.core.api_error import ApiError
+from elevenlabs.errors import UnprocessableEntityError
+from elevenlabs.text_to_speech.types import TextToSpeechConvertRequestOutputFormat
+
+from supervisor.http.shared.synthesis import cached_id
+from tests.support.recordings import spoken
+from tests.support.service import NET, RunningService, read_wav, running
+
+KEY = "sesame"
+EMBEDDED = {
+    "VOICE_ENGINE_TTS_ENGINE": "flite",
+    "VOICE_ENGINE_STT_ENGINE": "sphinx",
+    "VOICE_ENGINE_API_KEY": KEY,
+}
+BUILTIN = "slt"
+RECORDED = "Glue the sheet to the dark blue background."
+TEXT = f"The birch canoe slid on the smooth planks. {RECORDED}"
+
+ALL_FORMATS: tuple[str, ...] = typing.get_args(
+    typing.get_args(TextToSpeechConvertRequestOutputFormat)[0]
+)
+"""What the client's own type lists."""
+
+ONCE: Any = {"max_retries": 0}
+"""Its client forgets the fields of a form when it tries again."""
+
+
+@contextlib.contextmanager
+def connected(service: RunningService, key: str | None = KEY) -> Iterator[ElevenLabs]:
+    """Their client, whose connections are closed afterwards; it has no method for that."""
+    with httpx.Client(timeout=NET) as connections:
+        yield ElevenLabs(base_url=service.url, api_key=key, httpx_client=connections)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[RunningService]:
+    with running(EMBEDDED) as service:
+        service.wait_ready()
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[ElevenLabs]:
+    with connected(service) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def recording() -> bytes:
+    """Somebody's voice, as a WAV."""
+    return spoken(RECORDED)
+
+
+@pytest.fixture
+def voice(client: ElevenLabs, recording: bytes) -> Iterator[str]:
+    """The id of a voice that has been added."""
+    voice_id = client.voices.ivc.create(name="Anna", files=[recording]).voice_id
+    yield voice_id
+    client.voices.delete(voice_id)
+
+
+@pytest.fixture(scope="module")
+def seconds(client: ElevenLabs) -> float:
+    """How long it takes to say the text."""
+    wav = b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT, output_format="wav_16000"))
+    rate, samples = read_wav(wav)
+    assert rate == 16_000
+    return len(samples) / 2 / rate
+
+
+def decoded(sound: bytes) -> tuple[str, int, float]:
+    """Codec, rate in Hz and duration in seconds."""
+    with av.open(io.BytesIO(sound), "r") as container:
+        (stream,) = container.streams.audio
+        samples = sum(int(frame.samples) for frame in container.decode(stream))
+        context: Any = stream.codec_context
+        return context.codec.canonical_name, context.sample_rate, samples / context.sample_rate
+
+
+@pytest.mark.parametrize("method", ["convert", "stream"])
+@pytest.mark.parametrize("name", ALL_FORMATS)
+def test_every_output_format(client: ElevenLabs, seconds: float, name: str, method: str) -> None:
+    speech: Callable[..., Iterator[bytes]] = getattr(client.text_to_speech, method)
+    sound = b"".join(speech(BUILTIN, text=TEXT, output_format=name))
+    codec, rate, *kbits = name.split("_")
+    match codec:
+        case "pcm":
+            assert len(sound) / 2 / int(rate) == pytest.approx(seconds, abs=0.001)
+        case "ulaw" | "alaw":
+            assert len(sound) / int(rate) == pytest.approx(seconds, abs=0.001)
+        case _:
+            found, found_rate, duration = decoded(sound)
+            assert found == {"mp3": "mp3", "wav": "pcm_s16le", "opus": "opus"}[codec]
+            assert found_rate == int(rate)
+            assert duration == pytest.approx(seconds, abs=0.12)
+    if kbits:
+        assert len(sound) * 8 / seconds / 1000 == pytest.approx(int(kbits[0]), rel=0.1, abs=7)
+
+
+@pytest.mark.parametrize(("name", "law"), [("ulaw_8000", "mulaw"), ("alaw_8000", "alaw")])
+def test_the_telephone_hears_the_same(client: ElevenLabs, name: str, law: str) -> None:
+    telephone, pcm = (
+        b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT, output_format=form, seed=1))
+        for form in (name, "pcm_8000")
+    )
+    with av.open(io.BytesIO(telephone), "r", law, options={"sample_rate": "8000"}) as container:
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    said = np.frombuffer(pcm, "<i2")
+    assert len(heard) == len(said)
+    # Eight bits on a logarithmic scale: a sample is off by some percent of itself.
+    assert np.all(np.abs(heard.astype(int) - said) <= 20 + 0.04 * np.abs(said.astype(int)))
+
+
+def test_the_usual_format_is_theirs(client: ElevenLabs, seconds: float) -> None:
+    sound = b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT))
+    codec, rate, duration = decoded(sound)
+    assert (codec, rate) == ("mp3", 44_100)
+    assert duration == pytest.approx(seconds, abs=0.12)
+    assert len(sound) * 8 / seconds == pytest.approx(128_000, rel=0.1)
+
+
+def test_all_that_their_client_can_send_is_accepted(client: ElevenLabs, seconds: float) -> None:
+    sound = client.text_to_speech.convert(
+        BUILTIN,
+        text=TEXT,
+        model_id="eleven_multilingual_v2",
+        language_code="en",
+        output_format="pcm_16000",
+        optimize_streaming_latency=3,
+        enable_logging=False,
+        voice_settings=VoiceSettings(
+            stability=0.3, similarity_boost=0.9, style=0.1, use_speaker_boost=True, speed=1.25
+        ),
+        seed=4_294_967_295,
+        previous_text="Before.",
+        next_text="After.",
+        previous_request_ids=["a"],
+        apply_text_normalization="auto",
+    )
+    assert len(b"".join(sound)) / 2 / 16_000 == pytest.approx(seconds / 1.25, abs=0.01)
+
+
+def test_a_stream_arrives_while_it_is_made() -> None:
+    # The script hangs after its pieces: what arrives was sent before the answer was complete.
+    with running() as service, connected(service) as client:
+        service.wait_ready()
+        for speech in (client.text_to_speech.convert, client.text_to_speech.stream):
+            pieces = speech(cached_id("0" * 64), text="say 3; sleep 600", output_format="pcm_24000")
+            assert len(next(iter(pieces))) == 1024
+            typing.cast(Any, pieces).close()
+
+
+def test_times_of_characters(client: ElevenLabs, voice: str) -> None:
+    text = " Hello [laugh] there.  How are you?\nFine! "
+    answer = client.text_to_speech.convert_with_timestamps(
+        voice, text=text, output_format="pcm_16000"
+    )
+    duration = len(base64.b64decode(answer.audio_base_64)) / 2 / 16_000
+    assert answer.alignment is not None
+    assert answer.normalized_alignment is not None
+    assert answer.alignment.characters == list(text)
+    spoken = "".join(answer.normalized_alignment.characters)
+    assert spoken == "Hello there. How are you? Fine!"
+    extra = answer.model_dump()
+    assert (extra["alignment_exact"], extra["alignment_granularity"]) == (False, "sentence")
+    for alignment in (answer.alignment, answer.normalized_alignment):
+        starts = alignment.character_start_times_seconds
+        ends = alignment.character_end_times_seconds
+        assert len(starts) == len(ends) == len(alignment.characters)
+        assert starts[0] == 0.0
+        assert starts == sorted(starts)
+        assert ends == sorted(ends)
+        assert all(start <= end for start, end in zip(starts, ends, strict=True))
+        assert ends[-1] == pytest.approx(duration, abs=0.002)
+    # A sentence's first character begins when the sentence does, in both.
+    for word in ("How", "Fine"):
+        own = answer.alignment.character_start_times_seconds[text.index(word)]
+        normalized = answer.normalized_alignment.character_start_times_seconds
+        assert own == normalized[spoken.index(word)]
+        assert 0 < own < duration
+
+
+def test_an_answer_with_times_has_the_headers_of_sound(client: ElevenLabs, voice: str) -> None:
+    raw = client.text_to_speech.with_raw_response
+    with raw.convert(voice, text="Hello.", output_format="wav_16000") as sound:
+        wanted = {name for name in sound.headers if name.startswith(("x-", "server-timing"))}
+    timed = raw.convert_with_timestamps(voice, text="Hello.", output_format="wav_16000")
+    assert wanted == {name for name in timed.headers if name.startswith(("x-", "server-timing"))}
+    assert "approximate" in timed.headers["x-voice-approximation"]
+    assert timed.headers["x-sample-rate"] == "16000"
+    assert float(timed.headers["x-audio-duration"]) > 0.3
+
+
+def test_times_follow_the_speed(client: ElevenLabs) -> None:
+    def second_sentence(speed: float) -> float:
+        alignment = client.text_to_speech.convert_with_timestamps(
+            BUILTIN, text=TEXT, voice_settings=VoiceSettings(speed=speed)
+        ).alignment
+        assert alignment is not None
+        return alignment.character_start_times_seconds[TEXT.index("Glue")]
+
+    assert second_sentence(2.0) == pytest.approx(second_sentence(1.0) / 2, abs=0.05)
+
+
+def test_a_voice_from_its_recording_to_its_end(client: ElevenLabs, recording: bytes) -> None:
+    added = client.voices.ivc.create(
+        name="Änne",
+        files=[io.BytesIO(recording)],
+        description="not kept",
+        labels={"accent": "none"},
+        remove_background_noise=False,
+    )
+    assert re.fullmatch("[A-Za-z0-9]{20}", added.voice_id)
+    assert added.requires_verification is False
+    listed = {entry.voice_id: entry for entry in client.voices.get_all().voices}
+    assert {BUILTIN, added.voice_id} <= set(listed)
+    assert listed[BUILTIN].category == "premade"
+    assert listed[BUILTIN].labels == {"language": "en"}
+    found = client.voices.get(added.voice_id)
+    assert found == listed[added.voice_id]
+    assert (found.name, found.category, found.preview_url) == ("Änne", "cloned", None)
+    assert isinstance(found.created_at_unix, int)
+    assert client.voices.settings.get(added.voice_id).speed == 1.0
+    spoken = b"".join(client.text_to_speech.convert(added.voice_id, text="Hello there."))
+    assert decoded(spoken)[0] == "mp3"
+    assert client.voices.delete(added.voice_id).status == "ok"
+    for call in (
+        lambda: client.voices.get(added.voice_id),
+        lambda: client.voices.settings.get(added.voice_id),
+        lambda: client.voices.delete(added.voice_id),
+        lambda: list(client.text_to_speech.convert(added.voice_id, text="Hello.")),
+    ):
+        with pytest.raises(ApiError) as error:
+            call()
+        assert error.value.status_code == 404
+
+
+def test_making_a_voice_says_how_long_it_took(client: ElevenLabs, recording: bytes) -> None:
+    made = client.voices.ivc.with_raw_response.create(name="Timed", files=[recording])
+    assert made.headers["server-timing"].startswith("queue;dur=")
+    client.voices.delete(made.data.voice_id)
+
+
+def test_only_one_recording_makes_a_voice(client: ElevenLabs, recording: bytes) -> None:
+    with pytest.raises(ApiError) as error:
+        client.voices.ivc.create(name="Two", files=[recording, recording])
+    assert error.value.status_code == 400
+    assert "send one recording" in error.value.body["detail"]
+    assert client.voices.search(search="Two").total_count == 0
+
+
+def test_noise_is_no_voice(client: ElevenLabs) -> None:
+    with pytest.raises(ApiError) as error:
+        client.voices.ivc.create(name="Noise", files=[b"not a recording at all"])
+    assert error.value.status_code == 400
+    assert error.value.body["error"]["code"] == "invalid_audio"
+    assert client.voices.search(search="Noise").total_count == 0
+
+
+def test_voices_are_searched_page_by_page(client: ElevenLabs, voice: str) -> None:
+    everything = [entry.voice_id for entry in client.voices.get_all().voices]
+    assert len(everything) > 3
+    pages = [client.voices.search(page_size=2)]
+    while (token := pages[-1].next_page_token) is not None:
+        assert pages[-1].has_more
+        pages.append(client.voices.search(page_size=2, next_page_token=token))
+    assert not pages[-1].has_more
+    assert [entry.voice_id for page in pages for entry in page.voices] == everything
+    assert {page.total_count for page in pages} == {len(everything)}
+
+    def ids(**search: Any) -> list[str]:
+        return [entry.voice_id for entry in client.voices.search(**search).voices]
+
+    assert ids(search="aNNa") == [voice]
+    assert ids(voice_ids=[voice, BUILTIN, "nobody"]) == [BUILTIN, voice]
+    assert BUILTIN in ids(category="premade")
+    assert voice not in ids(category="premade")
+    assert voice in ids(voice_type="personal")
+    assert BUILTIN not in ids(voice_type="non-default")
+    assert BUILTIN in ids(voice_type="default")
+    assert ids(voice_type="community") == []
+    names = [entry.name for entry in client.voices.search(sort="name").voices]
+    assert names == sorted(names, key=lambda name: str(name).lower())
+    assert ids(sort="created_at_unix", sort_direction="desc")[0] == voice
+
+
+def test_a_transcript_with_its_words(client: ElevenLabs, recording: bytes) -> None:
+    transcript: Any = client.speech_to_text.convert(model_id="scribe_v1", file=recording)
+    assert (transcript.language_code, transcript.language_probability) == ("eng", None)
+    assert "blue background" in transcript.text
+    assert "".join(word.text for word in transcript.words) == transcript.text
+    assert [word.type for word in transcript.words[:3]] == ["word", "spacing", "word"]
+    assert all(word.start <= word.end and word.logprob is None for word in transcript.words)
+    starts = [word.start for word in transcript.words]
+    assert starts == sorted(starts)
+    assert 0 < transcript.words[-1].end <= transcript.audio_duration_secs
+    assert (transcript.emotion, transcript.emotion_probability) == ("EMO_UNKNOWN", None)
+    assert transcript.events == ["Speech"]
+
+
+def test_the_granularity_of_times(client: ElevenLabs, recording: bytes) -> None:
+    def words(granularity: str) -> list[Any]:
+        transcript: Any = client.speech_to_text.convert(
+            model_id="scribe_v1", file=recording, timestamps_granularity=granularity
+        )
+        assert "background" in transcript.text
+        return list(transcript.words)
+
+    assert words("none") == []
+    assert all(word.characters is None for word in words("word"))
+    spoken = [word for word in words("character") if word.type == "word"]
+    for word in spoken:
+        assert "".join(character.text for character in word.characters) == word.text
+        assert word.characters[0].start == word.start
+        assert word.characters[-1].end == word.end
+
+
+@pytest.mark.parametrize("code", ["en", "eng", "EN"])
+def test_a_language_by_any_of_its_codes(client: ElevenLabs, recording: bytes, code: str) -> None:
+    transcript: Any = client.speech_to_text.convert(
+        model_id="scribe_v1", file=recording, language_code=code
+    )
+    assert transcript.language_code == "eng"
+
+
+def test_a_language_that_the_engine_lacks(client: ElevenLabs, recording: bytes) -> None:
+    with pytest.raises(ApiError) as error:
+        client.speech_to_text.convert(model_id="scribe_v1", file=recording, language_code="zho")
+    assert error.value.status_code == 400
+    assert error.value.body["error"]["code"] == "invalid_option"
+
+
+@pytest.mark.parametrize("field", ["cloud_storage_url", "source_url"])
+def test_no_url_is_fetched(client: ElevenLabs, recording: bytes, field: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/speech.wav"
+        for sent in ({field: url}, {field: url, "file": recording}):
+            with pytest.raises(ApiError) as error:
+                client.speech_to_text.convert(model_id="scribe_v1", **typing.cast(Any, sent))
+            assert error.value.status_code == 400
+            assert "fetches no URL" in error.value.body["detail"]
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"diarize": True},
+        {"use_multi_channel": True},
+        {"webhook": True},
+        {"entity_detection": "all"},
+        {"entity_redaction": ["pii"]},
+        {"file_format": "pcm_s16le_16"},
+        {"additional_formats": [{"format": "srt"}]},
+        {"transcript_edit": "as a poem"},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_is_not_done_is_refused(
+    client: ElevenLabs, recording: bytes, asked: dict[str, Any]
+) -> None:
+    with pytest.raises(ApiError) as error:
+        client.speech_to_text.convert(model_id="scribe_v1", file=recording, **asked)
+    assert error.value.status_code == 400
+    assert "; " in error.value.body["detail"]  # what is wrong; what to do
+
+
+def test_what_changes_nothing_is_accepted(client: ElevenLabs, recording: bytes) -> None:
+    transcript: Any = client.speech_to_text.convert(
+        model_id="scribe_v2",
+        file=recording,
+        diarize=False,
+        num_speakers=1,
+        tag_audio_events=False,
+        webhook=False,
+        file_format="other",
+        temperature=0.0,
+        seed=1,
+        keyterms=["canoe", "planks"],
+        enable_logging=False,
+    )
+    assert "background" in transcript.text
+
+
+def test_no_recording_is_no_transcript(client: ElevenLabs) -> None:
+    with pytest.raises(ApiError) as error:
+        client.speech_to_text.convert(model_id="scribe_v1")
+    assert error.value.status_code == 400
+    assert error.value.body["error"]["code"] == "missing_field"
+
+
+ERRORS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "unknown voice": ({"voice_id": "nobody"}, 404, "not_found"),
+    "a path for a voice": ({"voice_id": "..%2F..%2Fetc"}, 404, "not_found"),
+    "blank text": ({"text": " \n "}, 400, "empty_text"),
+    "nothing to be spoken": ({"text": "... !?"}, 400, "empty_text"),
+    "long text": ({"text": "word " * 1001}, 400, "text_too_long"),
+    "format": ({"output_format": "mp3_44100_1000"}, 400, "invalid_option"),
+    "speed": ({"voice_settings": VoiceSettings(speed=9)}, 400, "invalid_option"),
+    "seed": ({"seed": -1}, 400, "invalid_option"),
+}
+
+
+@pytest.mark.parametrize("method", ["convert", "stream", "convert_with_timestamps"])
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(client: ElevenLabs, name: str, method: str) -> None:
+    wrong, status, code = ERRORS[name]
+    with pytest.raises(ApiError) as error:
+        list(getattr(client.text_to_speech, method)(**{"voice_id": BUILTIN, "text": "Hi."} | wrong))
+    assert error.value.status_code == status
+    assert error.value.body["error"]["code"] == code
+    assert error.value.body["detail"] == error.value.body["error"]["message"]
+
+
+@pytest.mark.parametrize("key", ["wrong", None])
+def test_a_key_that_is_none(service: RunningService, recording: bytes, key: str | None) -> None:
+    with connected(service, key) as stranger:
+        for call in (
+            stranger.voices.get_all,
+            stranger.voices.search,
+            stranger.voices.settings.get_default,
+            lambda: list(stranger.text_to_speech.convert(BUILTIN, text="Hello.")),
+            lambda: stranger.voices.ivc.create(name="Eve", files=[recording]),
+            lambda: stranger.speech_to_text.convert(model_id="scribe_v1", file=recording),
+        ):
+            with pytest.raises(ApiError) as error:
+                call()
+            assert error.value.status_code == 401
+
+
+def test_a_request_that_kills_has_their_class_of_error() -> None:
+    with running({"VOICE_ENGINE_BACKOFF_BASE": "0.01"}) as service, connected(service) as client:
+        service.wait_ready()
+
+        def kill() -> None:
+            client.text_to_speech.convert_with_timestamps(
+                cached_id("0" * 64), text="crash", seed=1, request_options=ONCE
+            )
+
+        with pytest.raises(ApiError) as first:
+            kill()
+        assert first.value.status_code == 500
+        with pytest.raises(UnprocessableEntityError) as second:
+            kill()
+        assert second.value.body["error"]["code"] == "quarantined"
+
+
+async def test_their_asynchronous_client(service: RunningService, recording: bytes) -> None:
+    async with httpx.AsyncClient(timeout=NET) as connections:
+        client = AsyncElevenLabs(base_url=service.url, api_key=KEY, httpx_client=connections)
+        voice = (await client.voices.ivc.create(name="Ben", files=[recording])).voice_id
+        whole, streamed = b"", b""
+        options: dict[str, Any] = {"text": TEXT, "output_format": "pcm_16000", "seed": 1}
+        async for data in client.text_to_speech.convert(voice, **options):
+            whole += data
+        async for data in client.text_to_speech.stream(voice, **options):
+            streamed += data
+        timed = await client.text_to_speech.convert_with_timestamps(voice, **options)
+        assert whole == streamed == base64.b64decode(timed.audio_base_64)
+        assert timed.alignment is not None
+        assert timed.alignment.characters == list(TEXT)
+        transcript: Any = await client.speech_to_text.convert(model_id="scribe_v1", file=recording)
+        assert "background" in transcript.text
+        assert voice in [entry.voice_id for entry in (await client.voices.get_all()).voices]
+        assert (await client.voices.delete(voice)).status == "ok"
+        with pytest.raises(ApiError) as error:
+            await client.voices.get(voice)
+        assert error.value.status_code == 404
+        with pytest.raises(ApiError) as error:
+            async for _ in client.text_to_speech.convert(BUILTIN, text=" "):
+                pass
+        assert error.value.status_code == 400
+
+
+def test_a_recording_of_their_kind_of_file(client: ElevenLabs, tmp_path: Path) -> None:
+    # What their client makes can be heard again by it.
+    spoken = b"".join(client.text_to_speech.convert(BUILTIN, text=RECORDED))
+    path = tmp_path / "speech.mp3"
+    path.write_bytes(spoken)
+    with path.open("rb") as file:
+        transcript: Any = client.speech_to_text.convert(model_id="scribe_v1", file=file)
+    assert "background" in transcript.text

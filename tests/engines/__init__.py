@@ -1,0 +1,1 @@
+"""Tests of the real engines and of what engines share."""

@@ -1,0 +1,530 @@
+"""The real engines on tiny random weights: shapes, repeatability, cancellation, tags, forks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import Json, Request
+from model_procs.audio.pcm import Samples, pcm16, wav_header
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket_runs import split_runs
+from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.listening.base import TranscriptionOptions
+from model_procs.listening.segments import segments
+from model_procs.listening.transcript import Piece, merge
+from model_procs.speech.base import SpeechOptions
+from model_procs.weights.synthetic import NOTE
+from tests.support.service import NET
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TEXT = "One two three four. The quick brown fox jumps over the lazy dog."
+ROUNDING = 1e-5
+
+
+def noise(seconds: float, rate: int, seed: int = 0) -> Samples:
+    return (np.random.default_rng(seed).standard_normal(int(seconds * rate)) * 0.1).astype("f4")
+
+
+def loaded_pocket(models: Path, **options: Any) -> PocketEngine:
+    engine = PocketEngine(EngineConfig(models, options=options))
+    engine.load()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def pocket(nano_models: Path) -> PocketEngine:
+    return loaded_pocket(nano_models)
+
+
+@pytest.fixture(scope="module")
+def voice(pocket: PocketEngine) -> Any:
+    return pocket.encode_voice(noise(2, 24_000))
+
+
+@pytest.fixture(scope="module")
+def ears(nano_models: Path) -> SenseVoiceEngine:
+    engine = SenseVoiceEngine(EngineConfig(nano_models))
+    engine.load()
+    return engine
+
+
+@pytest.fixture
+def speak(pocket: PocketEngine, voice: Any) -> Callable[..., Samples]:
+    def speak(text: str = TEXT, voice: Any = voice, **options: Any) -> Samples:
+        wanted = SpeechOptions(**({"seed": 1} | options))
+        return np.concatenate(list(pocket.synthesize(text, voice, wanted, threading.Event())))
+
+    return speak
+
+
+def hear(ears: SenseVoiceEngine, samples: Samples, **options: Any) -> Json:
+    return ears.transcribe(samples, TranscriptionOptions(**options), threading.Event())
+
+
+# Pocket TTS
+
+
+def test_speech_is_float_mono_at_the_models_rate(pocket: PocketEngine, voice: Any) -> None:
+    pieces = list(pocket.synthesize(TEXT, voice, SpeechOptions(seed=1), threading.Event()))
+    assert pocket.sample_rate == 24_000
+    assert all(piece.dtype == np.float32 and piece.ndim == 1 for piece in pieces)
+    assert all(len(piece) % 1920 == 0 for piece in pieces)  # frames of 80 ms
+    sound = np.concatenate(pieces)
+    assert np.isfinite(sound).all()
+    assert 0.02 < np.abs(sound).max() < 2
+
+
+def test_a_seed_gives_its_speech_again(speak: Callable[..., Samples]) -> None:
+    first, again, other = speak(), speak(), speak(seed=2)
+    assert len(first) == len(again)
+    assert np.abs(first - again).max() < ROUNDING
+    assert len(other) != len(first) or np.abs(first - other).max() > 0.01
+
+
+def test_exact_speech_is_the_same_to_the_last_bit(nano_models: Path) -> None:
+    engine = loaded_pocket(nano_models, exact=True)
+    voice = engine.encode_voice(noise(1, 24_000))
+    first, again = (
+        np.concatenate(list(engine.synthesize(TEXT, voice, SpeechOptions(3), threading.Event())))
+        for _ in range(2)
+    )
+    assert np.array_equal(first, again)
+
+
+def test_the_voice_is_heard(pocket: PocketEngine, speak: Callable[..., Samples]) -> None:
+    other = speak(voice=pocket.encode_voice(noise(2, 24_000, seed=5)))
+    first = speak()
+    assert len(other) != len(first) or np.abs(first - other).max() > 0.01
+
+
+def test_a_voice_serves_many_requests(pocket: PocketEngine, speak: Callable[..., Samples]) -> None:
+    voice = pocket.encode_voice(noise(1, 24_000))
+    first = speak(voice=voice)
+    speak("Something else.", voice=voice)
+    assert np.abs(first - speak(voice=voice)).max() < ROUNDING
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1, 3])
+def test_a_reference_may_be_short(
+    pocket: PocketEngine, speak: Callable[..., Samples], seconds: float
+) -> None:
+    assert np.isfinite(speak("Hi.", voice=pocket.encode_voice(noise(seconds, 24_000)))).all()
+
+
+@pytest.mark.parametrize("seconds", [0.01, 2.0, 7.3])
+def test_a_reference_is_heard_in_blocks_as_it_would_be_at_once(
+    nano_models: Path, seconds: float
+) -> None:
+    engine = loaded_pocket(nano_models, quantize=False)
+    reference = noise(seconds, 24_000)
+    in_blocks = engine.encode_voice(reference)
+    for part in (engine._model.mimi.encoder, engine._model.mimi.encoder_transformer):
+        del part.forward  # what was put before the library's own
+    at_once = engine.encode_voice(reference)
+    assert in_blocks.keys() == at_once.keys()
+    for module, tensors in at_once.items():
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(in_blocks[module][name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_options_hold_for_one_request(speak: Callable[..., Samples]) -> None:
+    plain = speak()
+    changed = [
+        speak(temperature=0.9),
+        speak(decode_steps=4),
+        speak(eos_threshold=1000.0),  # never ends by itself
+    ]
+    assert all(len(sound) != len(plain) or np.abs(sound - plain).max() > 0.01 for sound in changed)
+    assert len(changed[2]) > len(plain)
+    assert np.abs(speak() - plain).max() < ROUNDING
+
+
+@pytest.mark.parametrize("text", ["", " \n", "... !?", "🎉"])
+def test_nothing_is_said_about_nothing(pocket: PocketEngine, voice: Any, text: str) -> None:
+    assert list(pocket.synthesize(text, voice, SpeechOptions(seed=1), threading.Event())) == []
+
+
+def prompts_for(pocket: PocketEngine, text: str) -> list[str]:
+    """What the model is given to read for `text`."""
+    model = pocket._model
+    prompts: list[str] = []
+    original = model._generate_audio_stream_short_text
+
+    def note(**arguments: Any) -> Any:
+        prompts.append(arguments["text_to_generate"])
+        return iter(())
+
+    model._generate_audio_stream_short_text = note
+    try:
+        list(pocket.synthesize(text, None, SpeechOptions(seed=1), threading.Event()))
+    finally:
+        model._generate_audio_stream_short_text = original
+    return prompts
+
+
+def test_the_model_reads_the_text_as_it_is(pocket: PocketEngine) -> None:
+    for text in ("See example.com/a.b, for 3.14 or 1,000.50", "E.g. at 10:30 in the U.S. today"):
+        assert prompts_for(pocket, text) == [f"{text}."]
+
+
+def test_a_long_sentence_is_cut_behind_a_clause() -> None:
+    text = "Well, " + "one two three four five, " * 12 + "and that is all there is to say."
+    runs = split_runs(text, lambda _: 1)
+    assert all(run.endswith((",", ".")) for run in runs)
+    assert len(runs) == 2
+    assert " ".join(runs) == text
+
+
+def test_a_cancelled_request_stops(pocket: PocketEngine, voice: Any) -> None:
+    stop = threading.Event()
+    pieces = pocket.synthesize(TEXT * 20, voice, SpeechOptions(seed=1), stop)
+    next(pieces)
+    stop.set()
+    with pytest.raises(Cancelled):
+        for _ in pieces:
+            pass
+
+
+def test_an_abandoned_request_computes_no_further(
+    pocket: PocketEngine, voice: Any, speak: Callable[..., Samples]
+) -> None:
+    expected = speak()
+    pieces = pocket.synthesize(
+        TEXT * 20, voice, SpeechOptions(1, eos_threshold=1000.0), threading.Event()
+    )
+    before = set(threading.enumerate())
+    next(pieces)
+    library_threads = set(threading.enumerate()) - before
+    pieces.close()
+    for thread in library_threads:
+        thread.join(timeout=NET)
+    assert not any(thread.is_alive() for thread in library_threads)
+    # Had it gone on, it would have drawn from this request's random numbers.
+    assert np.abs(speak() - expected).max() < ROUNDING
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z]{1,12}[.,;:!?]?", fullmatch=True), max_size=120),
+    st.integers(1, 3),
+)
+def test_runs_lose_no_word(words: list[str], tokens_per_word: int) -> None:
+    runs = split_runs(" ".join(words), lambda _: tokens_per_word)
+    assert [word for run in runs for word in run.split()] == words
+    for run in runs:
+        assert len(run.split()) * tokens_per_word <= 45
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words without any mark " * 170,
+        "Short ones. " * 400,
+        "x" * 5000,
+        "这是一个没有空格的句子" * 450,
+        "and so on, " * 450,
+    ],
+)
+def test_no_chunk_is_longer_than_the_model_takes(pocket: PocketEngine, text: str) -> None:
+    from pocket_tts.default_parameters import MAX_TOKEN_PER_CHUNK
+
+    prompts = prompts_for(pocket, text)
+    tokenizer = pocket._model.flow_lm.conditioner.tokenizer
+    assert max(len(tokenizer.encode(prompt)) for prompt in prompts) <= MAX_TOKEN_PER_CHUNK
+    # The library begins with a capital and ends with a full stop what did not.
+    letters = [c for c in "".join(prompts).lower() if c.isalpha()]
+    assert letters == [c for c in text.lower() if c.isalpha()]
+
+
+def test_run_answers_with_a_wav(nano_models: Path) -> None:
+    engine = loaded_pocket(nano_models, exact=True)
+    reference = noise(1, 24_000)
+    recording = wav_header(24_000, len(reference)) + pcm16(reference)
+    answers = []
+    for stream in (False, True):
+        request = Request(1, "speak", {"text": TEXT, "seed": 4, "stream": stream}, audio=recording)
+        generator = engine.run(request, threading.Event())
+        pieces = []
+        while True:
+            try:
+                pieces.append(next(generator))
+            except StopIteration as end:
+                result = end.value
+                break
+        answers.append(b"".join(pieces))
+        assert len(answers[-1]) == 44 + 2 * result["samples"]
+    whole, streamed = answers
+    assert whole[:4] == streamed[:4] == b"RIFF"
+    assert whole[44:] == streamed[44:]
+
+
+@pytest.mark.parametrize("name", ["flac", "aac"])
+def test_a_stream_whose_length_depends_on_bits_is_the_same_to_the_last(
+    pocket: PocketEngine, name: str
+) -> None:
+    def answer(**params: Any) -> list[bytes]:
+        params = {"text": TEXT * 3, "seed": 4, "voice": "alba", **params}
+        return list(pocket.run(Request(1, "speak", params), threading.Event()))
+
+    calls: list[tuple[int, int]] = []
+    decode = pocket._model.mimi.decode_from_latent
+
+    def note(latent: Any, *arguments: Any) -> Any:
+        calls.append((latent.shape[1], pocket._model.max_decoder_frames_per_call))
+        return decode(latent, *arguments)
+
+    pocket._model.mimi.decode_from_latent = note
+    try:
+        first, second = (answer(stream=True, response_format=name) for _ in range(2))
+        assert b"".join(first) == b"".join(second)
+        assert set(calls) == {(1, 1)}
+        calls.clear()
+        answer(stream=True, response_format="wav")
+        # As many at once as happen to be ready, which may be one each time.
+        assert {most for _, most in calls} == {0}
+    finally:
+        pocket._model.mimi.decode_from_latent = decode
+
+
+def test_info_describes_the_weights(pocket: PocketEngine, ears: SenseVoiceEngine) -> None:
+    for engine, name in ((pocket, "pocket"), (ears, "sensevoice")):
+        info = engine.info()
+        assert info["engine"] == name
+        assert info["notes"] == [NOTE]
+        assert 0 < info["parameters"] < 5_000_000
+        assert re.fullmatch(r"[0-9a-f]{16}", info["version"])
+
+
+def test_weights_load_wherever_they_are_and_keep_their_version(
+    nano_models: Path, pocket: PocketEngine, tmp_path: Path
+) -> None:
+    shutil.copytree(nano_models, tmp_path / "elsewhere")
+    moved = loaded_pocket(tmp_path / "elsewhere", quantize=False)
+    changed = {"quantized": False, "voice_format": moved.voice_format}
+    assert moved.info() == pocket.info() | changed
+    weights = tmp_path / "elsewhere" / "pocket-tts" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4096:] = b"\0" * 4096
+    weights.write_bytes(data)
+    other = loaded_pocket(tmp_path / "elsewhere")
+    assert other.info()["version"] != pocket.info()["version"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "nonsense"])
+@pytest.mark.parametrize(
+    ("engine", "file"),
+    [
+        (PocketEngine, "pocket-tts/model.safetensors"),
+        (PocketEngine, "pocket-tts/config.yaml"),
+        (SenseVoiceEngine, "SenseVoiceSmall/model.pt"),
+        (SenseVoiceEngine, "SenseVoiceSmall/chn_jpn_yue_eng_ko_spectok.bpe.model"),
+    ],
+)
+def test_bad_weights_are_named_with_what_mends_them(
+    nano_models: Path,
+    tmp_path: Path,
+    engine: type[PocketEngine | SenseVoiceEngine],
+    file: str,
+    damage: str,
+) -> None:
+    shutil.copytree(nano_models, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / file
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[: len(data) // 2] if damage == "cut short" else b"\1\2\3nonsense")
+    with pytest.raises(ServiceError) as raised:
+        engine(EngineConfig(tmp_path)).load()
+    assert raised.value.code is ErrorCode.model_unavailable
+    assert str(path.parent) in raised.value.message
+    assert f"voice-engine models fetch {tmp_path}" in raised.value.message
+
+
+# SenseVoice
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "yue", "ja", "ko", "nospeech"])
+@pytest.mark.parametrize("itn", [True, False])
+def test_tags_follow_the_hints(ears: SenseVoiceEngine, language: str, itn: bool) -> None:
+    result = hear(ears, noise(2, 16_000), language=language, itn=itn)
+    assert result["language"] == language
+    assert result["raw"].startswith(f"<|{language}|><|{result['emotion']}|>")
+    assert ("<|withitn|>" if itn else "<|woitn|>") in result["raw"]
+    assert result["emotion"] in ("HAPPY", "SAD", "ANGRY", "NEUTRAL")
+    assert len(result["events"]) == 1
+    assert result["events"][0] in ("Speech", "BGM", "Laughter", "Applause")
+    assert result["text"]
+    assert "<|" not in result["text"]
+    assert result["text"] == result["text"].strip()
+    assert 0 < result["language_probability"] <= 1
+    assert 0 < result["emotion_probability"] <= 1
+
+
+def test_a_recording_is_heard_the_same_every_time(ears: SenseVoiceEngine) -> None:
+    # Digital silence is where the frontend's dither would show.
+    for samples in (noise(3, 16_000), np.zeros(16_000, "f4")):
+        assert hear(ears, samples) == hear(ears, samples)
+
+
+@pytest.mark.parametrize("count", [1, 100, 160, 399, 400, 1600])
+def test_a_recording_may_be_short(ears: SenseVoiceEngine, count: int) -> None:
+    assert hear(ears, noise(1, 16_000)[:count])["language"] in ("zh", "en", "yue", "ja", "ko")
+
+
+def test_a_long_recording_is_heard_in_pieces(ears: SenseVoiceEngine) -> None:
+    samples = noise(65, 16_000)
+    result = hear(ears, samples, language="ko")
+    assert result["raw"].count("<|ko|>") == len(segments(samples, 16_000, 30)) == 3
+    assert result["language"] == "ko"
+    assert len(result["text"]) > len(hear(ears, samples[: 16_000 * 20])["text"])
+
+
+def test_a_cancelled_transcription_stops(ears: SenseVoiceEngine) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled):
+        ears.transcribe(noise(1, 16_000), TranscriptionOptions(), stop)
+    assert hear(ears, noise(1, 16_000))["text"]
+
+
+def test_an_unknown_language_is_refused(ears: SenseVoiceEngine) -> None:
+    with pytest.raises(ServiceError, match="auto, zh, en, yue, ja, ko, nospeech") as raised:
+        hear(ears, noise(1, 16_000), language="tlh")
+    assert raised.value.code is ErrorCode.invalid_option
+
+
+def test_int8_hears_what_the_full_weights_hear(nano_models: Path, ears: SenseVoiceEngine) -> None:
+    exact = SenseVoiceEngine(EngineConfig(nano_models, options={"quantize": False}))
+    exact.load()
+    samples = noise(5, 16_000)
+    first, second = hear(ears, samples, language="ja"), hear(exact, samples, language="ja")
+    assert ears.info()["quantized"] is True
+    assert exact.info()["quantized"] is False
+    assert first["language"] == second["language"]
+    assert first["emotion_probability"] == pytest.approx(second["emotion_probability"], abs=0.1)
+    assert first != second  # it really computes otherwise
+
+
+def test_pieces_are_merged_by_time() -> None:
+    pieces = [
+        Piece(30, "<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>", 1.0, 1.0),
+        Piece(10, "<|en|><|HAPPY|><|Speech|><|withitn|> Hello world.", 0.9, 0.8),
+        Piece(8, "<|zh|><|HAPPY|><|BGM|><|withitn|>你好", 0.7, 0.6),
+        Piece(2, "<|en|><|SAD|><|Speech|><|Laughter|><|withitn|>And  more. ", 0.5, 0.4),
+    ]
+    assert merge(pieces) == {
+        "text": "Hello world. 你好 And more.",
+        "language": "en",
+        "language_probability": 0.5,  # (10 s at 0.9 + 2 s at 0.5) of 20 s
+        "emotion": "HAPPY",
+        "emotion_probability": 0.64,
+        "events": ["Speech", "BGM", "Laughter"],
+        "raw": "".join(piece.raw for piece in pieces),
+    }
+    silent = merge(pieces[:1])
+    assert (silent["text"], silent["language"], silent["emotion"], silent["events"]) == (
+        "",
+        "nospeech",
+        "EMO_UNKNOWN",
+        [],
+    )
+    japanese = [Piece(1, f"<|ja|><|NEUTRAL|><|Speech|><|woitn|>{text}", 1, 1) for text in "春夏"]
+    assert merge(japanese)["text"] == "春夏"
+
+
+@given(st.integers(0, 400), st.integers(2, 50), st.integers(0, 2**32 - 1))
+def test_segments_cover_everything(tenths: int, limit: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).standard_normal(tenths * 100).astype("f4")
+    ranges = segments(samples, 1000, float(limit))
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == len(samples)
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(ranges))
+    assert all(end - start <= limit * 1000 for start, end in ranges)
+    assert len(ranges) == 1 or all(end > start for start, end in ranges)
+
+
+def test_segments_are_cut_in_pauses() -> None:
+    samples = noise(50, 16_000)
+    pauses = [(20.0, 20.5), (35.0, 36.0)]
+    for start, end in pauses:
+        samples[int(start * 16_000) : int(end * 16_000)] *= 0.001
+    cuts = [end / 16_000 for _, end in segments(samples, 16_000, 30)][:-1]
+    assert len(cuts) == 1
+    assert 20.0 < cuts[0] < 20.5
+
+
+# Both, as templates use them
+
+FORKING = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from model_procs.engine import EngineConfig
+from model_procs.speech.base import SpeechOptions
+from model_procs.listening.base import TranscriptionOptions
+from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.sensevoice import SenseVoiceEngine
+
+class Speak(PocketEngine):
+    def work(self, noise):
+        voice = self.encode_voice(noise)
+        options = SpeechOptions(seed=7)
+        pieces = list(self.synthesize("Hello world.", voice, options, threading.Event()))
+        return np.concatenate(pieces)
+
+class Listen(SenseVoiceEngine):
+    def work(self, noise):
+        result = self.transcribe(noise, TranscriptionOptions(), threading.Event())
+        return np.frombuffer(result["raw"].encode(), np.uint8).astype(float)
+
+noise = (np.random.default_rng(0).standard_normal(24_000) * 0.1).astype("f4")
+for cls in (Speak, Listen):
+    engine = cls(EngineConfig(Path(sys.argv[1]), threads=2))
+    engine.load()
+    print(cls.__name__, "threads", len(os.listdir("/proc/self/task")), flush=True)
+    for worker in range(2):
+        pid = os.fork()
+        if pid == 0:
+            engine.warm_up()
+            np.save(f"{cls.__name__}-{worker}.npy", engine.work(noise))
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_workers_are_forked_from_one_thread_and_agree(nano_models: Path, tmp_path: Path) -> None:
+    output = subprocess.run(
+        [sys.executable, "-c", FORKING, str(nano_models)],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=NET,
+        check=False,
+    )
+    assert output.returncode == 0, output.stderr
+    # Libraries talk too, each on its own machines.
+    threads = [
+        line for line in output.stdout.splitlines() if line.startswith(("Speak ", "Listen "))
+    ]
+    assert threads == ["Speak threads 1", "Listen threads 1"]
+    for name in ("Speak", "Listen"):
+        first, second = np.load(tmp_path / f"{name}-0.npy"), np.load(tmp_path / f"{name}-1.npy")
+        assert len(first) == len(second) > 0
+        assert np.abs(first - second).max() < ROUNDING

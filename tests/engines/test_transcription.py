@@ -1,0 +1,434 @@
+"""Segments and words of transcripts: where they are cut, and whether their times are true."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipc.messages import Json, Request
+from ipc.spacing import join
+from model_procs.audio.pcm import Samples, pcm16, wav_header
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
+from model_procs.engines.sensevoice import PIECE_SECONDS, SenseVoiceEngine
+from model_procs.engines.sphinx import SphinxEngine
+from model_procs.listening import ctc
+from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.segments import segments as cut_recording
+from model_procs.listening.transcript import LONG_SECONDS, Piece, Word, divide, spell
+from model_procs.speech.base import SpeechOptions
+from tests.support.sentences import SENTENCES
+
+TAGS = ["<|en|>", "<|NEUTRAL|>", "<|Speech|>", "<|withitn|>"]
+KEYS = [
+    "id",
+    "start",
+    "end",
+    "text",
+    "language",
+    "language_probability",
+    "emotion",
+    "emotion_probability",
+    "events",
+    "event_probability",
+]
+
+
+@pytest.fixture(scope="module")
+def flite() -> FliteEngine:
+    engine = FliteEngine(EngineConfig(Path("/nonexistent")))
+    engine.load()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def sphinx() -> SphinxEngine:
+    engine = SphinxEngine(EngineConfig(Path("/nonexistent")))
+    engine.load()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def sensevoice(nano_models: Path) -> SenseVoiceEngine:
+    engine = SenseVoiceEngine(EngineConfig(nano_models))
+    engine.load()
+    return engine
+
+
+@pytest.fixture(scope="module", params=["sphinx", "sensevoice"])
+def ears(request: pytest.FixtureRequest) -> TranscriptionEngine:
+    engine: TranscriptionEngine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def sentence(flite: FliteEngine) -> Callable[[int], Samples]:
+    """A sentence of `SENTENCES` as sound, without the silence around it."""
+
+    def speak(index: int) -> Samples:
+        voice = FliteVoice("slt", VOICES["slt"])
+        pieces = flite.synthesize(SENTENCES[index], voice, SpeechOptions(seed=0), threading.Event())
+        spoken = np.concatenate(list(pieces))
+        loud = np.flatnonzero(np.abs(spoken) > 0.02)
+        return spoken[loud[0] : loud[-1]]
+
+    return speak
+
+
+def lay_out(
+    parts: list[tuple[float, Samples]], tail: float = 1.0
+) -> tuple[Samples, list[tuple[float, float]]]:
+    """Sounds, each behind so many seconds of silence; and from when to when each is heard."""
+    sound: list[Samples] = []
+    times = []
+    length = 0
+    for pause, part in parts:
+        sound += [np.zeros(int(pause * RATE), np.float32), part]
+        length += len(sound[-2])
+        times.append((length / RATE, (length + len(part)) / RATE))
+        length += len(part)
+    return np.concatenate([*sound, np.zeros(int(tail * RATE), np.float32)]), times
+
+
+def noise(seconds: float) -> Samples:
+    return (np.random.default_rng(0).standard_normal(int(seconds * RATE)) * 0.1).astype("f4")
+
+
+def hear(ears: TranscriptionEngine, samples: Samples, *, language: str = "auto") -> Json:
+    options = TranscriptionOptions(language=language, words=True)
+    return ears.transcribe(samples, options, threading.Event())
+
+
+def check(result: Json) -> None:
+    """What every transcript's segments and words fulfil."""
+    segments = result["segments"]
+    words = [word for segment in segments for word in segment["words"]]
+    assert [segment["id"] for segment in segments] == list(range(len(segments)))
+    for told in (segments, words):
+        assert all(0 <= one["start"] <= one["end"] <= result["duration"] for one in told)
+        assert all(one["end"] <= two["start"] for one, two in itertools.pairwise(told))
+        assert all(round(one[edge], 3) == one[edge] for one in told for edge in ("start", "end"))
+    for segment in segments:
+        assert list(segment) == [*KEYS, "words"]
+        assert (segment["words"][0]["start"], segment["words"][-1]["end"]) == (
+            segment["start"],
+            segment["end"],
+        )
+        assert "".join(segment["text"].split()) == "".join(
+            "".join(word["word"].split()) for word in segment["words"]
+        )
+        assert segment["text"] == segment["text"].strip() != ""
+    assert join(segment["text"] for segment in segments) == result["text"]
+
+
+# The words of a path
+
+
+def path(*frames: str) -> tuple[list[int], Callable[[list[int]], list[str]]]:
+    """Ids of `frames` ("" is blank) behind those of the tags, and what spells them."""
+    names = ["", *dict.fromkeys([*TAGS, *(frame for frame in frames if frame)])]
+    ids = [names.index(frame) for frame in [*TAGS, *frames]]
+    return ids, lambda tokens: [names[token] for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ([], []),
+        (["", "", ""], []),
+        # Frame k is the time around 60 k ms; a token is held for three more, or until the next.
+        (["", " yes", "", "", "", "", ""], [("yes", 0.03, 0.27)]),
+        (["", " yes"], [("yes", 0.03, 0.1)]),
+        ([" a", " b", "", " c"], [("a", 0, 0.03), ("b", 0.03, 0.15), ("c", 0.15, 0.2)]),
+        # Equal tokens in a row are one, equal tokens with a blank between them are two.
+        ([" ha", " ha", "", " ha", "", "ha"], [("ha", 0, 0.15), ("haha", 0.15, 0.35)]),
+        ([" hel", "", "lo", "", "", "", "", " you"], [("hello", 0, 0.33), ("you", 0.39, 0.5)]),
+        # Punctuation belongs to the word before it and takes no time.
+        ([" well", "", "", "", "", "", "", ".", " So"], [("well.", 0, 0.21), ("So", 0.45, 0.55)]),
+        ([" don", "'", "t", "", "!"], [("don't!", 0, 0.3)]),
+        ([" 3", ".", "14", " –", " pi"], [("3.14 –", 0, 0.21), ("pi", 0.21, 0.3)]),
+        # Opening punctuation belongs to the word behind it.
+        ([" (", "so", ")", ' "', "it"], [("(so)", 0.03, 0.21), ('"it', 0.21, 0.3)]),
+        (["《", "三", "国", "》", "。"], [("《三", 0.03, 0.09), ("国》。", 0.09, 0.3)]),
+        # In scripts without blanks every token is a word; Latin words among them stay whole.
+        (["你", "好", "，", "i", "Phone", "手机"],
+         [("你", 0, 0.03), ("好，", 0.03, 0.15), ("iPhone", 0.15, 0.27), ("手机", 0.27, 0.4)]),
+        (["こん", "にちは", "。"], [("こん", 0, 0.03), ("にちは。", 0.03, 0.2)]),
+        ([" 안녕", "하세요", " 네"], [("안녕하세요", 0, 0.09), ("네", 0.09, 0.2)]),
+        # A blank of its own, a tag in the middle, punctuation alone.
+        ([" ", "a", "b", " ", "c"], [("ab", 0.03, 0.21), ("c", 0.21, 0.3)]),
+        (["a", "<|BGM|>", "b"], [("a", 0, 0.09), ("b", 0.09, 0.2)]),
+        ([".", "a"], [(".a", 0.03, 0.1)]),
+        (["", "。"], [("。", 0.03, 0.1)]),
+    ],
+)  # fmt: skip
+def test_words_come_from_the_best_path(
+    frames: list[str], expected: list[tuple[str, float, float]]
+) -> None:
+    ids, spelling = path(*frames)
+    seconds = round(0.05 * len(frames), 3)  # the last frames reach over the end
+    for offset in (0.0, 600.0):
+        words = ctc.align(ids, spelling, seconds, offset)
+        found = [
+            (word.text, round(word.start - offset, 3), round(word.end - offset, 3))
+            for word in words
+        ]
+        assert found == [
+            (text, min(start, seconds), min(end, seconds)) for text, start, end in expected
+        ]
+
+
+PARTS = [
+    "",
+    " go",
+    "ing",
+    " ",
+    " (",
+    ")",
+    ".",
+    ",",
+    " –",
+    "你",
+    "好",
+    "。",
+    "《",
+    " 네",
+    "요",
+    "ー",
+]
+PARTS += ["<|BGM|>", ' "', '"', "…", "é", " 5", "%"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=40))
+def test_words_and_segments_are_the_text(frames: list[str]) -> None:
+    ids, spelling = path(*frames)
+    text = "".join(spelling([token for token, _, _ in ctc.tokens(ids)]))
+    words = ctc.align(ids, spelling, 60.0)
+    piece = Piece(60.0, text, words=tuple(words))
+    assert spell(words) == piece.text
+    assert all(one.end <= two.start for one, two in itertools.pairwise(words))
+    assert all(word.start <= word.end for word in words)
+    assert join(segment["text"] for segment in piece.segments(words=False)) == piece.text
+
+
+# Where segments are cut
+
+
+def say(text: str, *, word: float = 0.4, pauses: dict[int, float] | None = None) -> list[Word]:
+    """The words of `text`, each `word` seconds long, some with a pause behind them."""
+    parts = text.split()
+    words = []
+    now = 0.0
+    for index, part in enumerate(parts):
+        words.append(Word(part, now, now + word))
+        now += word + (pauses or {}).get(index, 0.0)
+    return words
+
+
+def cut(words: list[Word]) -> list[str]:
+    return [spell(group) for group in divide(words)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello world. How are you? Fine!", ["Hello world.", "How are you?", "Fine!"]),
+        ('He said "No." Then he left...', ['He said "No."', "Then he left..."]),
+        ("Dr. Smith met J. Brown, i.e. me. OK.", ["Dr. Smith met J. Brown, i.e. me.", "OK."]),
+        ("It is 3.14 today", ["It is 3.14 today"]),
+    ],
+)
+def test_a_sentence_is_a_segment(text: str, expected: list[str]) -> None:
+    assert cut(say(text)) == expected
+
+
+def test_a_chinese_sentence_is_a_segment() -> None:
+    parts = ["你", "好。", "你", "是", "谁？"]
+    words = [Word(part, index, index + 1, spaced=False) for index, part in enumerate(parts)]
+    assert cut(words) == ["你好。", "你是谁？"]
+
+
+def test_a_long_pause_ends_a_segment() -> None:
+    text = "one two three four"
+    assert cut(say(text, pauses={1: 0.81})) == ["one two", "three four"]
+    assert cut(say(text, pauses={1: 0.79})) == [text]
+
+
+def test_a_long_sentence_is_divided_at_clauses_and_short_pauses() -> None:
+    words = [f"word{index}" for index in range(60)]
+    for index in (10, 29, 31, 45):
+        words[index] += ","
+    text = " ".join(words)
+    assert [len(group) for group in divide(say(text))] == [11, 19, 16, 14]
+    assert max(group[-1].end - group[0].start for group in divide(say(text))) <= LONG_SECONDS
+    plain = text.replace(",", "")
+    assert [len(group) for group in divide(say(plain, pauses={39: 0.25}))] == [40, 20]
+    assert cut(say(plain)) == [plain]
+    assert [len(group) for group in divide(say(text, word=0.1))] == [60]
+
+
+def test_no_cut_changes_the_text() -> None:
+    # A client puts Chinese together without blanks: this one would be lost.
+    words = [Word("你好。", 0, 1), Word("世界", 3, 4, spaced=True), Word("OK", 6, 7, spaced=True)]
+    assert cut(words) == ["你好。 世界", "OK"]
+    assert join(cut(words)) == "你好。 世界 OK"
+
+
+# Recordings
+
+
+def test_times_of_sentences_and_words_are_true(
+    sphinx: SphinxEngine, sentence: Callable[[int], Samples]
+) -> None:
+    order = [5, 1, 8, 3]
+    samples, times = lay_out(
+        [(pause, sentence(index)) for pause, index in zip([0.9, 2.5, 1.2, 7.0], order, strict=True)]
+    )
+    result = hear(sphinx, samples)
+    check(result)
+    assert len(result["segments"]) == len(order)
+    for segment, index, (start, end) in zip(result["segments"], order, times, strict=True):
+        assert (
+            jiwer.wer(SENTENCES[index].lower().strip(".").replace(",", ""), segment["text"]) < 0.4
+        )
+        assert segment["start"] == pytest.approx(start, abs=0.3)
+        assert segment["end"] == pytest.approx(end, abs=0.3)
+        assert segment["language_probability"] is None
+        assert segment["emotion_probability"] is segment["event_probability"] is None
+    assert all("(" not in word["word"] for one in result["segments"] for word in one["words"])
+
+
+def test_a_word_is_where_it_was_said(
+    sphinx: SphinxEngine, sentence: Callable[[int], Samples]
+) -> None:
+    alone = hear(sphinx, lay_out([(0.5, sentence(5))])[0])
+    later = hear(sphinx, lay_out([(0.5, sentence(1)), (3.0, sentence(5))])[0])
+    shift = 3.0 + len(sentence(1)) / RATE
+    told = {word["word"]: word["start"] for one in alone["segments"] for word in one["words"]}
+    again = {word["word"]: word["start"] for word in later["segments"][-1]["words"]}
+    for name in ("children", "garden", "dark"):
+        assert again[name] - told[name] == pytest.approx(shift, abs=0.05)
+    length = len(sentence(5)) / RATE
+    assert 0 < (told["children"] - 0.5) / length < 0.25
+    assert 0.4 < (told["garden"] - 0.5) / length < 0.7
+    assert 0.8 < (told["dark"] - 0.5) / length < 1
+
+
+def test_a_sentence_late_in_a_long_recording_has_its_time(
+    sphinx: SphinxEngine, sentence: Callable[[int], Samples]
+) -> None:
+    samples, times = lay_out([(0.5, sentence(1)), (700.0, sentence(5))], tail=9.0)
+    assert 710 < len(samples) / RATE <= 720
+    result = hear(sphinx, samples)
+    check(result)
+    for segment, (start, end) in zip(result["segments"], times, strict=True):
+        assert segment["start"] == pytest.approx(start, abs=0.3)
+        assert segment["end"] == pytest.approx(end, abs=0.3)
+
+
+def test_twelve_minutes_are_heard_in_pieces_at_their_times(sensevoice: SenseVoiceEngine) -> None:
+    samples = noise(720)
+    result = hear(sensevoice, samples)
+    check(result)
+    ranges = cut_recording(samples, RATE, PIECE_SECONDS)
+    assert len(result["segments"]) >= len(ranges) > 23
+    first, last = ranges[-1]
+    late = hear(sensevoice, samples[first:last])["segments"]
+    found = result["segments"][-len(late) :]
+    assert [segment["text"] for segment in found] == [segment["text"] for segment in late]
+    for one, two in zip(found, late, strict=True):
+        for word, again in zip(one["words"], two["words"], strict=True):
+            assert word["start"] == pytest.approx(again["start"] + first / RATE, abs=0.0011)
+    # Noise is nonsense to random weights from its beginning to its end.
+    assert result["segments"][0]["start"] < 0.5
+    assert result["segments"][-1]["end"] > 719.5
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "ko", "nospeech"])
+@pytest.mark.parametrize("seconds", [0.0001, 0.05, 3, 30])
+def test_segments_have_the_pieces_tags(
+    sensevoice: SenseVoiceEngine, language: str, seconds: float
+) -> None:
+    result = hear(sensevoice, noise(seconds), language=language)
+    check(result)
+    assert result["raw"].count("<|withitn|>") == 1  # one piece
+    assert result["segments"]
+    for segment in result["segments"]:
+        assert segment["language"] == result["language"] == language
+        assert segment["language_probability"] == result["language_probability"]
+        assert segment["emotion"] == result["emotion"]
+        assert segment["emotion_probability"] == result["emotion_probability"]
+        assert segment["events"] == result["events"]
+        assert 0 < segment["event_probability"] <= 1
+
+
+def test_silence_has_no_segments(sphinx: SphinxEngine) -> None:
+    result = hear(sphinx, np.zeros(RATE, np.float32))
+    assert (result["text"], result["segments"], result["duration"]) == ("", [], 1.0)
+
+
+# Requests
+
+
+def answer(ears: TranscriptionEngine, samples: Samples, **params: bool) -> tuple[list[bytes], Json]:
+    upload = wav_header(RATE, len(samples)) + pcm16(samples)
+    run = ears.run(Request(1, "transcribe", dict(params), audio=upload), threading.Event())
+    sent = []
+    while True:
+        try:
+            sent.append(next(run))
+        except StopIteration as end:
+            return sent, end.value
+
+
+@pytest.fixture(scope="module")
+def two_sentences(sentence: Callable[[int], Samples]) -> Samples:
+    """Long enough for two pieces of SenseVoice's."""
+    return lay_out([(0.5, sentence(5)), (25.0, sentence(1))], tail=4.0)[0]
+
+
+def test_segments_are_streamed_as_lines(ears: TranscriptionEngine, two_sentences: Samples) -> None:
+    lines, result = answer(ears, two_sentences, stream=True, words=True)
+    assert len(lines) >= 2
+    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
+    assert [json.loads(line) for line in lines] == result["segments"]
+    assert (lines, result) == answer(ears, two_sentences, stream=True, words=True)
+    check(result)
+
+
+def test_words_and_lines_come_only_when_wanted(
+    ears: TranscriptionEngine, two_sentences: Samples
+) -> None:
+    lines, result = answer(ears, two_sentences)
+    assert lines == []
+    assert [list(segment) for segment in result["segments"]] == [KEYS] * len(result["segments"])
+    _, with_words = answer(ears, two_sentences, words=True)
+    for segment in with_words["segments"]:
+        del segment["words"]
+    assert with_words == result
+
+
+def test_a_segment_is_known_before_the_rest_is_heard(
+    ears: TranscriptionEngine, two_sentences: Samples
+) -> None:
+    stop = threading.Event()
+    before = time.thread_time()
+    list(ears.follow(two_sentences, TranscriptionOptions(), stop))
+    whole = time.thread_time() - before
+    following = ears.follow(two_sentences, TranscriptionOptions(), stop)
+    assert next(following)["id"] == 0
+    stop.set()
+    before = time.thread_time()
+    with pytest.raises(Cancelled):
+        list(following)
+    assert time.thread_time() - before < whole / 2

@@ -1,0 +1,1 @@
+"""Tests of the service as a process, with tiny engines."""

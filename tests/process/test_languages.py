@@ -1,0 +1,73 @@
+"""What clients call the languages of recordings: the same at each of the three endpoints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from model_procs.audio.pcm import wav_header
+from supervisor.http.shared.languages import language_code
+from tests.support.service import EMBEDDED, RunningService, running
+
+SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (None, "auto"),
+        ("", "auto"),
+        (" ", "auto"),
+        ("auto", "auto"),
+        ("en", "en"),
+        ("en-US", "en"),
+        ("EN_gb", "en"),
+        ("eng", "en"),
+        ("English", "en"),
+        ("zh-Hans-CN", "zh"),
+        ("cmn", "zh"),
+        ("zh-HK", "yue"),
+        ("yue", "yue"),
+        ("cantonese", "yue"),
+        ("jpn", "ja"),
+        ("fr-FR", "fr"),
+        ("klingon", "klingon"),
+    ],
+)
+def test_a_language_has_many_names(given: str | None, code: str) -> None:
+    assert language_code(given) == code
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[RunningService]:
+    with running(EMBEDDED) as service:
+        service.wait_ready()
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/transcribe", "language"),
+        ("/v1/audio/transcriptions", "language"),
+        ("/v1/audio/transcriptions", "languages[]"),
+        ("/v1/speech-to-text", "language_code"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("given", "status"), [("en-US", 200), ("eng", 200), ("english", 200), ("", 200), ("fr-FR", 400)]
+)
+async def test_every_endpoint_takes_them(
+    service: RunningService, path: str, field: str, given: str, status: int
+) -> None:
+    form = aiohttp.FormData({field: given} | ({"model": "whisper-1"} if "audio" in path else {}))
+    form.add_field("file", io.BytesIO(SILENCE), filename="silence.wav")
+    async with (
+        aiohttp.ClientSession(service.url) as client,
+        client.post(path, data=form) as response,
+    ):
+        assert response.status == status
+        assert ("'fr'" in await response.text()) == (status == 400)

@@ -1,0 +1,1 @@
+"""Tests that take long: soak, conformance, mutations, setup."""

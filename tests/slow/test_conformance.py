@@ -1,0 +1,200 @@
+"""The service does what its description says, whatever is sent: 2,000 requests by Schemathesis.
+
+Half of them are as the description wants them, half are not. Of the answers, status, media type,
+schema and headers must be described; none may be a failure of the service.
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from supervisor.app import build_app
+from supervisor.http.api.operation import ALL_OPERATIONS, Access, Operation
+from supervisor.service import Service
+from tests.support.service import EMBEDDED, NET, RunningService, running
+
+KEY = "k-51a7"
+OPERATIONS = build_app(Service.__new__(Service))[ALL_OPERATIONS]
+CHECKS: list[Any] = [
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+WITH_BODY, WITHOUT_BODY, FEW = 56, 30, 8
+"""Cases of one operation: of each kind with a body, of one that has none; without a key."""
+
+
+KNOWN = {"voice_id": "anna", "model": "tts-1", "name": "stt-1"}
+"""What there is for certain of all that a path can name."""
+
+
+def recording() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setparams((1, 2, 16_000, 0, "NONE", ""))
+        wav.writeframes(b"\0\1\0\xff" * 4_000)
+    return file.getvalue()
+
+
+RECORDING = recording()
+schemathesis.openapi.format(
+    "binary",
+    st.just(RECORDING) | st.sampled_from([RECORDING[:-7], b"", b"RIFF"]) | st.binary(max_size=100),
+)
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[RunningService]:
+    with running({**EMBEDDED, "VOICE_ENGINE_API_KEY": KEY}) as service:
+        service.wait_ready()
+        yield service
+        assert_nothing_died(service)
+
+
+@pytest.fixture(scope="module")
+def open_to_all() -> Iterator[RunningService]:
+    with running(EMBEDDED) as service:
+        service.wait_ready()
+        yield service
+        assert_nothing_died(service)
+
+
+def assert_nothing_died(service: RunningService) -> None:
+    assert [event for event in service.events if event["event"] == "worker_died"] == []
+    assert [event for event in service.events if event.get("level") == "error"] == []
+
+
+@pytest.fixture(scope="module")
+def locked_schema(locked: RunningService) -> Any:
+    return schemathesis.openapi.from_url(f"{locked.url}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def open_schema(open_to_all: RunningService) -> Any:
+    return schemathesis.openapi.from_url(f"{open_to_all.url}/openapi.json")
+
+
+def likely(case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
+    """The case with names of what there is, and time enough, so that more of them succeed."""
+    case.path_parameters = {
+        name: KNOWN.get(name, value) for name, value in (case.path_parameters or {}).items()
+    }
+    case.headers.pop("X-Request-Timeout", None)
+    if isinstance(case.body, dict):
+        for option in ("temperature", "decode_steps", "eos_threshold", "sample_rate"):
+            case.body.pop(option, None)
+        for text in ("text", "input"):
+            if case.body.get(text) is not None:
+                case.body[text] = f"a {case.body[text]}"[:50]
+    return case
+
+
+def ask(operation: Any, mode: GenerationMode, count: int, headers: dict[str, str]) -> list[int]:
+    """Send `count` cases and check the answers; the statuses."""
+    statuses: list[int] = []
+    with requests.Session() as session:
+        session.trust_env = False
+
+        @settings(
+            max_examples=count,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode), as_is=st.booleans())
+        def run(case: schemathesis.Case[Any], as_is: bool) -> None:
+            hurried = as_is and "X-Request-Timeout" in case.headers
+            sent = case if as_is else likely(case)
+            response = sent.call(session=session, headers=headers, timeout=NET)
+            statuses.append(response.status_code)
+            assert response.status_code < 500 or response.status_code in (503, 504 * hurried)
+            sent.validate_response(response, checks=CHECKS)
+
+        run()
+    return statuses
+
+
+def in_schema(schema: Any, declared: Operation[Any, Any]) -> Any:
+    return schema[declared.path][declared.method]
+
+
+def register(service: RunningService) -> None:
+    """The voice of `KNOWN`, which an earlier case may have deleted."""
+    response = requests.post(
+        f"{service.url}/v1/voices/register",
+        data={"voice_id": KNOWN["voice_id"]},
+        files={"audio": RECORDING},
+        headers={"X-API-Key": KEY},
+        timeout=NET,
+    )
+    assert response.status_code == 200
+
+
+def modes(declared: Operation[Any, Any]) -> list[GenerationMode]:
+    """What can be wrong about a request: any text is right in a path, and in X-Request-Id."""
+    if declared.media:
+        return [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+    return [GenerationMode.POSITIVE]
+
+
+each_operation = pytest.mark.parametrize(
+    "declared", OPERATIONS, ids=[each.handler.__name__ for each in OPERATIONS]
+)
+
+
+def test_there_are_2000_cases() -> None:
+    with_body = sum(1 for each in OPERATIONS if each.media)
+    first = with_body * 2 * WITH_BODY + (len(OPERATIONS) - with_body) * WITHOUT_BODY
+    second = (with_body * 2 + len(OPERATIONS) - with_body) * FEW
+    assert first + second + len(OPERATIONS) * FEW >= 2_000
+
+
+@each_operation
+def test_with_a_key(
+    locked: RunningService, locked_schema: Any, declared: Operation[Any, Any]
+) -> None:
+    operation = in_schema(locked_schema, declared)
+    count = WITH_BODY if declared.media else WITHOUT_BODY
+    if "{voice_id}" in declared.path:
+        register(locked)
+    for mode in modes(declared):
+        statuses = ask(operation, mode, count, {"X-API-Key": KEY})
+        assert len(statuses) >= count
+        if mode is GenerationMode.POSITIVE:
+            assert set(statuses) & {*declared.answers}, "no case has succeeded"
+
+
+@each_operation
+def test_without_a_key(locked_schema: Any, declared: Operation[Any, Any]) -> None:
+    operation = in_schema(locked_schema, declared)
+    statuses = ask(operation, GenerationMode.POSITIVE, FEW, {})
+    assert len(statuses) >= FEW
+    if declared.access is not Access.OPEN:
+        assert set(statuses) == {401}
+
+
+@each_operation
+def test_where_no_key_is_needed(open_schema: Any, declared: Operation[Any, Any]) -> None:
+    for mode in modes(declared):
+        statuses = ask(in_schema(open_schema, declared), mode, FEW, {})
+        assert len(statuses) >= FEW
+        assert 401 not in statuses

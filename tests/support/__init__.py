@@ -1,0 +1,1 @@
+"""What several tests share: the service as a process, tiny engines, recordings."""

@@ -1,0 +1,202 @@
+"""Tiny engines with which tests reach every fault of a model. They run in children of the service.
+
+The text of a request is a script of commands separated by ";":
+
+    say N          yield N pieces of 20 ms of a sound that depends on the seed
+    own N          hand over N pieces at once, even of a whole answer, that depend on the worker
+    sleep SECONDS  compute, noticing a cancellation every 10 ms
+    wait PATH      the same until that file is there: a gate which the test opens
+    leak MB        keep that much memory for ever
+    hang           never come back, deaf to cancellation
+    spin           the same, holding the interpreter's lock
+    crash          die as if by a fault of the machine code
+    exit N         leave with exit code N
+    garbage        write nonsense to the pipe of replies
+    print TEXT     write to stdout, below Python
+    flood LINES    write so many lines there, as fast as they are taken
+    raise TEXT     fail as a model's bug would
+    alarm SECONDS  die so much later
+    thread         leave a thread behind, for which the process waits at its end
+    pid            put the worker's pid into the description of the answer
+    segment TEXT   hear a sentence of one second
+
+`Script` speaks (its answer is a WAV), `ScriptedEars` transcribes: the script is the recording, and
+the transcript too if it has no segments.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from ipc.messages import Json, Request
+from model_procs.audio.pcm import pcm16, wav_header
+from model_procs.engine import Cancelled, EngineConfig
+
+SAMPLE_RATE = 24_000
+PIECE = 480
+
+_leaked: list[bytearray] = []
+
+
+class Script:
+    """A speech engine that does as it is told."""
+
+    load_script = "VOICE_TEST_LOAD"
+    warm_up_script = "VOICE_TEST_WARM_UP"
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    def load(self) -> None:
+        """Load, or fail to, as the script in the environment says."""
+        for command, argument in _parse(_setting(self.load_script)):
+            _obey(command, argument, threading.Event())
+
+    def warm_up(self) -> None:
+        """The same before the first request."""
+        for command, argument in _parse(_setting(self.warm_up_script)):
+            _obey(command, argument, threading.Event())
+
+    def info(self) -> Json:
+        """As real engines describe themselves."""
+        return {"engine": "script", "sample_rate": SAMPLE_RATE, "voices": [], "notes": []}
+
+    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+        """Run the script in `text`."""
+        rng = np.random.default_rng(request.params["seed"])
+        samples = 0
+        result: Json = {}
+        pieces: list[bytes] = []
+        streamed = request.params["stream"]
+        if streamed:
+            yield wav_header(SAMPLE_RATE, None)
+        for command, argument in _parse(request.params["text"]):
+            if command == "say":
+                for _ in range(int(argument)):
+                    piece = pcm16(rng.uniform(-0.5, 0.5, PIECE).astype(np.float32))
+                    samples += PIECE
+                    if streamed:
+                        yield piece
+                    else:
+                        pieces.append(piece)
+            elif command == "own":
+                for _ in range(int(argument)):
+                    yield np.full(PIECE, os.getpid() % 2**15, "<i2").tobytes()
+            elif command == "pid":
+                result["pid"] = os.getpid()
+            else:
+                _obey(command, argument, stop)
+        if not streamed:
+            yield wav_header(SAMPLE_RATE, samples) + b"".join(pieces)
+        return {"duration": samples / SAMPLE_RATE, **result}
+
+
+class ScriptedEars(Script):
+    """A transcription engine that does as the recording tells it, and always starts."""
+
+    load_script = warm_up_script = "VOICE_TEST_NOTHING"
+
+    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+        """Run the script in the recording's bytes; the transcript is the script."""
+        data = request.audio
+        if data is None:
+            data = Path(str(request.audio_path)).read_bytes()
+        script = data.rstrip(b"\0").decode()
+        how: Json = {"language": "en", "emotion": "NEUTRAL", "events": ["Speech"]}
+        segments: list[Json] = []
+        for command, argument in _parse(script):
+            if command == "segment":
+                number = len(segments)
+                segments.append(
+                    {"id": number, "start": number, "end": number + 1, "text": argument, **how}
+                )
+                if request.params["stream"]:
+                    yield json.dumps(segments[-1]).encode() + b"\n"
+            else:
+                _obey(command, argument, stop)
+        text = " ".join(segment["text"] for segment in segments) or script
+        seen = {"pid": os.getpid(), "bytes": len(data)}
+        return {"text": text, "segments": segments, "duration": len(segments), **how, **seen}
+
+
+def _setting(name: str) -> str:
+    """The environment's word, or that of the file it names: tests change a file while it runs."""
+    value = os.environ.get(name, "")
+    return Path(value[1:]).read_text() if value.startswith("@") else value
+
+
+def _parse(script: str) -> list[tuple[str, str]]:
+    commands = [command.strip() for command in script.split(";")]
+    return [
+        (command.split(" ", 1)[0], command.split(" ", 1)[1] if " " in command else "")
+        for command in commands
+        if command
+    ]
+
+
+def _obey(command: str, argument: str, stop: threading.Event) -> None:
+    if command == "sleep":
+        end = time.monotonic() + float(argument)
+        while time.monotonic() < end:
+            if stop.wait(0.01):
+                raise Cancelled
+    elif command == "wait":
+        while not Path(argument).exists():
+            if stop.wait(0.01):
+                raise Cancelled
+    else:
+        _misbehave(command, argument)
+
+
+def _misbehave(command: str, argument: str) -> None:
+    match command:
+        case "leak":
+            _leaked.append(bytearray(b"\1") * (int(argument) * 1024 * 1024))
+        case "hang":
+            threading.Event().wait()
+        case "spin":
+            ctypes.PyDLL(None).pause()
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            os._exit(int(argument))
+        case "garbage":
+            write_garbage()
+        case "print" | "flood":
+            text = argument if command == "print" else "\n".join("x" * int(argument))
+            lines = memoryview(f"{text}\n".encode())
+            while lines:
+                lines = lines[os.write(1, lines) :]
+        case "raise":
+            raise RuntimeError(argument)
+        case "alarm":
+            signal.setitimer(signal.ITIMER_REAL, float(argument))
+        case "thread":
+            threading.Thread(target=threading.Event().wait).start()
+
+
+def write_garbage() -> None:
+    """A model that writes to descriptors that are not its own: every pipe it finds but its log."""
+    for entry in os.listdir("/proc/self/fd"):
+        descriptor = int(entry)
+        if descriptor <= 2:
+            continue
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+            writable = re.search(
+                r"flags:\s+\d*[12]\n", Path(f"/proc/self/fdinfo/{entry}").read_text()
+            )
+        except OSError:
+            continue
+        if target.startswith("pipe:") and writable:
+            os.write(descriptor, b"\xff" * 64)

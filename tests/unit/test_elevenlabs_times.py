@@ -1,0 +1,132 @@
+"""When characters and words are said, as ElevenLabs' clients are told: without the service."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipc.messages import Json
+from model_procs.speech.text import sentences, strip_tags
+from supervisor.http.routes.elevenlabs.transcription import scribe_words
+from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
+
+
+def spoken(text: str, start: float = 0.5) -> list[Json]:
+    """The sentences of `text` as a worker tells them, of one second each with a pause between."""
+    said = sentences(strip_tags(text))
+    return [
+        {"text": sentence, "start": start + 1.5 * number, "end": start + 1.5 * number + 1.0}
+        for number, sentence in enumerate(said)
+    ]
+
+
+def times(alignment: CharacterTimes) -> list[tuple[str, float, float]]:
+    return list(
+        zip(
+            alignment.characters,
+            alignment.character_start_times_seconds,
+            alignment.character_end_times_seconds,
+            strict=True,
+        )
+    )
+
+
+def test_characters_share_the_time_of_their_sentence() -> None:
+    assert times(align_text(" Hi! Yes.", spoken("Hi! Yes."), 3.2)) == [
+        (" ", 0.0, 0.5),
+        ("H", 0.5, 0.833),
+        ("i", 0.833, 1.167),
+        ("!", 1.167, 1.5),
+        (" ", 1.5, 2.0),
+        ("Y", 2.0, 2.25),
+        ("e", 2.25, 2.5),
+        ("s", 2.5, 2.75),
+        (".", 2.75, 3.0),
+    ]
+
+
+def test_what_is_not_said_has_the_pause() -> None:
+    text = "One. [clears throat] Two. "
+    found = times(align_text(text, spoken(text), 4.0))
+    tag = found[text.index("[") : text.index("]") + 1]
+    assert all(1.5 <= start <= end <= 2.0 for _, start, end in tag)
+    assert found[text.index("T")][1] == 2.0
+    assert found[-1] == (" ", 3.0, 4.0)
+
+
+def test_what_is_said_has_a_blank_between_sentences() -> None:
+    found = times(align_sentences(spoken("One.\n\n[laugh] Two.")))
+    assert "".join(character for character, _, _ in found) == "One. Two."
+    assert found[4] == (" ", 1.5, 2.0)
+
+
+def test_nothing_said_takes_the_whole_time() -> None:
+    assert times(align_text("ab", [], 2.0)) == [("a", 0.0, 1.0), ("b", 1.0, 2.0)]
+    assert times(align_sentences([])) == []
+
+
+@given(
+    st.text(st.sampled_from("aB1é中。.!? \n[]-'")),
+    st.lists(st.sampled_from(["[laugh]", "[sighs] ", "Hello you. ", "你好。", "Dr. No "])),
+)
+def test_all_characters_are_there_in_order(noise: str, words: list[str]) -> None:
+    text = noise.join(["", *words, ""])
+    said = spoken(text)
+    duration = said[-1]["end"] + 0.25 if said else 1.0
+    found = align_text(text, said, duration)
+    assert found.characters == list(text)
+    ends = found.character_end_times_seconds
+    assert all(start <= end for _, start, end in times(found))
+    starts = found.character_start_times_seconds
+    assert starts == sorted(starts)
+    assert ends == sorted(ends)
+    assert all(0 <= end <= duration for end in ends)
+
+
+def segment(start: float, end: float, events: list[str], words: list[Json]) -> Json:
+    return {"start": start, "end": end, "events": events, "words": words}
+
+
+def word(text: str, start: float, end: float) -> Json:
+    return {"word": text, "start": start, "end": end}
+
+
+LAUGHING = {
+    "text": "Ha, no. 你好",
+    "duration": 5.0,
+    "events": ["Speech", "Laughter", "BGM"],
+    "segments": [
+        segment(0.5, 1.0, ["Speech", "Laughter"], [word("Ha,", 0.5, 1.0)]),
+        segment(0.9, 2.0, ["Speech", "Laughter"], [word("no.", 0.9, 2.0)]),
+        segment(3.0, 4.0, ["Speech", "BGM"], [word("你", 3.0, 3.5), word("好", 3.5, 4.0)]),
+    ],
+}
+
+
+def told(result: Json, *, events: bool) -> list[tuple[str, str, float, float]]:
+    words = scribe_words(result, characters=False, events=events)
+    return [(word.type, word.text, word.start, word.end) for word in words]
+
+
+def test_words_and_what_stands_between_them() -> None:
+    assert told(LAUGHING, events=False) == [
+        ("word", "Ha,", 0.5, 1.0),
+        ("spacing", " ", 0.9, 1.0),
+        ("word", "no.", 0.9, 2.0),
+        ("spacing", " ", 2.0, 3.0),
+        ("word", "你", 3.0, 3.5),
+        ("word", "好", 3.5, 4.0),
+    ]
+
+
+def test_what_is_heard_besides_speech_stands_where_it_begins() -> None:
+    words = told(LAUGHING, events=True)
+    assert words[0] == ("audio_event", "(laughter)", 0.5, 2.0)
+    assert words[5] == ("audio_event", "(bgm)", 3.0, 4.0)
+    assert [word for word in words if word[0] != "audio_event"] == told(LAUGHING, events=False)
+
+
+def test_music_without_a_word() -> None:
+    music = {"text": "", "duration": 5.0, "events": ["BGM"], "segments": []}
+    assert told(music, events=True) == [("audio_event", "(bgm)", 0.0, 5.0)]
+    assert told(music, events=False) == []
