@@ -20,7 +20,7 @@ import pytest
 from supervisor.access.keys import Caller, Keys
 from supervisor.access.ratelimit import RateLimit
 from supervisor.settings import Settings
-from tests.support.service import ROOT, Gate, RunningService, ears_form, running, script_form
+from tests.support.service import ROOT, Gate, RunningService, recording_form, running, script_form
 
 ANNA, BEN, ADMIN = "k-anna-2f81", "k-ben-77d0", "k-admin-03c9"
 PAGE = "https://app.example"
@@ -76,7 +76,9 @@ async def ask(
 async def test_a_key_lets_in(
     locked: RunningService, headers: dict[str, str], status: int, code: str
 ) -> None:
-    response, body = await ask(locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"))
+    response, body = await ask(
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid")
+    )
     assert response.status == status
     if code:
         error = (await response.json())["error"]
@@ -136,7 +138,7 @@ async def test_an_upload_without_a_key_is_neither_invited_nor_awaited(
 async def test_an_upload_with_a_key_is_invited(locked: RunningService) -> None:
     headers = {"X-API-Key": ANNA}
     response, _ = await ask(
-        locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"), expect100=True
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid"), expect100=True
     )
     assert response.status == 200
 
@@ -430,7 +432,7 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
     first = send("/v1/clone", script_form(f"print timed; wait {gate}; say 1"))
     await asyncio.to_thread(locked.wait_for, "child_output", line="timed")
     second = send("/v1/clone", script_form("say 1"))
-    third = send("/v1/transcribe", ears_form("pid"))
+    third = send("/v1/transcribe", recording_form("pid"))
     await asyncio.to_thread(
         locked.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
     )
@@ -453,7 +455,9 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "", "nan", "inf", "1e9", "5 s", "1_0", "0.0"])
 async def test_a_timeout_that_is_none(locked: RunningService, value: str) -> None:
     headers = {"X-API-Key": ANNA, "X-Request-Timeout": value}
-    response, body = await ask(locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"))
+    response, body = await ask(
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid")
+    )
     assert response.status == 400
     assert b"X-Request-Timeout" in body
 

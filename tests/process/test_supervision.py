@@ -20,17 +20,18 @@ import psutil
 import pytest
 
 from ipc.channel import ControlSocket
+from ipc.engines import EngineSpec, Footprint, Kind
 from ipc.errors import ServiceError
-from ipc.messages import Message
+from ipc.messages import Message, WorkerOptions
 from supervisor.memory.cgroup import find_container
-from supervisor.memory.limits import MB, Limit, Limits
+from supervisor.memory.limits import MB, Limit, MemoryLimits
 from supervisor.memory.recycling import Policy
 from supervisor.workers import process
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.handle import WorkerDied
 from supervisor.workers.launch import LaunchConfig, LaunchError, SpawnLauncher
-from supervisor.workers.monitor import Watch, WatchConfig
+from supervisor.workers.monitor import Monitor, MonitorConfig
 from supervisor.workers.pool import Environment, Pool
 from supervisor.workers.template import Template
 from tests.support.service import Gate, RunningService, running, script_form
@@ -47,7 +48,7 @@ async def launch_config() -> AsyncIterator[LaunchConfig]:
             models_dir="",
             threads=1,
             options={},
-            worker_options={},
+            worker_options=WorkerOptions(),
             lifeline=lifeline,
             load_timeout=60.0,
         )
@@ -238,13 +239,19 @@ def pool_of(config: LaunchConfig) -> Pool:
     return Pool(
         PoolConfig(
             model="tts",
-            engine="Script",
-            profile="custom",
+            engine=EngineSpec(
+                "Script",
+                Kind.TTS,
+                "custom",
+                "tests.support.script_engine:Script",
+                Footprint(64, 32, 32),
+            ),
+            limit_setting="",
             size=1,
             start_method="fork",
             launch=config,
             policy=Policy(
-                limits=Limits(soft=limit, hard=limit),
+                limits=MemoryLimits(soft=limit, hard=limit),
                 soft_samples=1,
                 min_lifetime=0.0,
                 max_requests=0,
@@ -322,14 +329,14 @@ async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting(
     try:
         async with launch_config() as config:
             pool = pool_of(config)
-            watch = Watch(WatchConfig(0.01, 60.0, 0.9), find_container())
-            watch.pools = {"tts": pool}
-            watching = asyncio.create_task(watch.run())
+            monitor = Monitor(MonitorConfig(0.01, 60.0, 0.9), find_container())
+            monitor.pools = [pool]
+            monitoring = asyncio.create_task(monitor.run())
             pool.start()
             await pool.known_info()
-            while not watch.usage:  # noqa: ASYNC110 - nothing to wait on
+            while not monitor.usage:  # noqa: ASYNC110 - nothing to wait on
                 await asyncio.sleep(0.01)
-            watching.cancel()
+            monitoring.cancel()
             await pool.close()
     finally:
         go_on.set()

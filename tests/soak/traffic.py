@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from tqdm import tqdm
 
-from ipc.messages import Json
+from ipc.engines import Json
 from tests.soak.catalog import Catalog, Clone, Transcribe, WrongAnswer
 
 _WEIGHTS = {"clone": 35, "stream": 25, "transcribe": 30, "health": 10}

@@ -10,17 +10,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ipc.messages import Json
+from ipc.engines import BuiltinVoice, EngineInfo
+from ipc.operations import Sampling, Transcribe
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig
-from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import Piece
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 
 
 class Hum(SpeechEngine):
     """Hums as loudly as the reference is."""
 
+    name = "hum"
     sample_rate = reference_rate = 24_000
     default_voice = "hum"
 
@@ -33,13 +35,9 @@ class Hum(SpeechEngine):
     def warm_up(self) -> None:
         """Nor to warm up."""
 
-    def describe(self) -> Json:
-        """As real engines describe themselves."""
-        return {"engine": "hum", "notes": []}
-
-    def builtin_voices(self) -> list[Json]:
+    def builtin_voices(self) -> list[BuiltinVoice]:
         """The one that is as loud as can be."""
-        return [{"id": "hum", "name": "Hum", "language": "en"}]
+        return [BuiltinVoice("hum", "Hum", "en")]
 
     def load_builtin_voice(self, name: str) -> float:
         """Its loudness."""
@@ -50,7 +48,13 @@ class Hum(SpeechEngine):
         return float(np.sqrt(np.mean(reference**2)))
 
     def synthesize(
-        self, text: str, voice: float, options: SpeechOptions, stop: threading.Event
+        self,
+        text: str,
+        voice: float,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
     ) -> Iterator[Samples]:
         """20 ms for every sentence."""
         time = np.arange(480) / self.sample_rate
@@ -58,7 +62,9 @@ class Hum(SpeechEngine):
 
 
 class Meter(TranscriptionEngine):
-    """Hears nothing but how loud a recording is."""
+    """Recognizes nothing but how loud a recording is."""
+
+    name = "meter"
 
     def __init__(self, config: EngineConfig) -> None:
         pass
@@ -69,12 +75,12 @@ class Meter(TranscriptionEngine):
     def warm_up(self) -> None:
         """Nor to warm up."""
 
-    def info(self) -> Json:
+    def info(self) -> EngineInfo:
         """As real engines describe themselves."""
-        return {"engine": "meter", "sample_rate": RATE, "languages": ["en"], "notes": []}
+        return EngineInfo(self.name, RATE, languages=("en",))
 
-    def hear(
-        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         """One piece, for which every sample is read."""
         loudness = float(np.sqrt(np.mean(samples**2)))

@@ -41,7 +41,7 @@ Tests of one of these limits set their own.
 
 SCRIPTED = {
     "VOICE_ENGINE_TTS_ENGINE": "tests.support.script_engine:Script",
-    "VOICE_ENGINE_STT_ENGINE": "tests.support.script_engine:ScriptedEars",
+    "VOICE_ENGINE_STT_ENGINE": "tests.support.script_engine:ScriptedRecognizer",
     "VOICE_ENGINE_PING_INTERVAL": "0.2",
     "VOICE_ENGINE_BACKOFF_BASE": "0.05",
 }
@@ -226,7 +226,7 @@ def script_form(script: str, **options: str) -> aiohttp.FormData:
     return form
 
 
-def ears_form(script: str, size: int = 0) -> aiohttp.FormData:
+def recording_form(script: str, size: int = 0) -> aiohttp.FormData:
     """A /v1/transcribe request for the scripted engine, padded with zeros to `size` bytes."""
     form = aiohttp.FormData()
     recording = io.BytesIO(script.encode().ljust(size, b"\0"))

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode
-from ipc.messages import Json
 from supervisor.http.api.openapi_parts import (
     ABOUT,
     HEADERS,
