@@ -27,10 +27,10 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
-from model_procs.engines import pocket_voice
 from model_procs.engines.pocket_runs import split_runs
 from model_procs.speech.base import SpeechEngine
 from model_procs.weights import locate as weights
+from model_procs.weights import pocket_voice
 
 _TOKENS_PER_SECOND = 2.0
 """Of the slowest speaker, beyond which the library cuts a run off; it takes three itself."""

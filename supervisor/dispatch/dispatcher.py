@@ -143,20 +143,26 @@ class Dispatcher:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while (first := self._waiting.first()) is not None:
-                # What must run alone waits for a worker to get empty; nobody overtakes it.
-                worker = self._pool.free_worker(empty=first.alone)
-                if worker is None:
-                    break
-                waiter = self._waiting.pop(time.monotonic(), self._pool.parallel)
+            try:
+                self._match()
+            except Exception:  # a bug here must be seen, and must not end the loop
+                logger.exception("matching_failed", model=self._pool.config.model)
+
+    def _match(self) -> None:
+        while (first := self._waiting.first()) is not None:
+            # What must run alone waits for a worker to get empty; nobody overtakes it.
+            worker = self._pool.free_worker(empty=first.alone)
+            if worker is None:
+                break
+            waiter = self._waiting.pop(time.monotonic(), self._pool.parallel)
+            if not waiter.worker.done():
+                worker.reserve(waiter.job_id, alone=waiter.alone)
+                waiter.worker.set_result(worker)
+        if self._waiting and self._pool.state is ModelState.FAILED:
+            for waiter in self._waiting.items():
+                self._waiting.remove(waiter)
                 if not waiter.worker.done():
-                    worker.reserve(waiter.job_id, alone=waiter.alone)
-                    waiter.worker.set_result(worker)
-            if self._waiting and self._pool.state is ModelState.FAILED:
-                for waiter in self._waiting.items():
-                    self._waiting.remove(waiter)
-                    if not waiter.worker.done():
-                        waiter.worker.set_exception(self._unavailable())
+                    waiter.worker.set_exception(self._unavailable())
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining:

@@ -39,7 +39,7 @@ class Job(Generic[ResultT]):
     deadline: float
     client: str
     work: Work
-    id: int = field(default_factory=lambda: next(_ids))
+    id: int = field(default_factory=_ids.__next__)
     cost: float = 0.0
     """Estimated seconds of computing."""
     queued_s: float = 0.0

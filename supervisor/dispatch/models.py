@@ -31,18 +31,25 @@ class Models:
     """All models, each kind's default one before its others."""
 
     def __init__(self, models: Sequence[Model]) -> None:
-        self._models = tuple(sorted(models, key=lambda model: not model.default))
+        self._by_kind = {
+            kind: sorted(
+                (model for model in models if model.kind is kind),
+                key=lambda model: not model.default,
+            )
+            for kind in Kind
+        }
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models)
+        for models in self._by_kind.values():
+            yield from models
 
-    def of(self, kind: Kind) -> list[Model]:
+    def of(self, kind: Kind) -> Sequence[Model]:
         """Those of one kind, the default one first."""
-        return [model for model in self._models if model.kind is kind]
+        return self._by_kind[kind]
 
     def default(self, kind: Kind) -> Model:
         """The model of requests that mean no other one."""
-        return self.of(kind)[0]
+        return self._by_kind[kind][0]
 
     def resolve(
         self,
@@ -58,7 +65,7 @@ class Models:
         voice `voice`; else the first that knows `language`; else the default one. Clients send
         names of models that exist elsewhere, so a name that is not known here means nothing.
         """
-        candidates = self.of(kind)
+        candidates = self._by_kind[kind]
         if len(candidates) > 1:
             for found in candidates:
                 if model is not None and model in (found.name, found.backend.engine.name):

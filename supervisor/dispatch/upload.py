@@ -66,7 +66,8 @@ class Upload:
     @property
     def recording(self) -> Recording:
         """What a worker gets of it."""
-        return Recording(self._hash.hexdigest(), self.data, self.path)
+        data = None if self.path is not None else bytes(self._memory)
+        return Recording(self._hash.hexdigest(), data, self.path)
 
     async def _flush(self) -> None:
         block, self._memory = self._memory, bytearray()

@@ -71,7 +71,7 @@ class Pool:
         """How the model is doing."""
         if self._closing:
             return ModelState.STOPPING
-        if any(slot.serving for slot in self.slots):
+        if any(slot.worker.state is State.READY for slot in self.slots):
             return ModelState.SERVING
         if self._backoff.exhausted:
             return ModelState.FAILED

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from ipc.engines import BuiltinVoice, EngineInfo
 from ipc.operations import Sampling, Transcribe
 from model_procs.audio.pcm import Samples
-from model_procs.engine import EngineConfig
+from model_procs.engine import Cancelled, EngineConfig
 from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import Piece
 from model_procs.speech.base import SpeechEngine
@@ -59,6 +60,28 @@ class Hum(SpeechEngine):
         """20 ms for every sentence."""
         time = np.arange(480) / self.sample_rate
         yield (voice * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
+
+
+class GatedHum(Hum):
+    """The same; at a sentence "Wait PATH." it goes on when there is a file of that path."""
+
+    name = "gated-hum"
+
+    def synthesize(
+        self,
+        text: str,
+        voice: float,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
+    ) -> Iterator[Samples]:
+        """As `Hum` does."""
+        if text.startswith("Wait "):
+            while not Path(text.removeprefix("Wait ").rstrip(".")).exists():
+                if stop.wait(0.01):
+                    raise Cancelled
+        yield from super().synthesize(text, voice, sampling, stop, exact=exact)
 
 
 class Meter(TranscriptionEngine):

@@ -72,6 +72,7 @@ class RunningService:
         environment: dict[str, str],
         arguments: Sequence[str] = (),
         module: str = "supervisor.cli",
+        folder: Path = ROOT,
     ) -> None:
         # Voices go here, not into the checkout's own folder.
         self.folder = tempfile.TemporaryDirectory(
@@ -87,7 +88,7 @@ class RunningService:
             ],
             stderr=subprocess.PIPE,
             env={**os.environ, **environment},
-            cwd=ROOT,
+            cwd=folder,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -160,7 +161,7 @@ class RunningService:
         return health
 
     def children(self, role: str = "worker", model: str | None = None) -> list[dict[str, Any]]:
-        """The children that /health lists."""
+        """The children that /health lists, of one model or of all."""
         return [
             child
             for child in self.health()["children"]
@@ -195,10 +196,14 @@ class RunningService:
 
 @contextlib.contextmanager
 def running(
-    environment: dict[str, str] | None = None, arguments: Sequence[str] = ()
+    environment: dict[str, str] | None = None, arguments: Sequence[str] = (), folder: Path = ROOT
 ) -> Iterator[RunningService]:
-    """A service that is gone afterwards, with all its processes, whatever the test did."""
-    service = RunningService({**PATIENT, **SCRIPTED, **(environment or {})}, arguments)
+    """A service that is gone afterwards, with all its processes, whatever the test did.
+
+    It is that of the tree in `folder`.
+    """
+    settings = {**PATIENT, **SCRIPTED, **(environment or {})}
+    service = RunningService(settings, arguments, folder=folder)
     try:
         yield service
     finally:

@@ -26,6 +26,8 @@ from supervisor.service import SERVICE, Service
 
 FORM = "multipart/form-data"
 JSON = "application/json"
+SERVER_SENT = "text/event-stream"
+"""Media type of server-sent events."""
 
 
 class Nothing(BaseModel):

@@ -20,9 +20,6 @@ from supervisor.http.errors import error_body
 from supervisor.log import logger
 from supervisor.service import SERVICE
 
-SERVER_SENT = "text/event-stream"
-"""Media type of server-sent events."""
-
 ItemT_co = TypeVar("ItemT_co", covariant=True)
 ItemT = TypeVar("ItemT")
 ItemT_contra = TypeVar("ItemT_contra", contravariant=True)

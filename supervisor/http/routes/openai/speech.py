@@ -22,6 +22,7 @@ from ipc.formats import FormatName
 from ipc.operations import Speak, SpeechResult
 from supervisor.http.api.operation import (
     JSON,
+    SERVER_SENT,
     Answer,
     Call,
     Nothing,
@@ -30,7 +31,7 @@ from supervisor.http.api.operation import (
     operation,
 )
 from supervisor.http.routes.openai.transcription import TRANSCRIPTION
-from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error
+from supervisor.http.shared.streaming import server_sent, server_sent_error
 from supervisor.http.shared.synthesis import Speed, named, sampling, sound_answer, speak
 from supervisor.service import Service
 

@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ipc.errors import ServiceError
 from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
-from supervisor.http.api.operation import FORM, JSON, Answer, Call, Nothing, json_answer, operation
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    SERVER_SENT,
+    Answer,
+    Call,
+    Nothing,
+    json_answer,
+    operation,
+)
 from supervisor.http.routes.openai.transcripts import (
     OpenAITranscription,
     plain,
@@ -23,7 +32,7 @@ from supervisor.http.routes.openai.transcripts import (
 )
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import language_code
-from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error, stream
+from supervisor.http.shared.streaming import server_sent, server_sent_error, stream
 from supervisor.http.shared.transcription import (
     PLAIN_CONTENT,
     RECORDING,
