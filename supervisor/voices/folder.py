@@ -243,28 +243,3 @@ def _write(path: Path, source: BinaryIO) -> None:
             os.unlink(unfinished)
         raise
     sync_folder(path.parent)
-
-
-_MAGIC = (
-    (0, b"fLaC", "audio/flac"),
-    (0, b"OggS", "audio/ogg"),
-    (0, b"ID3", "audio/mpeg"),
-    (4, b"ftyp", "audio/mp4"),
-    (0, b"\x1aE\xdf\xa3", "audio/webm"),
-    (0, b"ADIF", "audio/aac"),
-    (8, b"WAVE", "audio/wav"),
-    (8, b"AIF", "audio/aiff"),
-    (0, b"caff", "audio/x-caf"),
-    (0, b"#!AMR", "audio/amr"),
-)
-
-
-def media_type(head: bytes) -> str:
-    """By the first 16 bytes of a recording that is known to be one."""
-    for offset, magic, name in _MAGIC:
-        if head.startswith(magic, offset):
-            return name
-    # A frame of MPEG: eleven bits of sync; among what follows is the layer, zero in AAC (ADTS).
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "audio/mpeg" if head[1] & 0x06 else "audio/aac"
-    return "application/octet-stream"

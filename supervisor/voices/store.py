@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeVar
 from pydantic import ValidationError
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.recordings import HEAD_BYTES, detect
 from supervisor.dispatch.upload import Upload
 from supervisor.log import logger
 from supervisor.threads import in_thread
@@ -31,7 +32,6 @@ from supervisor.voices.folder import (
     VoiceFolder,
     VoiceId,
     VoiceName,
-    media_type,
 )
 
 __all__ = [
@@ -190,7 +190,9 @@ class VoiceStore:
     def _save(self, voice: Voice, upload: Upload) -> Voice:
         with self._folder.locked(), _open(upload) as recording:
             self.check_room(voice.id)
-            voice = voice.model_copy(update={"media_type": media_type(recording.read(16))})
+            known = detect(recording.read(HEAD_BYTES))
+            media_type = "application/octet-stream" if known is None else known.media_type
+            voice = voice.model_copy(update={"media_type": media_type})
             recording.seek(0)
             self._folder.put(voice, recording)
             return voice

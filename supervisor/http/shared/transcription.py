@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from ipc.messages import Json
+from ipc.recordings import READABLE
 from supervisor.dispatch.cost import SOUND
 from supervisor.dispatch.dispatcher import Job
 from supervisor.dispatch.upload import Upload
@@ -24,7 +25,7 @@ _DENSEST = 2_000_000
 
 RECORDING = FileField(
     "file",
-    "what is to be transcribed: WAV, FLAC, OGG, Opus, MP3, M4A or WebM, up to 12 minutes",
+    f"what is to be transcribed: {READABLE}, up to 12 minutes",
     lambda settings: settings.max_audio_mb,
 )
 
