@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from ipc.errors import ServiceError
-from supervisor.memory.limits import Limits
+from supervisor.memory.limits import MemoryLimits
 from supervisor.memory.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide
 from supervisor.workers.handle import Worker, WorkerDied
 from supervisor.workers.launch import Launcher, LaunchError
@@ -62,7 +62,7 @@ class Member:
         except WorkerDied as death:
             raise LaunchError(f"a worker died before it was READY: {death}") from death
 
-    def settle(self, limits: Limits) -> None:
+    def settle(self, limits: MemoryLimits) -> None:
         """The worker is READY: what it holds now is its baseline."""
         self.bounds = bounds_for(self.worker.baseline_rss, limits)
 

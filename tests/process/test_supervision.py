@@ -23,7 +23,7 @@ from ipc.channel import ControlSocket
 from ipc.errors import ServiceError
 from ipc.messages import Message
 from supervisor.memory.cgroup import find_container
-from supervisor.memory.limits import MB, Limit, Limits
+from supervisor.memory.limits import MB, Limit, MemoryLimits
 from supervisor.memory.recycling import Policy
 from supervisor.workers import process
 from supervisor.workers.backoff import Backoff
@@ -244,7 +244,7 @@ def pool_of(config: LaunchConfig) -> Pool:
             start_method="fork",
             launch=config,
             policy=Policy(
-                limits=Limits(soft=limit, hard=limit),
+                limits=MemoryLimits(soft=limit, hard=limit),
                 soft_samples=1,
                 min_lifetime=0.0,
                 max_requests=0,
