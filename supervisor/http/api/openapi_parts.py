@@ -87,7 +87,7 @@ _ERRORS = {
     500: (
         "The service is at fault.",
         "internal_error",
-        "a bug in the service; its log has the details",
+        "a bug in the service; the service's log has the details",
     ),
     503: (
         "The service is busy, loading or going down: try again.",
