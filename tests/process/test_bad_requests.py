@@ -159,7 +159,7 @@ async def test_a_body_that_is_no_form(
 @pytest.mark.parametrize(
     ("path", "body", "content_type", "told"),
     [
-        ("/v1/transcribe", b"hi", "multipart/form-data", "set no Content-Type of your own"),
+        ("/v1/transcribe", b"hi", "multipart/form-data", "do not set a Content-Type yourself"),
         ("/v1/tts", b"{}", "application/json", "the field 'text' is missing; send it"),
         ("/v1/tts", b"text=hi", "text/plain", "send application/json or multipart/form-data"),
         ("/v1/clone", b"{}", "application/json", "the file in the field 'reference_audio'"),
