@@ -1,6 +1,6 @@
-"""The table of audio formats that speech is sent in. Used in every process.
+"""The table of output audio formats. Used in every process.
 
-The front reads it to check a request and to name the answer's media type, a worker to encode.
+The front validates requests with it and sets the media type of responses; workers encode with it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Literal
 
 FormatName = Literal["wav", "mp3", "opus", "flac", "aac", "pcm"]
 TelephoneFormat = Literal["ulaw", "alaw"]
-"""Eight bits a sample (G.711), without a header, for clients that ask for them by other names."""
+"""G.711: eight bits per sample, without a header. Only ElevenLabs' clients can ask for them."""
 AnyFormat = FormatName | TelephoneFormat
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
-"""Sampling rates in Hz that a client may ask for; each format has both."""
+"""The range of sample rates in Hz that a client may ask for; every format has both ends."""
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """One format: its media type, and its sampling rates in Hz, ascending; () stands for any.
+    """One format: its media type and its sample rates in Hz, ascending; () means every rate.
 
-    `bit_rates` are the lowest and the highest, in bits per second, that may be asked for; None
-    where the sound alone decides. Every value between them is taken for the nearest that the format
-    has at the sampling rate.
+    `bit_rates` are the lowest and the highest bit rate, in bits per second, that a client may ask
+    for; None if the format has no bit rate to choose. A value in between is replaced by the nearest
+    one that the format has at the sample rate.
     """
 
     media_type: str
@@ -32,7 +32,7 @@ class AudioFormat:
     bit_rates: tuple[int, int] | None = None
 
     def rate(self, wanted: int) -> int:
-        """`wanted` (up to 48000 Hz), or the next higher rate that this format has."""
+        """`wanted` (at most 48000 Hz), or the next higher rate of this format."""
         return min((rate for rate in self.rates if rate >= wanted), default=wanted)
 
 
@@ -53,6 +53,6 @@ _WITHOUT_HEADER = ("pcm", "ulaw", "alaw")
 
 
 def content_type(name: AnyFormat, rate: int) -> str:
-    """The Content-Type of an answer; nothing in raw samples themselves says what their rate is."""
+    """The Content-Type of a response; for formats without a header it contains the sample rate."""
     media_type = FORMATS[name].media_type
     return f"{media_type};rate={rate};channels=1" if name in _WITHOUT_HEADER else media_type
