@@ -1,7 +1,8 @@
-"""Encode speech as it is made: tempo, sampling rate and format. Runs in workers only.
+"""Encode speech while it is generated: tempo, sample rate and format. Runs in workers only.
 
-Replays need the same samples to give the same bytes however they are cut, so nothing here depends
-on time, chance or the size of a piece. Samples are rounded to 16 bits before any codec sees them.
+Replays need the same bytes for the same samples, however the samples are divided into pieces. So
+nothing here depends on time, randomness or the size of a piece. Samples are rounded to 16 bits
+before they reach a codec.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ _CODECS = {
     "ulaw": ("mulaw", "pcm_mulaw"),
     "alaw": ("alaw", "pcm_alaw"),
 }
-"""FFmpeg's container and codec of each compressed format."""
+"""FFmpeg's names for the container and the codec of each format."""
 
 _CODEC_OPTIONS = {
-    # Without a reservoir of bits every frame stands alone and has the size that its rate gives.
+    # Without a bit reservoir, frames are independent and have a fixed size.
     "mp3": {"reservoir": "0"},
     "opus": {"vbr": "off", "frame_duration": "20"},
 }
 
 _CONTAINER_OPTIONS = {
     "mp3": {"id3v2_version": "0"},
-    # FFmpeg holds back one page: 40 ms come 80 ms late, and pages cost 6 kbit/s.
+    # FFmpeg holds back one page, so 40 ms of audio come 80 ms late. Pages cost 6 kbit/s.
     "opus": {"page_duration": "40000"},
     "flac": {"metadata_header_padding": "0"},
 }
@@ -48,22 +49,21 @@ _MP3_KBITS = (
     *(8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     *(192, 224, 256, 320),
 )
-"""MPEG-1 has those from 32 to 320 but for 144, MPEG-2 those up to 160, MPEG-2.5 up to 64."""
+"""MPEG-1 has 32 to 320 except 144, MPEG-2 has 8 to 160, MPEG-2.5 has 8 to 64."""
 
 _AAC_BITS_PER_SAMPLE = 6
-"""The longest frame of AAC: 6144 bits for 1024 samples."""
+"""The largest AAC frame has 6144 bits for 1024 samples."""
 
 
 class Encoder:
-    """Turns pieces of one mono recording into the bytes of one answer.
+    """Encodes pieces of mono audio into the bytes of one response.
 
-    With `streamed`, bytes come out as soon as the codec has them, and headers leave the length
-    open; without it, all come from `finish` and the headers know the length.
+    With `streamed`, `feed` returns bytes as soon as the codec has them, and headers do not contain
+    the length. Without it, `finish` returns all bytes and headers contain the length.
 
-    `sample_rate` is the rate in Hz of what comes out: the one asked for, or the next higher one of
-    the format. `samples` is how many have come out so far, before the codec's own padding.
-    `bit_rate` is in bits per second, None where the sound alone decides; `seconds` is the time that
-    all this has taken.
+    `sample_rate` is the output rate in Hz: the requested one, or the next higher one of the format.
+    `samples` counts the output samples so far, without the codec's padding. `bit_rate` is in bits
+    per second, None for formats without a choice. `seconds` is the time that encoding has taken.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Encoder:
         bit_rate: int | None = None,
         streamed: bool = True,
     ) -> None:
-        """`sample_rate` None stands for the source's. Raises `ValueError` for what is out of range.
+        """`sample_rate` None means the source's rate. Raises `ValueError` for values out of range.
 
-        `speed` 2.0 takes half as long as the source, at the same pitch. `bit_rate` None is
-        transparent for speech; another one becomes the nearest that the format has at the sampling
-        rate. Raises `ServiceError` (invalid_option) for one that the format never has.
+        With `speed` 2.0 the audio takes half as long, at the same pitch. `bit_rate` None is
+        transparent for speech. Another `bit_rate` is replaced by the nearest one of the format at
+        the sample rate; one outside of the format's range raises `ServiceError` (invalid_option).
         """
         started = time.perf_counter()
         wanted = source_rate if sample_rate is None else sample_rate
@@ -105,7 +105,7 @@ class Encoder:
         self.seconds = time.perf_counter() - started
 
     def feed(self, samples: Samples) -> bytes:
-        """Encode the next samples: float32, shape (n,). The bytes that are ready, or b""."""
+        """Encode the next samples (float32, shape (n,)). Returns the bytes that are ready."""
         started = time.perf_counter()
         if self._tempo is not None:
             samples = self._tempo.feed(samples)
@@ -116,7 +116,7 @@ class Encoder:
         return data
 
     def finish(self) -> bytes:
-        """The rest of the answer. Nothing may be fed afterwards."""
+        """The rest of the bytes. `feed` must not be called afterwards."""
         started = time.perf_counter()
         last = np.empty(0, np.float32) if self._tempo is None else self._tempo.finish()
         if self._resampler is not None:
@@ -135,7 +135,7 @@ class Encoder:
 
 
 class _Pipe:
-    """A file that cannot seek: what is written can be taken out."""
+    """A file object that cannot seek; `take` removes and returns what has been written."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -177,7 +177,7 @@ class _PcmWriter:
 
 
 class _CodecWriter:
-    """A codec and a container of FFmpeg."""
+    """A codec and a container from FFmpeg."""
 
     def __init__(
         self, file: _Pipe | io.BytesIO, name: str, rate: int, bit_rate: int | None
@@ -190,7 +190,7 @@ class _CodecWriter:
             file,
             "w",
             format=container,
-            # bitexact: no random serial numbers, no versions of libraries.
+            # bitexact: no random serial numbers and no library versions in the output.
             container_options={
                 "fflags": "+bitexact",
                 "flush_packets": "1",
@@ -215,7 +215,7 @@ class _CodecWriter:
         frame.sample_rate = self._rate
         frame.pts = self._position
         self._position += len(samples)
-        self._container.mux(self._stream.encode(frame))  # PyAV cuts what the codec wants
+        self._container.mux(self._stream.encode(frame))  # PyAV cuts it into the codec's frames
 
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
@@ -223,7 +223,7 @@ class _CodecWriter:
 
 
 def _bit_rate(name: AnyFormat, rate: int, wanted: int | None) -> int | None:
-    """Bits per second that the codec has at `rate` Hz: near `wanted`, or transparent for speech."""
+    """The codec's bit rate at `rate` Hz: the one nearest to `wanted`, or transparent for speech."""
     limits = FORMATS[name].bit_rates
     if wanted is not None and (limits is None or not limits[0] <= wanted <= limits[1]):
         has = "no bit rate" if limits is None else f"bit rates from {limits[0]} to {limits[1]}"
@@ -245,7 +245,7 @@ def _bit_rate(name: AnyFormat, rate: int, wanted: int | None) -> int | None:
 
 
 class _Tempo:
-    """FFmpeg's `atempo`: faster or slower at the same pitch."""
+    """FFmpeg's `atempo` filter: faster or slower at the same pitch."""
 
     def __init__(self, rate: int, speed: float) -> None:
         import av
@@ -254,7 +254,7 @@ class _Tempo:
         self._speed = speed
         self._taken = 0
         self._given = 0
-        # Beyond these the filter would leave samples out, or refuse: two steps instead.
+        # Outside of this range one filter would skip samples or refuse: use two.
         steps = 1 if 0.5 <= speed <= 2.0 else 2
         step = math.pow(speed, 1 / steps)
         self._graph: Any = av.filter.Graph()
@@ -281,7 +281,7 @@ class _Tempo:
         return self._pull()
 
     def finish(self) -> Samples:
-        """The rest. The filter drops its last window, so that is silence."""
+        """The rest of the samples. The filter drops its last window, so silence is fed first."""
         left = round(self._taken / self._speed) - self._given
         tail = self.feed(np.zeros(int(_TEMPO_WINDOW_SECONDS * self._rate), np.float32))
         self._graph.push(None)
