@@ -191,7 +191,7 @@ async def test_keys_and_limits_are_read_again_on_sighup(tmp_path: Path) -> None:
         ("API_KEYS", "anna:k-1,ben:", "entry 2 of VOICE_ENGINE_API_KEYS has an empty key"),
         ("API_KEYS", "anna:k-1,:k-2", "entry 2 of VOICE_ENGINE_API_KEYS has no valid name"),
         ("API_KEYS", "anna:k-1,", "entry 2 of VOICE_ENGINE_API_KEYS has no valid name"),
-        ("API_KEYS", "anna:k-1 k", "fits no header"),
+        ("API_KEYS", "anna:k-1 k", "an HTTP header cannot carry"),
         ("API_KEYS", "anna:k-1,ben:k-1", "anna and ben have the same key"),
         ("API_KEYS_FILE", "/dev/null", "/dev/null has no key"),
         ("API_KEYS_FILE", "/nowhere", "No such file"),

@@ -12,8 +12,7 @@ from supervisor.dispatch.admission import Limits, admit
 from supervisor.dispatch.cost import SOUND, Speed
 from supervisor.dispatch.fair_queue import FairQueue
 from supervisor.dispatch.quarantine import Quarantine
-from supervisor.memory.limits import MB, DoesNotFit, Limit, Need, plan
-from supervisor.memory.limits import Limits as MemoryLimits
+from supervisor.memory.limits import MB, DoesNotFit, Limit, MemoryLimits, Need, plan
 from supervisor.memory.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide, relieve
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.lifecycle import TRANSITIONS, Event, IllegalTransition, State, next_state
@@ -179,7 +178,7 @@ def test_a_soft_limit_over_the_hard_one_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["x", "-1", "+", "1.5", "+-3", "1 2", "٣"])
 def test_what_is_no_limit(text: str) -> None:
-    with pytest.raises(ValueError, match="is no limit"):
+    with pytest.raises(ValueError, match="is not a limit"):
         Limit.parse(text)
 
 

@@ -211,7 +211,7 @@ async def test_there_is_room_for_so_many(folder: Path) -> None:
     store.load()
     await save(store, "a", None, FIRST)
     await save(store, "b", None, FIRST)
-    with pytest.raises(ServiceError, match="delete one, or have VOICE_ENGINE_MAX_VOICES") as full:
+    with pytest.raises(ServiceError, match="raise VOICE_ENGINE_MAX_VOICES") as full:
         await save(store, "c", None, THIRD)
     assert full.value.code is ErrorCode.conflict
     assert recordings(folder) == {key_of("first")}
