@@ -230,6 +230,7 @@ def kill_one(service: RunningService, victim: str, rng: random.Random) -> None:
         os.kill(rng.choice(found)["pid"], signal.SIGKILL)
 
 
+@pytest.mark.quick
 async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
     service: RunningService, gate: Gate
 ) -> None:
@@ -245,6 +246,7 @@ async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
     assert received[44:] == whole[44:]
 
 
+@pytest.mark.quick
 async def test_a_poisonous_request_costs_three_workers_and_no_more(
     service: RunningService,
 ) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.service import ROOT
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_front_imports_no_model_library() -> None:

@@ -43,6 +43,7 @@ async def until(condition: Callable[[], object]) -> None:
 # Recycling by hand
 
 
+@pytest.mark.quick
 async def test_a_worker_is_replaced_on_demand_while_it_serves(gate: Gate) -> None:
     with running() as service:
         service.wait_ready()
