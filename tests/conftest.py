@@ -38,6 +38,11 @@ TIERS = {"unit": "unit", "process": "process", "engines": "process", "clients": 
 """The tier of the tests in each folder, where a file does not say that it is slow."""
 
 
+def tier_of(file: Path) -> str:
+    """The tier of the tests in `file`."""
+    return TIERS.get(file.relative_to(ROOT / "tests").parts[0], "slow")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its tier; those that run alone come last.
 
@@ -45,10 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     to the tests that run alone, and none of them holds up another test.
     """
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        tier = TIERS.get(folder, "slow")
         if item.get_closest_marker("slow") is None:
-            item.add_marker(tier)
+            item.add_marker(tier_of(item.path))
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
