@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.service import RunningService, recording_form, running, script_form
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
