@@ -1,4 +1,4 @@
-"""A new format and a new engine are changes in one place each: made in a copy of the tree, and used."""
+"""A new format and a new engine are a change in one place: made in a copy of the tree, and used."""
 
 from __future__ import annotations
 
