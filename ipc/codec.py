@@ -2,9 +2,9 @@
 
 The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass. A field
 that is a dataclass is the array of its own fields; where it may be one of several classes, the
-number of its class stands before them. Whatever is wrong with a frame (its length, version, kind, fields, or that it
-ends in the middle) is one error, `FrameError`: the peer cannot be trusted any more, and the
-connection ends.
+number of its class stands before them. Whatever is wrong with a frame (its length, version, kind,
+fields, or that it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any
+more, and the connection ends.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     # Who gets in.
     api_keys: SecretStr | None = Field(
         None,
-        description="API keys of clients, `name:key,name:key`; without API keys the service is open "
-        "to everyone who can reach it",
+        description="API keys of clients, `name:key,name:key`; without any the service is open to "
+        "everyone who can reach it",
     )
     api_key: SecretStr | None = Field(None, description="the API key, where one is enough")
     api_keys_file: Path | None = Field(

@@ -21,8 +21,8 @@ The text of a request is a script of commands separated by ";":
     segment TEXT   hear a sentence of one second
 
 `Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once: while one
-waits or sleeps, the others go on. `ScriptedRecognizer` transcribes: the script is the recording, and
-the transcript too if it has no segments; `raw` is JSON with the worker's pid and the number of
+waits or sleeps, the others go on. `ScriptedRecognizer` transcribes: the script is the recording,
+and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the number of
 bytes.
 """
 
