@@ -176,7 +176,7 @@ class Dispatcher:
         if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
             raise ServiceError(
                 ErrorCode.quarantined,
-                f"this request has killed {self.config.max_attempts} workers a short while ago; "
+                f"this request has crashed {self.config.max_attempts} workers a short while ago; "
                 "do not send it again unchanged",
             )
         job.cost = self._cost.estimate(job.work)
