@@ -1,10 +1,10 @@
 """Frames: a 4-byte big-endian length, then a msgpack array. No I/O; used in every process.
 
 The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass. A field
-that is a dataclass is the array of its own fields; where it may be one of several, the number of its
-class stands before them. Whatever is wrong with a frame (its length, version, kind, fields, or that
-it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any more, and the
-connection ends.
+that is a dataclass is the array of its own fields; where it may be one of several classes, the
+number of its class stands before them. Whatever is wrong with a frame (its length, version, kind,
+fields, or that it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any
+more, and the connection ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BIN32 = struct.Struct(">BI")
 """What msgpack writes before bytes: 0xc6 and how many they are."""
 
 _PACK_BUFFER = 16 * 1024
-"""The packer's first buffer, which grows. msgpack's default is mapped and unmapped for each frame."""
+"""The packer's first buffer, in bytes; it grows. msgpack's own is mapped anew for each frame."""
 
 
 class FrameError(Exception):

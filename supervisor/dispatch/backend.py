@@ -208,7 +208,7 @@ class LocalBackend:
         await self.dispatcher.idle()
 
     async def reload(self, config: LocalConfig) -> None:
-        """Take over `config`, losing no request. Raises `LaunchError`; the pool is then as before."""
+        """Take over `config` and lose no request. Raises `LaunchError`; the old pool goes on."""
         self.dispatcher.config = config.dispatch
         await self.pool.reload(config.pool)
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.service import NET, ROOT, RunningService, running
 
+pytestmark = pytest.mark.quick
+
 LIMIT = 8
 
 

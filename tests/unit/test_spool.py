@@ -7,8 +7,6 @@ import hashlib
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -236,21 +234,6 @@ async def test_nothing_is_left_of_segments_after_a_client_has_gone() -> None:
     buffer.finish(ServiceError(ErrorCode.worker_crashed, "gone"))
     buffer.close()
     assert await buffer.read() is None
-
-
-def test_what_a_killed_front_left_behind_is_removed(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from supervisor.dispatch.spool import Spool\n"
-        "(Spool(Path(sys.argv[1]), 1).folder / 'upload').write_bytes(b'x')\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert len(list(tmp_path.iterdir())) == 1
-    ours, other = Spool(tmp_path, 1), Spool(tmp_path, 1)
-    # The dead one's folder is gone; the living have not touched each other's.
-    assert set(tmp_path.iterdir()) == {ours.folder, other.folder}
-    ours.close()
-    other.close()
 
 
 # Clients that leave while a thread is at work
