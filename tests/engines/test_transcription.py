@@ -286,21 +286,21 @@ def test_no_cut_changes_the_text() -> None:
 
 def test_a_pieces_segments_are_counted_on_and_have_its_tags() -> None:
     raw = "<|en|><|HAPPY|><|Speech|><|BGM|><|withitn|>Hello world. How are you?"
-    words = [TimedWord(part, index, index + 0.12345) for index, part in enumerate(raw.split())]
+    words = [TimedWord(part, index, index + 0.41239) for index, part in enumerate(raw.split())]
     words[0] = replace(words[0], text="Hello")
     piece = Piece(9.0, raw, 0.91236, 0.8, 0.7, tuple(words))
     told = Paralinguistics("en", "HAPPY", ("Speech", "BGM"), 0.9124, 0.8, 0.7)
     assert list(piece.segments(5, words=True)) == [
         Segment(
-            5, 0, 1.123, "Hello world.", told, (Word("Hello", 0, 0.123), Word("world.", 1, 1.123))
+            5, 0, 1.412, "Hello world.", told, (Word("Hello", 0, 0.412), Word("world.", 1, 1.412))
         ),
         Segment(
             6,
             2,
-            4.123,
+            4.412,
             "How are you?",
             told,
-            (Word("How", 2, 2.123), Word("are", 3, 3.123), Word("you?", 4, 4.123)),
+            (Word("How", 2, 2.412), Word("are", 3, 3.412), Word("you?", 4, 4.412)),
         ),
     ]
     bare = list(piece.segments(5, words=False))
