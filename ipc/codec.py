@@ -1,24 +1,28 @@
 """Frames: a 4-byte big-endian length, then a msgpack array. No I/O; used in every process.
 
-The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass.
-Whatever is wrong with a frame (its length, version, kind, fields, or that it ends in the middle) is
-one error, `FrameError`: the peer cannot be trusted any more, and the connection ends.
+The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass. A field
+that is a dataclass is the array of its own fields; where it may be one of several, the number of its
+class stands before them. Whatever is wrong with a frame (its length, version, kind, fields, or that
+it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any more, and the
+connection ends.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import types
 import typing
-from dataclasses import fields
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import msgpack
 
-from ipc import messages
 from ipc.messages import Chunk, Message
+from ipc.operations import AnyOperation
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 4 * 1024 * 1024
 """The longest payload in bytes. Longer data travels as several chunks, or by path."""
 
@@ -29,31 +33,11 @@ _BIN32 = struct.Struct(">BI")
 """What msgpack writes before bytes: 0xc6 and how many they are."""
 
 _PACK_BUFFER = 16 * 1024
-"""What the packer begins with; it grows. Its own default is mapped and unmapped for each frame."""
+"""The packer's first buffer, which grows. msgpack's default is mapped and unmapped for each frame."""
 
 
 class FrameError(Exception):
     """The peer sent something that is not a frame of this protocol."""
-
-
-_KINDS: tuple[type[Message], ...] = typing.get_args(Message)
-_KIND_OF = {cls: kind for kind, cls in enumerate(_KINDS)}
-
-
-def _accepted(annotation: Any) -> tuple[type, ...]:
-    """The runtime types of a field, from its annotation: `bytes | None`, `dict[str, Any]`, ..."""
-    if isinstance(annotation, types.UnionType):
-        return tuple(t for member in typing.get_args(annotation) for t in _accepted(member))
-    return (typing.get_origin(annotation) or annotation,)
-
-
-def _field_types(cls: type[Message]) -> tuple[tuple[type, ...], ...]:
-    hints = typing.get_type_hints(cls, vars(messages))
-    return tuple(_accepted(hints[field.name]) for field in fields(cls))
-
-
-_FIELD_NAMES = {cls: tuple(field.name for field in fields(cls)) for cls in _KINDS}
-_FIELD_TYPES = {cls: _field_types(cls) for cls in _KINDS}
 
 
 def encode(message: Message) -> bytes:
@@ -77,11 +61,10 @@ def encode_parts(message: Message) -> tuple[bytes, bytes]:
         data = message.data
         end = _BIN32.pack(0xC6, len(data))
         packer.pack_array_header(4)
-        for value in (VERSION, _KIND_OF[cls], message.id):
+        for value in (VERSION, _NUMBER_OF[cls], message.id):
             packer.pack(value)
     else:
-        values = (getattr(message, name) for name in _FIELD_NAMES[cls])
-        packer.pack([VERSION, _KIND_OF[cls], *values])
+        packer.pack([VERSION, _NUMBER_OF[cls], *_SHAPES[cls].pack(message)])
     with packer.getbuffer() as payload:
         size = len(payload) + len(end) + len(data)
         if size > MAX_FRAME:
@@ -89,43 +72,14 @@ def encode_parts(message: Message) -> tuple[bytes, bytes]:
         return b"".join((_HEADER.pack(size), payload, end)), data
 
 
-def _decode_payload(payload: bytes | bytearray | memoryview) -> Message:
-    try:
-        array = msgpack.unpackb(payload)
-    except Exception as error:  # msgpack's and Python's own, a dozen unrelated classes
-        raise FrameError(f"not msgpack: {error}") from error
-    if not isinstance(array, list) or len(array) < 2:
-        raise FrameError("not an array of version, kind and fields")
-    version, kind, *values = array
-    if version != VERSION:
-        raise FrameError(f"version {version!r} of the protocol, expected {VERSION}")
-    if type(kind) is not int or not 0 <= kind < len(_KINDS):
-        raise FrameError(f"unknown kind of message {kind!r}")
-    cls = _KINDS[kind]
-    expected = _FIELD_TYPES[cls]
-    # `type(...) in`, not isinstance: a bool is an int to Python, but not on this wire.
-    if len(values) != len(expected) or not all(
-        type(value) in accepted for value, accepted in zip(values, expected, strict=True)
-    ):
-        raise FrameError(f"fields of {cls.__name__} do not fit")
-    return cls(*values)
+def content(operation: AnyOperation) -> bytes:
+    """What `operation` asks for, as bytes: equal for requests that differ in nothing that matters.
 
-
-def _decode_frames(view: memoryview) -> tuple[list[Message], int]:
-    """The messages of the whole frames that `view` begins with, and how many bytes those take."""
-    decoded: list[Message] = []
-    position = 0
-    while len(view) - position >= HEADER_SIZE:
-        (size,) = _HEADER.unpack_from(view, position)
-        if size > MAX_FRAME:
-            raise FrameError(f"a frame of {size} bytes is over the limit of {MAX_FRAME}")
-        start = position + HEADER_SIZE
-        if len(view) < start + size:
-            break
-        with view[start : start + size] as payload:
-            decoded.append(_decode_payload(payload))
-        position = start + size
-    return decoded, position
+    Transient fields are left out: the seed, and where the bytes of a recording are.
+    """
+    cls = type(operation)
+    packed: bytes = msgpack.packb([cls.__name__, *_shape(cls).content(operation)])
+    return packed
 
 
 class Decoder:
@@ -154,3 +108,188 @@ class Decoder:
         """The peer has closed. Raises `FrameError` when it did so in the middle of a frame."""
         if self._buffer:
             raise FrameError(f"the peer closed {len(self._buffer)} bytes into a frame")
+
+
+def _decode_frames(view: memoryview) -> tuple[list[Message], int]:
+    """The messages of the whole frames that `view` begins with, and how many bytes those take."""
+    decoded: list[Message] = []
+    position = 0
+    while len(view) - position >= HEADER_SIZE:
+        (size,) = _HEADER.unpack_from(view, position)
+        if size > MAX_FRAME:
+            raise FrameError(f"a frame of {size} bytes is over the limit of {MAX_FRAME}")
+        start = position + HEADER_SIZE
+        if len(view) < start + size:
+            break
+        with view[start : start + size] as payload:
+            decoded.append(_decode_payload(payload))
+        position = start + size
+    return decoded, position
+
+
+def _decode_payload(payload: bytes | bytearray | memoryview) -> Message:
+    try:
+        array = msgpack.unpackb(payload)
+    except Exception as error:  # msgpack's and Python's own, a dozen unrelated classes
+        raise FrameError(f"not msgpack: {error}") from error
+    if not isinstance(array, list) or len(array) < 2:
+        raise FrameError("not an array of version, kind and fields")
+    version, number, *values = array
+    if version != VERSION:
+        raise FrameError(f"version {version!r} of the protocol, expected {VERSION}")
+    if type(number) is not int or not 0 <= number < len(_MESSAGES):
+        raise FrameError(f"unknown kind of message {number!r}")
+    message: Message = _SHAPES[_MESSAGES[number]].unpack(values)
+    return message
+
+
+# The shapes of dataclasses, made once from their annotations.
+
+_Convert = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """How values of one annotation look on the wire: their types there, and how they get there.
+
+    None instead of a function means that a value is the same in both places. `content` is `pack`
+    without transient fields.
+    """
+
+    types: tuple[type, ...]
+    pack: _Convert | None = None
+    unpack: _Convert | None = None
+    content: _Convert | None = None
+
+
+class _Shape:
+    """How one dataclass looks on the wire: an array of its fields."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        hints = typing.get_type_hints(cls)
+        fields = dataclasses.fields(cls)
+        forms = [_form(hints[field.name]) for field in fields]
+        lasting = [
+            index for index, field in enumerate(fields) if not field.metadata.get("transient")
+        ]
+        self._cls = cls
+        self._values = _getter([field.name for field in fields])
+        self._lasting = _getter([fields[index].name for index in lasting])
+        self._types = [form.types for form in forms]
+        self._packers = _converters(form.pack for form in forms)
+        self._unpackers = _converters(form.unpack for form in forms)
+        self._contents = _converters(forms[index].content for index in lasting)
+
+    def pack(self, value: Any) -> list[Any]:
+        """The fields of `value`."""
+        return _converted([*self._values(value)], self._packers)
+
+    def content(self, value: Any) -> list[Any]:
+        """The fields of `value` that are not transient."""
+        return _converted([*self._lasting(value)], self._contents)
+
+    def unpack(self, values: list[Any]) -> Any:
+        """The dataclass with these fields. Raises `FrameError` when they are not its own."""
+        # `type(...) in`, not isinstance: a bool is an int to Python, but not on this wire.
+        if len(values) != len(self._types) or not all(
+            type(value) in accepted for value, accepted in zip(values, self._types, strict=True)
+        ):
+            raise FrameError(f"fields of {self._cls.__name__} do not fit")
+        return self._cls(*_converted(values, self._unpackers))
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that reads these attributes."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda value: tuple(getattr(value, name) for name in names)
+
+
+def _converters(functions: typing.Iterable[_Convert | None]) -> list[tuple[int, _Convert]]:
+    return [(index, convert) for index, convert in enumerate(functions) if convert is not None]
+
+
+def _converted(values: list[Any], converters: list[tuple[int, _Convert]]) -> list[Any]:
+    for index, convert in converters:
+        if values[index] is not None:
+            values[index] = convert(values[index])
+    return values
+
+
+def _form(annotation: Any) -> _Form:
+    """The form of an annotation: a plain type, a literal, a tuple, a dataclass, or a union."""
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return _union(typing.get_args(annotation))
+    if origin is typing.Literal:
+        return _literal(typing.get_args(annotation))
+    if origin is tuple:
+        return _tuple(_form(typing.get_args(annotation)[0]))
+    if dataclasses.is_dataclass(annotation):
+        shape = _shape(annotation)
+        return _Form((list,), shape.pack, shape.unpack, shape.content)
+    # A whole number is a float to mypy, and travels as it is.
+    return _Form((float, int) if annotation is float else (origin or annotation,))
+
+
+def _literal(allowed: tuple[Any, ...]) -> _Form:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise FrameError(f"{value!r} is none of {allowed}")
+        return value
+
+    return _Form((*{type(value) for value in allowed},), unpack=check)
+
+
+def _tuple(item: _Form) -> _Form:
+    def packed(convert: _Convert | None) -> _Convert | None:
+        return convert and (lambda values: [convert(value) for value in values])
+
+    def unpack(values: list[Any]) -> tuple[Any, ...]:
+        if not all(type(value) in item.types for value in values):
+            raise FrameError("an item of a list does not fit")
+        return tuple(map(item.unpack, values) if item.unpack else values)
+
+    return _Form((list,), packed(item.pack), unpack, packed(item.content))
+
+
+def _union(members: tuple[Any, ...]) -> _Form:
+    """Several plain types, or dataclasses that are told apart by a number; None may be one."""
+    literals = [member for member in members if typing.get_origin(member) is typing.Literal]
+    classes = [member for member in members if dataclasses.is_dataclass(member)]
+    forms = [_form(member) for member in members if member not in literals]
+    if literals:
+        forms.append(_literal(tuple(arg for each in literals for arg in typing.get_args(each))))
+    if len(classes) <= 1:
+        only = next((form for form in forms if form.unpack is not None), _Form(()))
+        accepted = tuple(kind for form in forms for kind in form.types)
+        return _Form(accepted, only.pack, only.unpack, only.content)
+    shapes = [_shape(cls) for cls in classes]
+    numbers = {cls: number for number, cls in enumerate(classes)}
+
+    def pack(value: Any) -> list[Any]:
+        number = numbers[type(value)]
+        return [number, *shapes[number].pack(value)]
+
+    def unpack(values: list[Any]) -> Any:
+        number, *fields = values or [None]
+        if type(number) is not int or not 0 <= number < len(shapes):
+            raise FrameError(f"unknown kind of field {number!r}")
+        return shapes[number].unpack(fields)
+
+    plain = [member for member in members if member is type(None)]
+    return _Form((list, *plain), pack, unpack)
+
+
+_made: dict[type[Any], _Shape] = {}
+
+
+def _shape(cls: Any) -> _Shape:
+    if cls not in _made:
+        _made[cls] = _Shape(cls)
+    return _made[cls]
+
+
+_MESSAGES: tuple[type[Message], ...] = typing.get_args(Message)
+_NUMBER_OF = {cls: number for number, cls in enumerate(_MESSAGES)}
+_SHAPES = {cls: _shape(cls) for cls in _MESSAGES}

@@ -1,20 +1,67 @@
-"""The table of engines: which model each serves, where its class is, what it needs on disk.
+"""The table of engines: the kind of each, where its class is, what it needs. Used in every process.
 
-The front reads it to choose; a template reads it to import. Nothing here imports an engine.
+A kind is speech or transcription. A model is an engine with its weights; a kind may have several.
+The front reads the table to choose, a template to import. Nothing here imports an engine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, Literal
 
-MODELS = ("tts", "stt")
-"""The models that the service offers, each with its own template and workers."""
+Json = dict[str, Any]
+"""A mapping with string keys and values that msgpack and JSON know."""
+
+Profile = Literal["production", "embedded", "custom"]
+"""Of an engine: with real weights, with none to download, or named by its class in a setting."""
+
+
+class Kind(StrEnum):
+    """What models can do."""
+
+    TTS = "tts"
+    """Text to speech."""
+    STT = "stt"
+    """Speech to text."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinVoice:
+    """A voice that needs no recording; `language` is a code."""
+
+    id: str
+    name: str
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself once it has loaded.
+
+    `sample_rate` is in Hz: of the speech that it makes, or of the recordings that it takes.
+    `approximation` tells clients what the engine cannot do exactly. `options` are the fields of
+    `Sampling` that it takes besides the seed; `languages` those that it recognizes. `facts` are the
+    engine's own: parameters, quantization, version of the weights.
+    """
+
+    engine: str
+    sample_rate: int
+    notes: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    voices: tuple[BuiltinVoice, ...] = ()
+    default_voice: str | None = None
+    voice_format: str | None = None
+    options: tuple[str, ...] = ()
+    approximation: str | None = None
+    facts: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What an engine needs, in MB as `make bench` measures it, for planning before it is loaded.
+    """What an engine needs, in MB as `make bench` measures it, to plan before it is loaded.
 
     `template` is the RSS of the loaded template, `worker` the USS of a worker at READY, `request`
     what a large request takes on top.
@@ -27,14 +74,20 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine: `factory` is "module:Class"; `files` are paths below the models folder."""
+    """One engine: `factory` is "module:Class"; `files` are paths below the models folder.
+
+    `default`: it serves its kind unless the settings name another engine of the profile. `capacity`
+    is how many requests a worker serves at once, for planning; the loaded engine has the last word.
+    """
 
     name: str
-    model: str
-    profile: str
+    kind: Kind
+    profile: Profile
     factory: str
     footprint: Footprint
     files: tuple[str, ...] = ()
+    default: bool = False
+    capacity: int = 1
 
     def installed(self, models_dir: Path) -> bool:
         """Whether every file that the engine loads is in `models_dir`."""
@@ -46,15 +99,16 @@ ENGINES = {
     for spec in (
         EngineSpec(
             "pocket",
-            "tts",
+            Kind.TTS,
             "production",
             "model_procs.engines.pocket:PocketEngine",
             Footprint(template=650, worker=100, request=200),
             ("pocket-tts/config.yaml", "pocket-tts/model.safetensors", "pocket-tts/tokenizer.json"),
+            default=True,
         ),
         EngineSpec(
             "sensevoice",
-            "stt",
+            Kind.STT,
             "production",
             "model_procs.engines.sensevoice:SenseVoiceEngine",
             Footprint(template=620, worker=100, request=250),
@@ -64,20 +118,37 @@ ENGINES = {
                 "SenseVoiceSmall/am.mvn",
                 "SenseVoiceSmall/chn_jpn_yue_eng_ko_spectok.bpe.model",
             ),
+            default=True,
         ),
         EngineSpec(
             "flite",
-            "tts",
+            Kind.TTS,
             "embedded",
             "model_procs.engines.flite:FliteEngine",
             Footprint(template=60, worker=30, request=60),
+            default=True,
         ),
         EngineSpec(
             "sphinx",
-            "stt",
+            Kind.STT,
             "embedded",
             "model_procs.engines.sphinx:SphinxEngine",
             Footprint(template=130, worker=40, request=100),
+            default=True,
         ),
     )
 }
+
+
+def default_engine(
+    kind: Kind, profile: Profile, engines: Iterable[EngineSpec] | None = None
+) -> EngineSpec:
+    """The engine that serves `kind` in `profile`. Raises `LookupError` unless there is just one."""
+    candidates = ENGINES.values() if engines is None else engines
+    found = [
+        spec for spec in candidates if spec.default and (spec.kind, spec.profile) == (kind, profile)
+    ]
+    if len(found) != 1:
+        names = ", ".join(spec.name for spec in found) or "none"
+        raise LookupError(f"{kind} needs one default engine in {profile}; the table has {names}")
+    return found[0]

@@ -1,58 +1,171 @@
 """The table of audio formats that speech is sent in. Used in every process.
 
-The front reads it to check a request and to name the answer's media type, a worker to encode.
+The front reads it to check a request and to name the response's media type, a worker to encode. A
+format is added here and nowhere else.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-FormatName = Literal["wav", "mp3", "opus", "flac", "aac", "pcm"]
-TelephoneFormat = Literal["ulaw", "alaw"]
-"""Eight bits a sample (G.711), without a header, for clients that ask for them by other names."""
-AnyFormat = FormatName | TelephoneFormat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
-"""Sampling rates in Hz that a client may ask for; each format has both."""
+"""Sample rates in Hz that a client may ask for; each format has both."""
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """One format: its media type, and its sampling rates in Hz, ascending; () stands for any.
+    """One format.
 
-    `bit_rates` are the lowest and the highest, in bits per second, that may be asked for; None
-    where the sound alone decides. Every value between them is taken for the nearest that the format
-    has at the sampling rate.
+    - `rates`: its sample rates in Hz, ascending; () stands for any.
+    - `bit_rates`: the lowest and the highest bit rate, in bits per second, that may be asked for;
+      None where the sound alone decides. A value between them becomes the nearest that the format
+      has at the sample rate: one of `bit_rate_steps`, or at most `max_bits_per_sample`.
+    - `default_bit_rate`: what is used unless a request asks for another; None: by the sample rate.
+    - `codec`: FFmpeg's container and codec; None for 16-bit PCM.
+    - `codec_options`, `container_options`: FFmpeg's options of both.
+    - `header`: whether the bytes themselves tell the sample rate.
+    - `length_depends_on_samples`: whether other last bits of the samples make another number of
+      bytes, so that a replayed stream needs the very same samples.
+    - `everywhere`: whether clients ask for it by its name at every endpoint. The telephone formats
+      exist for ElevenLabs' clients alone.
+    - `variants`: ElevenLabs' names of its sample rates and bit rates, as in `mp3_44100_128`.
     """
 
     media_type: str
     rates: tuple[int, ...] = ()
     bit_rates: tuple[int, int] | None = None
+    bit_rate_steps: tuple[int, ...] = ()
+    max_bits_per_sample: int | None = None
+    default_bit_rate: int | None = None
+    codec: tuple[str, str] | None = None
+    codec_options: Mapping[str, str] = field(default_factory=dict)
+    container_options: Mapping[str, str] = field(default_factory=dict)
+    header: bool = True
+    length_depends_on_samples: bool = False
+    everywhere: bool = True
+    variants: tuple[str, ...] = ()
 
     def rate(self, wanted: int) -> int:
         """`wanted` (up to 48000 Hz), or the next higher rate that this format has."""
         return min((rate for rate in self.rates if rate >= wanted), default=wanted)
 
+    def bit_rate(self, rate: int, wanted: int | None) -> int | None:
+        """Bits per second at `rate` Hz: near `wanted`, or transparent for speech.
 
+        Raises `ValueError` for a bit rate that the format never has.
+        """
+        limits = self.bit_rates
+        if wanted is not None and (limits is None or not limits[0] <= wanted <= limits[1]):
+            has = "no bit rate" if limits is None else f"bit rates from {limits[0]} to {limits[1]}"
+            raise ValueError(has)
+        if limits is None:
+            return None
+        if wanted is None:
+            by_rate = 128_000 if rate >= 32_000 else 96_000 if rate >= 16_000 else 48_000
+            return self.default_bit_rate or by_rate
+        if self.max_bits_per_sample is not None:
+            return min(wanted, self.max_bits_per_sample * rate)
+        if self.bit_rate_steps:
+            return min(_mpeg_steps(self.bit_rate_steps, rate), key=lambda step: abs(step - wanted))
+        return wanted
+
+
+_PCM_VARIANTS = ("8000", "16000", "22050", "24000", "32000", "44100", "48000")
 _MPEG_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_MP3_STEPS = tuple(
+    1000 * kbits
+    for kbits in (
+        *(8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+        *(192, 224, 256, 320),
+    )
+)
 
-FORMATS: dict[AnyFormat, AudioFormat] = {
-    "wav": AudioFormat("audio/wav"),
-    "mp3": AudioFormat("audio/mpeg", _MPEG_RATES, (8_000, 320_000)),
-    "opus": AudioFormat("audio/ogg", (8_000, 12_000, 16_000, 24_000, 48_000), (6_000, 256_000)),
-    "flac": AudioFormat("audio/flac"),
-    "aac": AudioFormat("audio/aac", _MPEG_RATES, (16_000, 256_000)),
-    "pcm": AudioFormat("audio/pcm"),
-    "ulaw": AudioFormat("audio/PCMU"),
-    "alaw": AudioFormat("audio/PCMA"),
+
+def _mpeg_steps(steps: tuple[int, ...], rate: int) -> list[int]:
+    """Those of `steps` that exist at `rate` Hz.
+
+    MPEG-1 has those from 32 to 320 kbit/s but for 144, MPEG-2 those up to 160, MPEG-2.5 up to 64.
+    """
+    if rate >= 32_000:
+        return [step for step in steps if step >= 32_000 and step != 144_000]
+    return [step for step in steps if step <= (160_000 if rate >= 16_000 else 64_000)]
+
+
+FORMATS: dict[str, AudioFormat] = {
+    "wav": AudioFormat("audio/wav", variants=_PCM_VARIANTS),
+    "mp3": AudioFormat(
+        "audio/mpeg",
+        _MPEG_RATES,
+        (8_000, 320_000),
+        bit_rate_steps=_MP3_STEPS,
+        codec=("mp3", "libmp3lame"),
+        # Without a reservoir of bits every frame stands alone and has the size that its rate gives.
+        codec_options={"reservoir": "0"},
+        container_options={"id3v2_version": "0"},
+        variants=(
+            *("22050_32", "24000_48", "44100_32", "44100_64"),
+            *("44100_96", "44100_128", "44100_192"),
+        ),
+    ),
+    "opus": AudioFormat(
+        "audio/ogg",
+        (8_000, 12_000, 16_000, 24_000, 48_000),
+        (6_000, 256_000),
+        default_bit_rate=64_000,
+        codec=("ogg", "libopus"),
+        codec_options={"vbr": "off", "frame_duration": "20"},
+        # FFmpeg holds back one page: 40 ms come 80 ms late, and pages cost 6 kbit/s.
+        container_options={"page_duration": "40000"},
+        variants=("48000_32", "48000_64", "48000_96", "48000_128", "48000_192"),
+    ),
+    "flac": AudioFormat(
+        "audio/flac",
+        codec=("flac", "flac"),
+        container_options={"metadata_header_padding": "0"},
+        length_depends_on_samples=True,
+    ),
+    "aac": AudioFormat(
+        "audio/aac",
+        _MPEG_RATES,
+        (16_000, 256_000),
+        max_bits_per_sample=6,  # the longest frame: 6144 bits for 1024 samples
+        codec=("adts", "aac"),
+        length_depends_on_samples=True,
+    ),
+    "pcm": AudioFormat("audio/pcm", header=False, variants=_PCM_VARIANTS),
+    "ulaw": AudioFormat(
+        "audio/PCMU",
+        codec=("mulaw", "pcm_mulaw"),
+        header=False,
+        everywhere=False,
+        variants=("8000",),
+    ),
+    "alaw": AudioFormat(
+        "audio/PCMA",
+        codec=("alaw", "pcm_alaw"),
+        header=False,
+        everywhere=False,
+        variants=("8000",),
+    ),
 }
 
-_WITHOUT_HEADER = ("pcm", "ulaw", "alaw")
+if TYPE_CHECKING:
+    FormatName = str
+    OutputFormat = str
+else:
+    # Types for models of requests, made of the table.
+    FormatName = Literal[tuple(name for name, each in FORMATS.items() if each.everywhere)]
+    OutputFormat = Literal[
+        tuple(f"{name}_{variant}" for name, each in FORMATS.items() for variant in each.variants)
+    ]
 
 
-def content_type(name: AnyFormat, rate: int) -> str:
-    """The Content-Type of an answer; nothing in raw samples themselves says what their rate is."""
-    media_type = FORMATS[name].media_type
-    return f"{media_type};rate={rate};channels=1" if name in _WITHOUT_HEADER else media_type
+def content_type(name: str, rate: int) -> str:
+    """The Content-Type of a response; it tells the sample rate of formats without a header."""
+    audio_format = FORMATS[name]
+    if audio_format.header:
+        return audio_format.media_type
+    return f"{audio_format.media_type};rate={rate};channels=1"

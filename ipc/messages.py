@@ -1,37 +1,29 @@
-"""What travels over the pipes: frozen dataclasses, one per message. Used in every process.
+"""What travels over the pipes: frozen dataclasses, one for each message. Used in every process.
 
-Front and worker speak over a pair of pipes, front and template over a socket pair. The codec checks
-the fields' types, so they are limited to int, float, bool, str, bytes, None, and dicts with string
-keys.
+Front and worker talk over a pair of pipes, front and template over a socket pair. The codec checks
+the types of all fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-Json = dict[str, Any]
-"""A mapping with string keys and values that msgpack knows."""
-
+from ipc.engines import EngineInfo
+from ipc.operations import AnyOperation, AnyResult, Segment
 
 # Front -> worker
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One unit of work for an engine.
+    """One operation for the engine.
 
-    Exactly one of `audio` (the upload's bytes) and `audio_path` (a private file that holds them)
-    is set when the operation takes audio. `skip` is how many bytes of the answer the client
-    already has: the worker makes them again and leaves them out. `params` has been validated by
-    the front and always holds `seed`.
+    `skip` is how much of the stream the client has already: bytes of speech, segments of a
+    transcript. The worker makes that part again and does not send it.
     """
 
     id: int
-    operation: str
-    params: Json
-    audio: bytes | None = None
-    audio_path: str | None = None
+    operation: AnyOperation
     skip: int = 0
 
 
@@ -44,7 +36,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Is anybody there? A thread that the model does not hold answers with the same number."""
+    """Is the worker alive? A thread that the model does not hold answers with the same number."""
 
     number: int
 
@@ -56,19 +48,38 @@ class Ping:
 class Ready:
     """A template has loaded, or a worker is warm.
 
-    `info` describes the engine; `rss` is in bytes.
+    `rss` is in bytes; `capacity` is how many requests the engine serves at once.
     """
 
-    info: Json
+    info: EngineInfo
     rss: int
+    capacity: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The engine has taken up request `id`, so that a death from now on may be its fault.
+
+    Only workers with a capacity over 1 send it: in others a request begins when it arrives.
+    """
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next bytes of the answer to request `id`."""
+    """The next bytes of the response to request `id`."""
 
     id: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """The next segment of the transcript that request `id` streams."""
+
+    id: int
+    segment: Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ class Done:
     """Request `id` is answered; `rss` (bytes) is the worker's after it tidied up."""
 
     id: int
-    result: Json
+    result: AnyResult
     rss: int
 
 
@@ -104,14 +115,29 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
-    """Fork a worker called `name`. Three descriptors come along: requests, replies, log.
+class WorkerOptions:
+    """What a worker is told when it starts. Sizes are in bytes, folders are paths or None.
 
-    `options` reaches the worker as it is.
+    `trim_growth` is by how much an idle worker may have grown before it trims its heap. Encoded
+    voices with a name are kept in `voice_dir`, others in `voice_cache_dir` up to `voice_cache_bytes`
+    (0 keeps none) and in memory up to `voice_cache_memory_bytes`. `other_engines` are the engines
+    that use the same folders.
     """
 
+    trim_growth: int = 0
+    voice_dir: str | None = None
+    voice_cache_dir: str | None = None
+    voice_cache_bytes: int = 0
+    voice_cache_memory_bytes: int = 0
+    other_engines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Fork a worker called `name`. Three descriptors come along: requests, replies, log."""
+
     name: str
-    options: Json = field(default_factory=dict)
+    options: WorkerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +156,18 @@ class Exited:
     status: int
 
 
-Message = Request | Cancel | Ping | Ready | Chunk | Done | Failed | Pong | Fork | Forked | Exited
+Message = (
+    Request
+    | Cancel
+    | Ping
+    | Ready
+    | Begun
+    | Chunk
+    | Recognized
+    | Done
+    | Failed
+    | Pong
+    | Fork
+    | Forked
+    | Exited
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Failed, Json
+from ipc.messages import Failed, WorkerOptions
 from model_procs import lifeline
 from model_procs.engine import Engine, EngineConfig
 
@@ -24,7 +24,7 @@ class ChildConfig:
 
     factory: str
     engine: EngineConfig
-    worker_options: Json
+    worker_options: WorkerOptions
     """For a spawned worker; a forked one gets its options with the Fork message."""
 
     @classmethod
@@ -38,7 +38,10 @@ class ChildConfig:
                 threads=data["threads"],
                 options=data["options"],
             ),
-            worker_options=data["worker_options"],
+            worker_options=WorkerOptions(
+                **data["worker_options"]
+                | {"other_engines": tuple(data["worker_options"]["other_engines"])}
+            ),
         )
 
 

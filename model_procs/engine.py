@@ -1,4 +1,4 @@
-"""The Engine protocol, and what engines of both models share.
+"""The Engine protocol, and what engines of all kinds share.
 
 Runs in templates (`load`) and in workers (everything else). An engine knows its model and nothing
 of HTTP, pipes or processes.
@@ -10,15 +10,18 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
+from ipc.engines import EngineInfo
+from ipc.messages import WorkerOptions
+from ipc.operations import AnyOperation, AnyResult, Segment
 
-from ipc.messages import Json, Request
+Output = Generator[bytes | Segment | None, None, AnyResult]
+"""What an engine makes of a request: it yields the stream and returns the result.
 
-Samples = npt.NDArray[np.float32]
-"""Mono audio: shape (n,), float32, nominally within [-1, 1]."""
+Speech is a stream of bytes, a streamed transcript one of segments. None means that the request waits
+for the next step of a `BatchEngine`.
+"""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the client has gone
@@ -35,7 +38,7 @@ class EngineConfig:
 
 
 class Engine(Protocol):
-    """What a template loads and a worker runs."""
+    """What a template loads and a worker runs, one request at a time."""
 
     def __init__(self, config: EngineConfig) -> None: ...
 
@@ -45,11 +48,34 @@ class Engine(Protocol):
     def warm_up(self) -> None:
         """Run one real inference, in the worker, before it reports READY."""
 
-    def info(self) -> Json:
-        """Facts for clients and for /health: `engine`, `notes` if any, `sample_rate` of speech."""
+    def info(self) -> EngineInfo:
+        """Facts for clients and for /health."""
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
-        """Answer `request`: yield the bytes of the answer, return its description.
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        """Answer one request.
 
         Raises `ServiceError` for what the client can mend and `Cancelled` soon after `stop` is set.
         """
+
+
+@runtime_checkable
+class BatchEngine(Engine, Protocol):
+    """An engine that serves up to `capacity` requests at once.
+
+    Each request runs as `run` says, until it yields None: it waits for the next step. `step`
+    advances all that wait; then each goes on. A request that is cancelled has `Cancelled` raised
+    where it waits.
+    """
+
+    capacity: int
+
+    def step(self) -> None:
+        """Compute the next step of all requests that wait."""
+
+
+@runtime_checkable
+class VoiceKeeper(Protocol):
+    """An engine that keeps encoded voices, in files that outlive the worker."""
+
+    def keep_voices(self, options: WorkerOptions) -> None:
+        """Keep encoded voices from now on, and load the hot ones; in the worker, before READY."""

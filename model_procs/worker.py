@@ -1,4 +1,4 @@
-"""A worker: serves one request at a time until the front closes its pipe.
+"""A worker: serves requests until the front closes its pipe, as many at once as its engine can.
 
 Runs in worker processes: forked from a template, or started for itself (`main`, start method
 spawn). The main thread runs the engine. A second thread reads the pipe, so that pings are answered
@@ -16,15 +16,26 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Generator
 from pathlib import Path
 
 from ipc.channel import BlockingChannel
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Cancel, Chunk, Done, Failed, Json, Ping, Pong, Ready, Request
+from ipc.messages import (
+    Begun,
+    Cancel,
+    Chunk,
+    Done,
+    Failed,
+    Ping,
+    Pong,
+    Ready,
+    Recognized,
+    Request,
+    WorkerOptions,
+)
+from ipc.operations import AnyResult
 from model_procs import bootstrap
-from model_procs.engine import Cancelled, Engine
-from model_procs.speech.base import SpeechEngine
+from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
 
 CHUNK_SIZE = 256 * 1024
 """Longest data of one frame, in bytes; longer pieces are cut."""
@@ -56,30 +67,146 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def serve(engine: Engine, channel: BlockingChannel, options: Json) -> None:
+def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> None:
     """Warm up, report READY, answer requests until EOF."""
-    _offer_to_the_kernel()
+    _raise_oom_score()
     try:
         engine.warm_up()
-        if isinstance(engine, SpeechEngine):
+        if isinstance(engine, VoiceKeeper):
             engine.keep_voices(options)
     except Exception as error:
         channel.send(bootstrap.failure(error))
         raise
+    batch = engine if isinstance(engine, BatchEngine) else None
+    capacity = 1 if batch is None else batch.capacity
     inbox = _Inbox(channel)
     baseline = bootstrap.resident_bytes()
-    trim_mark = baseline + int(options.get("trim_growth", 0))
-    channel.send(Ready(engine.info(), baseline))
+    channel.send(Ready(engine.info(), baseline, capacity))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
+    running: list[_Running] = []
     while True:
-        request = inbox.next(timeout=_IDLE_SECONDS)
-        if request is None:
-            if bootstrap.resident_bytes() > trim_mark:
-                _trim()
+        if not running:
+            running.append(_start(engine, channel, inbox, _wait(inbox, baseline, options)))
+        while len(running) < capacity and inbox.waiting():
             request = inbox.next(timeout=None)
-        if request is not None:
-            _answer(engine, channel, request, inbox.stop_event(request.id))
-            inbox.finish(request.id)
+            assert request is not None
+            running.append(_start(engine, channel, inbox, request))
+        running = [one for one in running if one.advance()]
+        if batch is not None and running:
+            _step(batch, running)
+            running = [one for one in running if not one.over]
+
+
+def _wait(inbox: _Inbox, baseline: int, options: WorkerOptions) -> Request:
+    """The next request; an idle worker that has grown trims its heap meanwhile."""
+    request = inbox.next(timeout=_IDLE_SECONDS)
+    if request is None:
+        if bootstrap.resident_bytes() > baseline + options.trim_growth:
+            _trim()
+        request = inbox.next(timeout=None)
+    assert request is not None
+    return request
+
+
+def _start(engine: Engine, channel: BlockingChannel, inbox: _Inbox, request: Request) -> _Running:
+    if isinstance(engine, BatchEngine):
+        channel.send(Begun(request.id))
+    stop = inbox.stop_event(request.id)
+    return _Running(request, engine.run(request.operation, stop), stop, channel, inbox)
+
+
+def _step(engine: BatchEngine, running: list[_Running]) -> None:
+    """One step of the batch. An error in it is one of every request that waits for it."""
+    try:
+        engine.step()
+    except MemoryError:
+        raise  # what is left of this process is not to be trusted
+    except Exception as error:
+        for one in running:
+            one.fail(error)
+
+
+class _Running:
+    """One request that the engine works on. Its report is the last thing the front waits for."""
+
+    def __init__(
+        self,
+        request: Request,
+        output: Output,
+        stop: threading.Event,
+        channel: BlockingChannel,
+        inbox: _Inbox,
+    ) -> None:
+        self.over = False
+        self._request = request
+        self._output = output
+        self._stop = stop
+        self._channel = channel
+        self._inbox = inbox
+        self._skip = request.skip
+
+    def advance(self) -> bool:
+        """Work on it until it waits for a step; False when it is over."""
+        try:
+            if self._stop.is_set():
+                self._output.throw(Cancelled())
+            while (item := next(self._output)) is not None:
+                if isinstance(item, bytes):
+                    self._send_bytes(item)
+                elif self._skip:
+                    self._skip -= 1
+                else:
+                    self._channel.send(Recognized(self._request.id, item))
+        except StopIteration as end:
+            self._finish(end.value)
+        except MemoryError:
+            raise  # what is left of this process is not to be trusted
+        except BrokenPipeError:
+            os._exit(0)
+        except Exception as error:
+            self.fail(error)
+        return not self.over
+
+    def fail(self, error: Exception) -> None:
+        """It ends with `error`."""
+        match error:
+            case Cancelled():
+                code, message = ErrorCode.cancelled, "the request was cancelled"
+            case ServiceError():
+                code, message = error.code, error.message
+            case _:
+                logger.error("request %d failed", self._request.id, exc_info=error)
+                code = ErrorCode.engine_error
+                message = f"the engine failed: {type(error).__name__}: {error}"
+        rss = self._end()
+        self._channel.send(Failed(self._request.id, code.wire_name, message, rss))
+
+    def _finish(self, result: AnyResult) -> None:
+        if self._skip:  # the client has the beginning of another response
+            made = self._request.skip - self._skip
+            message = (
+                f"the engine made {made} bytes or segments where another worker had made "
+                f"{self._request.skip}; send the request again"
+            )
+            self.fail(ServiceError(ErrorCode.engine_error, message))
+        else:
+            rss = self._end()
+            self._channel.send(Done(self._request.id, result, rss))
+
+    def _end(self) -> int:
+        """Tidy up; returns the RSS in bytes."""
+        self.over = True
+        self._output.close()
+        self._inbox.finish(self._request.id)
+        gc.collect()
+        return bootstrap.resident_bytes()
+
+    def _send_bytes(self, data: bytes) -> None:
+        """Send `data` but for what the client has already, cut to the size of a frame."""
+        dropped = min(self._skip, len(data))
+        self._skip -= dropped
+        for start in range(dropped, len(data), CHUNK_SIZE):
+            self._channel.send(Chunk(self._request.id, data[start : start + CHUNK_SIZE]))
 
 
 class _Inbox:
@@ -116,11 +243,15 @@ class _Inbox:
             os._exit(status)
 
     def next(self, timeout: float | None) -> Request | None:
-        """The next request; None after `timeout` seconds without one."""
+        """The next request; None after `timeout` seconds (None: any number) without one."""
         try:
             return self._requests.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def waiting(self) -> bool:
+        """Whether a request has arrived that `next` has not returned."""
+        return not self._requests.empty()
 
     def stop_event(self, request_id: int) -> threading.Event:
         return self._stops[request_id]
@@ -129,62 +260,7 @@ class _Inbox:
         del self._stops[request_id]
 
 
-def _answer(
-    engine: Engine, channel: BlockingChannel, request: Request, stop: threading.Event
-) -> None:
-    """Run one request and report how it went. The report is the last thing the front waits for."""
-    failed: tuple[ErrorCode, str] | None = None
-    result: Json = {}
-    try:
-        result = _send_chunks(engine.run(request, stop), channel, request)
-    except Cancelled:
-        failed = (ErrorCode.cancelled, "the request was cancelled")
-    except ServiceError as error:
-        failed = (error.code, error.message)
-    except BrokenPipeError:
-        os._exit(0)
-    except MemoryError:
-        raise  # what is left of this process is not to be trusted
-    except Exception as error:
-        logger.exception("request %d failed", request.id)
-        failed = (ErrorCode.engine_error, f"the engine failed: {type(error).__name__}: {error}")
-    gc.collect()
-    rss = bootstrap.resident_bytes()
-    if failed is None:
-        channel.send(Done(request.id, result, rss))
-    else:
-        channel.send(Failed(request.id, failed[0].wire_name, failed[1], rss))
-
-
-def _send_chunks(
-    pieces: Generator[bytes, None, Json], channel: BlockingChannel, request: Request
-) -> Json:
-    """Send the answer but for its first `skip` bytes, cut to the size of a frame.
-
-    Raises `ServiceError` when it has fewer: then the client has the beginning of another answer.
-    """
-    skip = request.skip
-    try:
-        while True:
-            piece = next(pieces)
-            dropped = min(skip, len(piece))
-            skip -= dropped
-            for start in range(dropped, len(piece), CHUNK_SIZE):
-                channel.send(Chunk(request.id, piece[start : start + CHUNK_SIZE]))
-    except StopIteration as end:
-        if skip:
-            raise ServiceError(
-                ErrorCode.engine_error,
-                f"the engine made {request.skip - skip} bytes where another worker had made "
-                f"{request.skip}; send the request again",
-            ) from None
-        result: Json = end.value
-        return result
-    finally:
-        pieces.close()
-
-
-def _offer_to_the_kernel() -> None:
+def _raise_oom_score() -> None:
     """If the kernel must kill for memory, let it take a worker: one is replaced in milliseconds."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)

@@ -15,12 +15,11 @@ from aiohttp import web
 from supervisor import log
 from supervisor.http.access.auth import auth_middleware, rate_middleware
 from supervisor.http.access.cors import add_cors, cors_middleware
-from supervisor.http.api import docs_page
 from supervisor.http.api.operation import add_operations
 from supervisor.http.connection import Connections, Protocol
 from supervisor.http.context import add_id, id_middleware
 from supervisor.http.errors import error_middleware
-from supervisor.http.routes import admin, health, native, voices
+from supervisor.http.routes import admin, description, health, native, voices
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
 from supervisor.http.routes.elevenlabs import voices as elevenlabs_voices
@@ -65,7 +64,7 @@ def build_app(service: Service) -> web.Application:
             *openai_speech.OPERATIONS,
             *health.OPERATIONS,
             *admin.OPERATIONS,
-            *docs_page.OPERATIONS,
+            *description.OPERATIONS,
         ),
     )
     return app

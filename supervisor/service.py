@@ -11,42 +11,33 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ipc.engines import MODELS
-from ipc.messages import Json
+from ipc.engines import BuiltinVoice, Kind
+from ipc.messages import WorkerOptions
 from supervisor.access.ratelimit import RateLimit
-from supervisor.dispatch.admission import Limits
-from supervisor.dispatch.cost import SOUND, Speed
-from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
+from supervisor.dispatch.admission import QueueLimits
+from supervisor.dispatch.backend import LocalBackend, LocalConfig
+from supervisor.dispatch.dispatcher import DispatchConfig
+from supervisor.dispatch.models import Model, Models
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
 from supervisor.memory.cgroup import find_container
 from supervisor.memory.limits import MB, plan
 from supervisor.memory.recycling import Policy
-from supervisor.settings import Settings
-from supervisor.voices.store import CACHED, ENCODED, VoiceStore
+from supervisor.settings import ModelSettings, Settings
+from supervisor.voices.folder import CACHED, ENCODED
+from supervisor.voices.store import VoiceStore
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchConfig, LaunchError
-from supervisor.workers.monitor import Watch, WatchConfig
-from supervisor.workers.pool import Environment, Pool, PoolState
+from supervisor.workers.monitor import Monitor, MonitorConfig
 from supervisor.workers.process import become_subreaper
 
 VERSION = importlib.metadata.version("voice-engine")
 
-_INITIAL_SPEED = {
-    # Seconds of computing per character, per voice to encode, per second of a recording, and per
-    # byte of one whose seconds are not known, on one core; a moving average takes over with the
-    # first request.
-    "text": 0.02,
-    "voice": 2.0,
-    SOUND: 0.06,
-    "bytes": 2e-5,
-}
-
 
 class Service:
-    """Pools and dispatchers of both models, spool, voices, and the lifeline of all children."""
+    """The models and where they run, spool, voices, and the lifeline of all children."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -56,34 +47,29 @@ class Service:
         self.container = find_container(None if override is None else override * MB)
         # Nothing is ever written: that the write end closes is what kills the children.
         self._lifeline, self._lifeline_writer = os.pipe()
-        configs = self._pool_configs(settings)  # may refuse; nothing has been started yet
+        configs = self._configs(settings)  # may refuse; nothing has been started yet
         self.spool = Spool(
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
         self.voices = VoiceStore(settings.voices_dir.resolve(), settings.max_voices)
         self.voices.load()
-        self.watch = Watch(_watch_config(settings), self.container)
+        self.monitor = Monitor(_monitor_config(settings), self.container)
         self.rate_limit = RateLimit(settings.rate_limit_per_minute)
-        self.pools: dict[str, Pool] = {}
-        self.dispatchers: dict[str, Dispatcher] = {}
-        quarantine = Quarantine(settings.quarantine)
-        for model in MODELS:
-            self._add_model(model, configs[model], quarantine)
-        self.watch.pools = self.pools
         self.serving = asyncio.Event()
         """Set once a model serves."""
-        self._watching: asyncio.Task[None] | None = None
-
-    def _add_model(self, model: str, config: PoolConfig, quarantine: Quarantine) -> None:
-        settings = self.settings
-        dispatcher = Dispatcher(
-            _dispatch_config(settings),
-            Speed(dict(_INITIAL_SPEED)),
-            quarantine,
-            lambda: self.pools[model],
+        quarantine = Quarantine(settings.quarantine)
+        self._backends = {
+            name: self._make_backend(config, quarantine) for name, config in configs.items()
+        }
+        self.models = Models(
+            [Model(each.name, each.kind, self._backends[each.name]) for each in settings.models]
         )
-        self.dispatchers[model] = dispatcher
-        self.pools[model] = Pool(
+        self.monitor.pools = [backend.pool for backend in self._backends.values()]
+        self._monitoring: asyncio.Task[None] | None = None
+
+    def _make_backend(self, config: LocalConfig, quarantine: Quarantine) -> LocalBackend:
+        settings = self.settings
+        return LocalBackend(
             config,
             Backoff(
                 base=settings.backoff_base,
@@ -91,136 +77,139 @@ class Service:
                 failures_max=settings.failures_max,
                 failed_pause=settings.failed_pause,
             ),
-            Environment(
-                on_change=lambda: self._on_change(model),
-                has_room=self.watch.has_room,
-                kernel_killed=self.watch.kernel_killed,
-            ),
+            quarantine,
+            self.monitor,
+            on_serving=self.serving.set,
         )
 
-    def _on_change(self, model: str) -> None:
-        self.dispatchers[model].match()
-        if self.pools[model].state is PoolState.SERVING:
-            self.serving.set()
-
     @property
-    def builtin_voices(self) -> list[Json]:
-        """The speech engine's own voices; none before it has loaded once."""
-        voices: list[Json] = self.pools["tts"].info.get("voices", [])
-        return voices
+    def builtin_voices(self) -> list[tuple[BuiltinVoice, Model]]:
+        """The speech engines' own voices, and whose they are; none before an engine has loaded."""
+        found: dict[str, tuple[BuiltinVoice, Model]] = {}
+        for model in self.models.of(Kind.TTS):
+            for voice in model.backend.info.voices if model.backend.info else ():
+                found.setdefault(voice.id, (voice, model))
+        return list(found.values())
 
     def start(self) -> None:
-        """Begin to load both models; returns at once."""
+        """Begin to load all models; returns at once."""
         become_subreaper()
-        for pool in self.pools.values():
-            self._announce(pool.config)
-            pool.start()
-        self._watching = asyncio.get_running_loop().create_task(self.watch.run())
+        for backend in self._backends.values():
+            self._announce(backend.pool.config)
+            backend.start()
+        self._monitoring = asyncio.get_running_loop().create_task(self.monitor.run())
 
     async def drain(self, end: float) -> None:
         """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
         self.stopping = True
-        for dispatcher in self.dispatchers.values():
-            dispatcher.drain()
         try:
             async with asyncio.timeout_at(end):
-                for dispatcher in self.dispatchers.values():
-                    await dispatcher.idle()
+                await asyncio.gather(*(model.backend.drain() for model in self.models))
         except TimeoutError:
-            left = sum(dispatcher.in_flight for dispatcher in self.dispatchers.values())
+            left = sum(model.backend.status().in_flight for model in self.models)
             logger.warning("drain_timeout", in_flight=left)
 
     async def reload(self, settings: Settings) -> None:
         """Take over weights, engines, limits, keys and numbers of workers, losing no request.
 
         A model that cannot be loaded goes on as it was; the log says why. Where the service listens
-        and keeps things does not change, nor how long it pauses after failures.
+        and keeps things does not change, nor how long it pauses after failures. Raises `ValueError`
+        when there are to be other models, for which the service must be started anew.
         """
-        configs = self._pool_configs(settings)
+        configs = self._configs(settings)
+        if configs.keys() != self._backends.keys():
+            raise ValueError(
+                f"the models are to be {', '.join(configs)} instead of "
+                f"{', '.join(self._backends)}; restart the service for that"
+            )
         self.settings = settings
         self.voices.max_voices = settings.max_voices
-        self.watch.config = _watch_config(settings)
-        for dispatcher in self.dispatchers.values():
-            dispatcher.config = _dispatch_config(settings)
+        self.monitor.config = _monitor_config(settings)
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
 
-        async def reload_one(pool: Pool) -> None:
-            config = configs[pool.config.model]
+        async def reload_one(name: str, config: LocalConfig) -> None:
             try:
-                await pool.reload(config)
+                await self._backends[name].reload(config)
             except LaunchError as error:
-                logger.error("reload_failed", model=config.model, error=str(error))
+                logger.error("reload_failed", model=name, error=str(error))
             else:
-                self._announce(config)
-                logger.info("reloaded", model=config.model)
+                self._announce(config.pool)
+                logger.info("reloaded", model=name)
 
-        await asyncio.gather(*(reload_one(pool) for pool in self.pools.values()))
+        await asyncio.gather(*(reload_one(name, config) for name, config in configs.items()))
 
     async def close(self) -> None:
         """Stop all children and remove what is on disk."""
-        if self._watching is not None:
-            self._watching.cancel()
-        await asyncio.gather(*(pool.close() for pool in self.pools.values()))
+        if self._monitoring is not None:
+            self._monitoring.cancel()
+        await asyncio.gather(*(model.backend.close() for model in self.models))
         os.close(self._lifeline)
         os.close(self._lifeline_writer)
         self.spool.close()
 
     def _announce(self, config: PoolConfig) -> None:
-        limits = config.policy.limits
+        limits, engine = config.policy.limits, config.engine
         logger.info(
             "engine",
             model=config.model,
-            engine=config.engine,
-            profile=config.profile,
+            engine=engine.name,
+            profile=engine.profile,
             soft_limit_mb=limits.soft.describe(),
             hard_limit_mb=limits.hard.describe(),
             memory_mb=self.container.limit // MB,
             memory_from=self.container.source,
         )
-        if config.profile == "embedded":
+        if engine.profile == "embedded":
             folder = self.settings.models_dir
             logger.warning(
                 "embedded_engine",
                 model=config.model,
-                message=f"{config.engine} stands in until the real model's weights are in "
+                message=f"{engine.name} stands in until the real model's weights are in "
                 f"{folder}; get them with: voice-engine models fetch {folder}",
             )
 
-    def _pool_configs(self, settings: Settings) -> dict[str, PoolConfig]:
-        """What each pool is made of. Raises `DoesNotFit`."""
-        limits = plan(self.container.limit, {model: settings.need(model) for model in MODELS})
+    def _configs(self, settings: Settings) -> dict[str, LocalConfig]:
+        """What each model's backend is made of, by the model's name. Raises `DoesNotFit`."""
+        limits = plan(self.container.limit, {each.name: each.need for each in settings.models})
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
         voice_cache_dir = None
         if voice_dir is not None and settings.voice_cache_mb:
             voice_cache_dir = _make_private(voices / CACHED, settings.voices_dir)
-        return {
-            model: PoolConfig(
-                model=model,
-                engine=settings.engine(model).name,
-                profile=settings.engine(model).profile,
-                size=settings.workers(model),
+        dispatch = _dispatch_config(settings)
+
+        def pool(model: ModelSettings) -> PoolConfig:
+            return PoolConfig(
+                model=model.name,
+                engine=model.engine,
+                size=model.workers,
                 start_method=settings.start_method,
+                limit_setting=model.limit_setting,
                 launch=LaunchConfig(
-                    model=model,
-                    factory=settings.engine(model).factory,
+                    model=model.name,
+                    factory=model.engine.factory,
                     models_dir=str(settings.models_dir.resolve()),
                     threads=settings.threads,
                     options={"quantize": settings.quantize},
-                    worker_options={
-                        "trim_growth": settings.trim_growth_mb * MB,
-                        "voice_dir": voice_dir,
-                        "voice_cache_dir": voice_cache_dir,
-                        "voice_cache_bytes": settings.voice_cache_mb * MB,
-                        "voice_cache_memory_bytes": settings.voice_cache_memory_mb * MB,
-                    },
+                    worker_options=WorkerOptions(
+                        trim_growth=settings.trim_growth_mb * MB,
+                        voice_dir=voice_dir,
+                        voice_cache_dir=voice_cache_dir,
+                        voice_cache_bytes=settings.voice_cache_mb * MB,
+                        voice_cache_memory_bytes=settings.voice_cache_memory_mb * MB,
+                        other_engines=tuple(
+                            other.engine.name
+                            for other in settings.models
+                            if other.kind is model.kind and other is not model
+                        ),
+                    ),
                     lifeline=self._lifeline,
                     load_timeout=settings.load_timeout,
                     warm_up_timeout=settings.warm_up_timeout,
                 ),
                 policy=Policy(
-                    limits=limits[model],
+                    limits=limits[model.name],
                     soft_samples=settings.soft_samples,
                     min_lifetime=settings.min_lifetime,
                     max_requests=settings.max_requests,
@@ -228,17 +217,17 @@ class Service:
                     jitter=settings.recycle_jitter,
                 ),
             )
-            for model in MODELS
-        }
+
+        return {each.name: LocalConfig(pool(each), dispatch) for each in settings.models}
 
 
-def _watch_config(settings: Settings) -> WatchConfig:
-    return WatchConfig(settings.ping_interval, settings.ping_timeout, settings.pressure)
+def _monitor_config(settings: Settings) -> MonitorConfig:
+    return MonitorConfig(settings.ping_interval, settings.ping_timeout, settings.pressure)
 
 
 def _dispatch_config(settings: Settings) -> DispatchConfig:
     return DispatchConfig(
-        limits=Limits(settings.queue_size, settings.queue_seconds, settings.client_share),
+        limits=QueueLimits(settings.queue_size, settings.queue_seconds, settings.client_share),
         max_attempts=settings.max_attempts,
         cancel_grace=settings.cancel_grace,
     )

@@ -7,8 +7,10 @@ hosting platforms set them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -20,7 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ipc.engines import ENGINES, MODELS, EngineSpec, Footprint
+from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, default_engine
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
@@ -28,6 +30,25 @@ _CUSTOM = Footprint(template=64, worker=32, request=32)
 """Assumed of an engine that is named by its class."""
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
+_MAX_WORKERS = 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """One model as the settings want it: its engine, its workers, its limits.
+
+    `name` is the kind's for the default model of a kind, the engine's for others; `limit_setting`
+    is what the setting of its memory limits is called.
+    """
+
+    name: str
+    kind: Kind
+    engine: EngineSpec
+    workers: int
+    need: Need
+    limit_setting: str
 
 
 class Settings(BaseSettings):
@@ -58,117 +79,168 @@ class Settings(BaseSettings):
         description="folder of the registered voices",
     )
     voice_cache_mb: int = Field(
-        512, ge=0, description="encoded voices kept there, of any recording; 0: none anywhere"
+        512, ge=0, description="MB of encoded voices kept on disk, of any recording; 0 = none"
     )
     voice_cache_memory_mb: int = Field(
-        64, ge=0, description="encoded voices kept in the memory of each speech worker"
+        64, ge=0, description="MB of encoded voices kept in the memory of each speech worker"
     )
     spool_dir: Path | None = Field(
-        None, description="folder for large uploads and answers (default: the system's for such)"
+        None,
+        description="folder for large uploads and responses (default: the system's temporary folder)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe event that is logged"
+        "info", description="lowest level of events that are logged"
     )
 
     # Who gets in.
     api_keys: SecretStr | None = Field(
-        None, description="keys of clients, `name:key,name:key`; without any key all may come in"
+        None,
+        description="API keys of clients, `name:key,name:key`; without API keys the service is open to everyone who "
+        "can reach it",
     )
-    api_key: SecretStr | None = Field(None, description="the key, where one is enough")
+    api_key: SecretStr | None = Field(None, description="the API key, where one is enough")
     api_keys_file: Path | None = Field(
-        None, description="file of more keys, `name:key` a line; SIGHUP has it read again"
+        None, description="file with more API keys, one `name:key` per line; SIGHUP reads it again"
     )
     admin_key: SecretStr | None = Field(
-        None, description="key for operators' endpoints (default: any client's), good for all"
+        None, description="key for operators' endpoints, and all others (default: any client's key)"
     )
     rate_limit_per_minute: float = Field(
-        0, ge=0, description="requests a minute of each key, or address; 0: any"
+        0, ge=0, description="requests per minute of each key, or of each address; 0 = unlimited"
     )
     cors_origins: str = Field(
-        "", description="origins whose pages may call the service, `https://a.example,...`, or `*`"
+        "",
+        description="web origins whose pages may call the service, `https://a.example,...`, or `*`",
     )
 
     # Which engines, and how they run.
     profile: Literal["auto", "production", "embedded"] = Field(
-        "auto", description="auto takes production for each model whose weights are there"
+        "auto", description="auto takes the production engine of each kind whose weights are there"
     )
-    tts_engine: str = Field("", description="engine for speech: a name or module:Class")
-    stt_engine: str = Field("", description="engine for transcription: the same")
-    tts_workers: int = Field(1, ge=1, le=64, description="workers for speech")
-    stt_workers: int = Field(1, ge=1, le=64, description="workers for transcription")
-    threads: int = Field(1, ge=1, le=64, description="threads a worker computes with")
-    quantize: bool = Field(True, description="int8 weights where the engine has them")
+    tts_engine: str = Field(
+        "",
+        description="engine for speech, a name or module:Class; of several, `a,b`, the first is the "
+        "default",
+    )
+    stt_engine: str = Field("", description="engine for transcription, in the same way")
+    tts_workers: str = Field(
+        "1", description="number of workers of each speech engine; `1,a=2` gives engine a two"
+    )
+    stt_workers: str = Field(
+        "1", description="number of workers of each transcription engine, in the same way"
+    )
+    threads: int = Field(1, ge=1, le=64, description="number of threads a worker computes with")
+    quantize: bool = Field(True, description="use int8 weights where the engine has them")
     start_method: Literal["fork", "spawn"] = Field(
-        "fork", description="fork workers from a loaded template, or load in each"
+        "fork", description="fork workers from a loaded template, or spawn each with its own copy"
     )
 
     # What clients may ask for.
-    max_text_chars: int = Field(5000, ge=1, description="longest text to speak")
-    max_reference_mb: int = Field(50, ge=1, description="largest reference recording")
-    max_audio_mb: int = Field(300, ge=1, description="largest recording to transcribe")
-    max_voices: int = Field(1000, ge=0, description="voices that may be registered")
+    max_text_chars: int = Field(5000, ge=1, description="longest text to speak, in characters")
+    max_reference_mb: int = Field(50, ge=1, description="largest reference recording, in MB")
+    max_audio_mb: int = Field(300, ge=1, description="largest recording to transcribe, in MB")
+    max_voices: int = Field(1000, ge=0, description="number of voices that may be registered")
     spool_threshold_kb: int = Field(
-        128, ge=1, le=1024, description="uploads over this go to a file, not into memory"
+        128,
+        ge=1,
+        le=1024,
+        description="KB up to which an upload stays in memory; larger ones go to a file",
     )
-    queue_size: int = Field(64, ge=1, description="requests that may wait for each model")
+    queue_size: int = Field(64, ge=1, description="number of requests that may wait for each model")
     queue_seconds: float = Field(
-        120.0, gt=0, description="work that may wait for each model, as estimated"
+        120.0, gt=0, description="seconds of estimated work that may wait for each model"
     )
     client_share: float = Field(
-        0.75, gt=0, le=1, description="part of a queue that one client may have"
+        0.75, gt=0, le=1, description="share of a queue that one client may use, 0 to 1"
     )
     max_connections: int = Field(
-        512, ge=1, description="connections that may be open; others get 503 at once"
+        512, ge=1, description="number of connections that may be open; others get 503 at once"
     )
-    send_timeout: float = Field(60.0, gt=0, description="without a client reading its answer")
+    send_timeout: float = Field(
+        60.0, gt=0, description="seconds without a client reading its response until it is cut off"
+    )
     idle_timeout: float = Field(
-        75.0, gt=0, description="for a connection to send the head of its first, or next, request"
+        75.0,
+        gt=0,
+        description="seconds for a connection to send the head of its first, or next, request",
     )
-    request_timeout: float = Field(300.0, gt=0, description="from upload to answer")
+    request_timeout: float = Field(
+        300.0, gt=0, description="seconds from the end of the upload to the response"
+    )
 
     # How workers are kept.
-    load_timeout: float = Field(300.0, gt=0, description="for a model to load")
-    warm_up_timeout: float = Field(60.0, gt=0, description="for a forked worker to be READY")
-    ping_interval: float = Field(1.0, gt=0, description="between pings, and between RSS samples")
-    ping_timeout: float = Field(15.0, gt=0, description="without a pong until a worker is killed")
-    cancel_grace: float = Field(0.5, gt=0, description="for a cancelled engine to stop by itself")
-    drain_timeout: float = Field(30.0, ge=0, description="for requests in flight at shutdown")
-    max_attempts: int = Field(3, ge=1, description="workers that one request may cost")
-    quarantine: float = Field(
-        600.0, ge=0, description="during which a request that cost so many is refused"
+    load_timeout: float = Field(300.0, gt=0, description="seconds for a model to load")
+    warm_up_timeout: float = Field(
+        60.0, gt=0, description="seconds for a forked worker to be READY"
     )
-    backoff_base: float = Field(0.5, gt=0, description="first pause between failing restarts")
-    backoff_max: float = Field(30.0, gt=0, description="longest pause between failing restarts")
-    failures_max: int = Field(5, ge=1, description="failed starts in a row until FAILED")
-    failed_pause: float = Field(60.0, gt=0, description="pause of a FAILED model between probes")
+    ping_interval: float = Field(
+        1.0, gt=0, description="seconds between pings, and between RSS samples"
+    )
+    ping_timeout: float = Field(
+        15.0, gt=0, description="seconds without a pong until a worker is killed"
+    )
+    cancel_grace: float = Field(
+        0.5, gt=0, description="seconds for a cancelled request to stop by itself"
+    )
+    drain_timeout: float = Field(
+        30.0, ge=0, description="seconds for requests in flight at shutdown"
+    )
+    max_attempts: int = Field(3, ge=1, description="number of workers that one request may kill")
+    quarantine: float = Field(
+        600.0, ge=0, description="seconds for which a request that killed so many is refused"
+    )
+    backoff_base: float = Field(
+        0.5, gt=0, description="seconds of the first pause between failing restarts"
+    )
+    backoff_max: float = Field(
+        30.0, gt=0, description="seconds of the longest pause between failing restarts"
+    )
+    failures_max: int = Field(
+        5, ge=1, description="number of failed starts in a row until a model is FAILED"
+    )
+    failed_pause: float = Field(
+        60.0, gt=0, description="seconds between the probes of a FAILED model"
+    )
 
-    # Memory. A limit is RSS ("900") or growth over what a worker held at READY ("+400").
-    tts_soft_limit_mb: str = Field("", description="replace a speech worker, without a gap")
-    tts_hard_limit_mb: str = Field("", description="kill a speech worker, replay its request")
-    stt_soft_limit_mb: str = Field("", description="the same for transcription")
-    stt_hard_limit_mb: str = Field("", description="the same for transcription")
+    # Memory. A limit is RSS ("900") or growth over what a worker held at READY ("+400"); with
+    # several engines, "900,a=+400" gives engine a another one.
+    tts_soft_limit_mb: str = Field(
+        "", description="MB at which a speech worker is replaced without a gap; `+400` is growth"
+    )
+    tts_hard_limit_mb: str = Field(
+        "", description="MB at which a speech worker is killed and its requests are replayed"
+    )
+    stt_soft_limit_mb: str = Field("", description="MB, the same for transcription")
+    stt_hard_limit_mb: str = Field("", description="MB, the same for transcription")
     memory_limit_mb: int | None = Field(
-        None, ge=1, description="memory of the whole service, below the container's own"
+        None, ge=1, description="MB for the whole service, if less than the container has"
     )
     pressure: float = Field(
-        0.9, gt=0, le=1, description="part of that memory at which workers are replaced for it"
+        0.9, gt=0, le=1, description="share of that memory at which workers are replaced, 0 to 1"
     )
-    soft_samples: int = Field(3, ge=1, description="samples in a row over the soft limit")
-    min_lifetime: float = Field(5.0, ge=0, description="before a worker is replaced at all")
-    max_requests: int = Field(0, ge=0, description="requests until a worker is replaced; 0: any")
-    max_age: float = Field(0, ge=0, description="age at which a worker is replaced; 0: any")
+    soft_samples: int = Field(
+        3,
+        ge=1,
+        description="number of samples in a row over the soft limit until a worker is replaced",
+    )
+    min_lifetime: float = Field(5.0, ge=0, description="seconds before a worker is replaced at all")
+    max_requests: int = Field(
+        0, ge=0, description="number of requests until a worker is replaced; 0 = unlimited"
+    )
+    max_age: float = Field(
+        0, ge=0, description="seconds after which a worker is replaced; 0 = unlimited"
+    )
     recycle_jitter: float = Field(
-        0.1, ge=0, lt=1, description="part by which workers differ in those two"
+        0.1, ge=0, lt=1, description="share by which workers differ in those two, 0 to 1"
     )
-    trim_growth_mb: int = Field(64, ge=0, description="growth at which an idle worker trims")
+    trim_growth_mb: int = Field(
+        64, ge=0, description="MB of growth at which an idle worker gives its free memory back"
+    )
 
-    @field_validator(
-        "tts_soft_limit_mb", "tts_hard_limit_mb", "stt_soft_limit_mb", "stt_hard_limit_mb"
-    )
+    @field_validator("tts_workers", "stt_workers", mode="before")
     @classmethod
-    def _is_limit(cls, text: str) -> str:
-        Limit.parse(text)
-        return text
+    def _is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     @field_validator("cors_origins")
     @classmethod
@@ -182,8 +254,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        for model in MODELS:
-            self.engine(model)
+        self._models = tuple(model for kind in Kind for model in self._models_of(kind))
         self._keys = Keys.load(
             keys=_reveal(self.api_keys),
             key=_reveal(self.api_key),
@@ -193,6 +264,12 @@ class Settings(BaseSettings):
         return self
 
     _keys: Keys = PrivateAttr()
+    _models: tuple[ModelSettings, ...] = PrivateAttr()
+
+    @property
+    def models(self) -> tuple[ModelSettings, ...]:
+        """All models, the default one of each kind before its others."""
+        return self._models
 
     @property
     def keys(self) -> Keys:
@@ -219,44 +296,83 @@ class Settings(BaseSettings):
             rows.append((f"`{variable}`", default and f"`{default}`", str(field.description)))
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
-    def engine(self, model: str) -> EngineSpec:
-        """The engine that serves `model`, by override, else by profile."""
-        override: str = getattr(self, f"{model}_engine")
-        if override in ENGINES:
-            spec = ENGINES[override]
-            if spec.model != model:
-                raise ValueError(f"{model}_engine={override} is an engine for {spec.model}")
-            return spec
-        if ":" in override:
-            return EngineSpec(override.rpartition(":")[2], model, "custom", override, _CUSTOM)
-        if override:
-            raise ValueError(
-                f"{model}_engine={override} is unknown; there are {', '.join(sorted(ENGINES))}"
+    def _models_of(self, kind: Kind) -> list[ModelSettings]:
+        """The models of one kind. Raises `ValueError` for settings that do not fit together."""
+        setting = f"{kind}_engine"
+        named = [self._engine(kind, setting, name) for name in _split(getattr(self, setting))]
+        engines = named or [self._default(kind)]
+        names = [spec.name for spec in engines]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{setting} names an engine twice")
+
+        def value(field: str, read: Callable[[str], _T], engine: str) -> _T:
+            return _by_engine(f"{kind}_{field}", getattr(self, f"{kind}_{field}"), read, names)[
+                engine
+            ]
+
+        return [
+            ModelSettings(
+                name=spec.name if index else kind.value,
+                kind=kind,
+                engine=spec,
+                workers=(workers := value("workers", _count, spec.name)),
+                need=Need(
+                    template=spec.footprint.template,
+                    worker=spec.footprint.worker,
+                    request=spec.footprint.request * spec.capacity,
+                    workers=workers,
+                    soft=value("soft_limit_mb", Limit.parse, spec.name),
+                    hard=value("hard_limit_mb", Limit.parse, spec.name),
+                ),
+                limit_setting=f"VOICE_ENGINE_{kind.upper()}_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
             )
-        by_profile = {spec.profile: spec for spec in ENGINES.values() if spec.model == model}
-        production = by_profile["production"]
+            for index, spec in enumerate(engines)
+        ]
+
+    def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
+        """The engine called `name`, or of the class that it names."""
+        if ":" in name:
+            return EngineSpec(name.rpartition(":")[2], kind, "custom", name, _CUSTOM)
+        if name not in ENGINES:
+            raise ValueError(f"{setting}={name} is unknown; there are {', '.join(sorted(ENGINES))}")
+        spec = ENGINES[name]
+        if spec.kind is not kind:
+            raise ValueError(f"{setting}={name} is an engine for {spec.kind}")
+        return spec
+
+    def _default(self, kind: Kind) -> EngineSpec:
+        """The engine that the profile chooses."""
+        production = default_engine(kind, "production")
         if self.profile == "production" or (
             self.profile == "auto" and production.installed(self.models_dir)
         ):
             return production
-        return by_profile["embedded"]
+        return default_engine(kind, "embedded")
 
-    def need(self, model: str) -> Need:
-        """What `model` needs of the container's memory, and the limits that are wished for."""
-        footprint = self.engine(model).footprint
-        return Need(
-            template=footprint.template,
-            worker=footprint.worker,
-            request=footprint.request,
-            workers=self.workers(model),
-            soft=Limit.parse(getattr(self, f"{model}_soft_limit_mb")),
-            hard=Limit.parse(getattr(self, f"{model}_hard_limit_mb")),
-        )
 
-    def workers(self, model: str) -> int:
-        """How many workers `model` has."""
-        count: int = getattr(self, f"{model}_workers")
-        return count
+def _by_engine(
+    setting: str, text: str, read: Callable[[str], _T], engines: list[str]
+) -> dict[str, _T]:
+    """What `text` says for each engine: one value for all, `engine=value` for some of them."""
+    values = dict.fromkeys(engines, read(""))
+    for part in _split(text):
+        engine, equals, value = part.rpartition("=")
+        if equals and engine.strip() not in values:
+            raise ValueError(f"{setting}: there is no engine {engine.strip()}")
+        try:
+            values |= dict.fromkeys([engine.strip()] if equals else engines, read(value.strip()))
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from None
+    return values
+
+
+def _count(text: str) -> int:
+    """A number of workers; "" is one."""
+    if not text:
+        return 1
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_WORKERS):
+        raise ValueError(f"{text!r} is no number of workers; write 1 to {_MAX_WORKERS}")
+    return int(text)
 
 
 def _reveal(secret: SecretStr | None) -> str | None:

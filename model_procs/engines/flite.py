@@ -23,12 +23,13 @@ import numpy as np
 import soundfile
 import soxr
 
+from ipc.engines import BuiltinVoice
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
+from ipc.operations import Sampling
 from model_procs.audio.pcm import Samples
 from model_procs.audio.pitch import median_pitch
 from model_procs.engine import Cancelled, EngineConfig
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 
 RATE = 16_000
 
@@ -84,6 +85,7 @@ class FliteVoice:
 class FliteEngine(SpeechEngine):
     """The flite program behind the Engine protocol."""
 
+    name = "flite"
     sample_rate = RATE
     reference_rate = RATE
     approximation = (
@@ -118,24 +120,20 @@ class FliteEngine(SpeechEngine):
 
     def warm_up(self) -> None:
         """Speak one word."""
-        self._speak("Hello.", FliteVoice(_DEFAULT, VOICES[_DEFAULT]), threading.Event())
+        self._say("Hello.", FliteVoice(_DEFAULT, VOICES[_DEFAULT]), threading.Event())
 
-    def describe(self) -> Json:
-        """The name, and what clients must know."""
-        return {
-            "engine": "flite",
-            "notes": [
-                self.approximation,
-                "speaks English, in Latin letters",
-                "the same text and reference give the same samples with every seed",
-            ],
-        }
+    def notes(self) -> list[str]:
+        """What clients must know."""
+        return [
+            self.approximation,
+            "speaks English, in Latin letters",
+            "the same text and reference give the same samples with every seed",
+        ]
 
-    def builtin_voices(self) -> list[Json]:
+    def builtin_voices(self) -> list[BuiltinVoice]:
         """flite's four."""
         return [
-            {"id": name, "name": f"{name} ({speaker})", "language": "en"}
-            for name, speaker in _SPEAKERS.items()
+            BuiltinVoice(name, f"{name} ({speaker})", "en") for name, speaker in _SPEAKERS.items()
         ]
 
     def load_builtin_voice(self, name: str) -> FliteVoice:
@@ -167,18 +165,24 @@ class FliteEngine(SpeechEngine):
         latin(text)
 
     def synthesize(
-        self, text: str, voice: FliteVoice, options: SpeechOptions, stop: threading.Event
+        self,
+        text: str,
+        voice: FliteVoice,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
     ) -> Iterator[Samples]:
         """Speak `text`; nothing for text without anything to pronounce.
 
         Raises ServiceError as `check_text` does.
         """
         for piece in pieces(latin(text)):
-            samples = self._speak(piece, voice, stop)
+            samples = self._say(piece, voice, stop)
             if len(samples) and np.abs(samples).max() > _SILENCE:
                 yield samples
 
-    def _speak(self, text: str, voice: FliteVoice, stop: threading.Event) -> Samples:
+    def _say(self, text: str, voice: FliteVoice, stop: threading.Event) -> Samples:
         """Run the program once. The text goes in by a pipe and the WAV comes out in memory."""
         stretch = 1.0
         if voice.name == _FIXED_PITCH:

@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from ipc.engines import BuiltinVoice, Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
+from ipc.operations import Sampling
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
-from model_procs.engines import pocket_voice
 from model_procs.engines.pocket_runs import split_runs
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 from model_procs.weights import locate as weights
+from model_procs.weights import pocket_voice
 
 _TOKENS_PER_SECOND = 2.0
 """Of the slowest speaker, beyond which the library cuts a run off; it takes three itself."""
@@ -49,6 +50,7 @@ class PocketEngine(SpeechEngine):
     a seed the same to the last bit and costs a third more time.
     """
 
+    name = "pocket"
     sample_rate = 24_000
     reference_rate = 24_000
     options = ("temperature", "decode_steps", "eos_threshold")
@@ -59,7 +61,8 @@ class PocketEngine(SpeechEngine):
         self._quantize = bool(config.options.get("quantize", True))
         self._exact = bool(config.options.get("exact", False))
         self._model: Any = None
-        self._info: Json = {}
+        self._notes: list[str] = []
+        self._facts: Json = {}
         self._voice_paths: dict[str, Path] = {}
 
     def load(self) -> None:
@@ -79,12 +82,11 @@ class PocketEngine(SpeechEngine):
                 # The library quantises with an API that PyTorch calls deprecated.
                 warnings.simplefilter("ignore")
                 self._model = TTSModel.load_model(config=path, quantize=self._quantize)
-            self._info = {
-                "engine": "pocket",
+            self._notes = weights.notes(self._folder)
+            self._facts = {
                 "parameters": _count_parameters(file),
                 "quantized": self._quantize,
                 "version": weights.fingerprint(file),
-                "notes": weights.notes(self._folder),
             }
         except Exception as error:
             raise weights.cannot_load("Pocket TTS", self._folder, error) from error
@@ -115,7 +117,7 @@ class PocketEngine(SpeechEngine):
         noise = np.random.default_rng(0).standard_normal(self.reference_rate) * 0.05
         voice = self.encode_voice(noise.astype(np.float32))
         self._find_builtin_voices(voice)
-        pieces = self.synthesize("Hello.", voice, SpeechOptions(seed=0), threading.Event())
+        pieces = self.synthesize("Hello.", voice, Sampling(seed=0), threading.Event())
         next(pieces)
         pieces.close()
         # Python's side of a thread ends a little before the kernel's.
@@ -123,15 +125,18 @@ class PocketEngine(SpeechEngine):
         while _count_threads() > before and time.monotonic() < give_up:
             time.sleep(0.001)
 
-    def describe(self) -> Json:
-        """Engine, parameters, and `version`, which changes when the weights do."""
-        return dict(self._info)
+    def notes(self) -> list[str]:
+        """What clients must know about the weights."""
+        return self._notes
 
-    def builtin_voices(self) -> list[Json]:
+    def facts(self) -> Json:
+        """Parameters, quantization, and `version`, which changes when the weights do."""
+        return self._facts
+
+    def builtin_voices(self) -> list[BuiltinVoice]:
         """Those beside the weights, by the library's names."""
         return [
-            {"id": name, "name": name.replace("_", " ").title(), "language": "en"}
-            for name in self._voice_paths
+            BuiltinVoice(name, name.replace("_", " ").title(), "en") for name in self._voice_paths
         ]
 
     def load_builtin_voice(self, name: str) -> Any:
@@ -143,7 +148,7 @@ class PocketEngine(SpeechEngine):
         from pocket_tts.default_parameters import DEFAULT_VOICE_FALLBACK
 
         self._voice_paths, misfits = pocket_voice.find(self._folder, example)
-        self._info["notes"] += [f"the voice {name} does not fit the weights" for name in misfits]
+        self._notes += [f"the voice {name} does not fit the weights" for name in misfits]
         first = next(iter(self._voice_paths), None)
         has_default = DEFAULT_VOICE_FALLBACK in self._voice_paths
         self.default_voice = DEFAULT_VOICE_FALLBACK if has_default else first
@@ -167,7 +172,13 @@ class PocketEngine(SpeechEngine):
         return pocket_voice.from_bytes(data)
 
     def synthesize(
-        self, text: str, voice: Any, options: SpeechOptions, stop: threading.Event
+        self,
+        text: str,
+        voice: Any,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
     ) -> Generator[Samples, None, None]:
         """Speak `text`; pieces of 80 ms and more.
 
@@ -180,8 +191,8 @@ class PocketEngine(SpeechEngine):
         if not any(character.isalnum() for character in text):
             return  # the model would make up something to say
         halt = _Halt(stop)
-        with self._overriding(options):
-            torch.manual_seed(options.seed)
+        with self._overriding(sampling, exact=exact):
+            torch.manual_seed(sampling.seed)
             for run in split_runs(text, self._count_tokens):
                 stream = self._generate(voice, run, halt)
                 try:
@@ -229,7 +240,7 @@ class PocketEngine(SpeechEngine):
     def _voices_depend_on(self) -> str:
         """A hash of what decides which state a recording gives: weights, config, library."""
         parts = (
-            self._info["version"],
+            self._facts["version"],
             self._quantize,
             importlib.metadata.version("pocket-tts"),
             (self._folder / "config.yaml").read_text("utf-8"),
@@ -240,13 +251,13 @@ class PocketEngine(SpeechEngine):
         return len(self._model.flow_lm.conditioner.tokenizer.encode(text))
 
     @contextmanager
-    def _overriding(self, options: SpeechOptions) -> Iterator[None]:
-        """Set a request's options on the model, and its own ones back afterwards."""
+    def _overriding(self, sampling: Sampling, *, exact: bool) -> Iterator[None]:
+        """Set a request's sampling on the model, and the model's own back afterwards."""
         wanted = {
-            "temp": options.temperature,
-            "sampler_decode_steps": options.decode_steps,
-            "eos_threshold": options.eos_threshold,
-            "max_decoder_frames_per_call": 1 if options.exact else None,
+            "temp": sampling.temperature,
+            "sampler_decode_steps": sampling.decode_steps,
+            "eos_threshold": sampling.eos_threshold,
+            "max_decoder_frames_per_call": 1 if exact else None,
         }
         before = {name: getattr(self._model, name) for name in wanted}
         try:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ipc.engines import EngineInfo, Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
+from ipc.operations import Recording, Transcribe
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.listening import ctc
-from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.segments import segments
 from model_procs.listening.transcript import LANGUAGES, Piece
 from model_procs.weights import locate as weights
@@ -39,6 +40,8 @@ class SenseVoiceEngine(TranscriptionEngine):
     the memory.
     """
 
+    name = "sensevoice"
+
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._folder = weights.weights_folder(config.models_dir, "sensevoice")
@@ -49,7 +52,8 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._path: list[int] = []
         self._tag_probabilities: list[float] = []
         self._stop = threading.Event()
-        self._info: Json = {}
+        self._notes: list[str] = []
+        self._facts: Json = {}
 
     def load(self) -> None:
         """Load the weights from the models folder and hear once; the network is never asked.
@@ -72,16 +76,9 @@ class SenseVoiceEngine(TranscriptionEngine):
         encoder = self._model.encoder
         for layer in (*encoder.encoders0, *encoder.encoders, *encoder.tp_encoders):
             layer.register_forward_pre_hook(self._leave_if_stopped)
-        self._info = {
-            "engine": "sensevoice",
-            "sample_rate": RATE,
-            "parameters": parameters,
-            "quantized": self._quantize,
-            "languages": list(LANGUAGES),
-            "version": version,
-            "notes": weights.notes(self._folder),
-        }
-        self._hear_once()
+        self._notes = weights.notes(self._folder)
+        self._facts = {"parameters": parameters, "quantized": self._quantize, "version": version}
+        self._recognize_once()
         weights.release_scratch()
 
     def warm_up(self) -> None:
@@ -90,17 +87,24 @@ class SenseVoiceEngine(TranscriptionEngine):
 
         torch.set_num_threads(self._config.threads)
 
-    def _hear_once(self) -> None:
+    def _recognize_once(self) -> None:
         """Transcribe a second of noise, on the one thread of `load`: a template is forked next."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
-        self.transcribe(noise.astype(np.float32), TranscriptionOptions(), threading.Event())
+        options = Transcribe(Recording(key=""))
+        finished(self.transcribe(noise.astype(np.float32), options, threading.Event()))
 
-    def info(self) -> Json:
-        """Engine, parameters, languages, and `version`, which changes when the weights do."""
-        return dict(self._info)
+    def info(self) -> EngineInfo:
+        """Parameters, languages, and `version`, which changes when the weights do."""
+        return EngineInfo(
+            engine=self.name,
+            sample_rate=RATE,
+            languages=LANGUAGES,
+            notes=tuple(self._notes),
+            facts=self._facts,
+        )
 
-    def hear(
-        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         """Pieces of at most `PIECE_SECONDS`, cut where it is quiet.
 
@@ -114,9 +118,9 @@ class SenseVoiceEngine(TranscriptionEngine):
             )
         self._stop = stop
         for start, end in segments(samples, RATE, PIECE_SECONDS):
-            yield self._hear(samples[start:end], options, start / RATE)
+            yield self._recognize(samples[start:end], options, start / RATE)
 
-    def _hear(self, samples: Samples, options: TranscriptionOptions, offset: float) -> Piece:
+    def _recognize(self, samples: Samples, options: Transcribe, offset: float) -> Piece:
         import torch
 
         seconds = len(samples) / RATE

@@ -15,27 +15,21 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
+from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Recording, Transcribe, Transcript
 from model_procs.audio.pcm import Samples, pcm16
 from model_procs.engine import Cancelled, EngineConfig
-from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.segments import segments
-from model_procs.listening.transcript import (
-    NO_EMOTION,
-    NO_EVENT,
-    NO_LANGUAGE,
-    Piece,
-    Word,
-    merge,
-    spell,
-)
+from model_procs.listening.transcript import NO_EMOTION, NO_EVENT, Piece, TimedWord, merge, spell
 
-LANGUAGES = ("auto", "en")
+LANGUAGES = (AUTO_LANGUAGE, "en")
 UTTERANCE_SECONDS = 8.0
 """Longest utterance: its last step takes a quarter of a second, which nothing can interrupt."""
 
@@ -57,6 +51,8 @@ _ONE_WORD = "#JSGF V1.0; grammar one; public <word> = oh;"
 class SphinxEngine(TranscriptionEngine):
     """pocketsphinx behind the Engine protocol."""
 
+    name = "sphinx"
+
     def __init__(self, config: EngineConfig) -> None:
         self._decoder: Any = None
         self._search = ""
@@ -72,25 +68,26 @@ class SphinxEngine(TranscriptionEngine):
     def warm_up(self) -> None:
         """Transcribe a second of noise, loud enough to be taken for speech."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
-        self.transcribe(noise.astype(np.float32), TranscriptionOptions(), threading.Event())
+        options = Transcribe(Recording(key=""))
+        finished(self.transcribe(noise.astype(np.float32), options, threading.Event()))
 
-    def info(self) -> Json:
-        """Engine, languages, and what clients must know."""
-        return {
-            "engine": "sphinx",
-            "sample_rate": RATE,
-            "languages": list(LANGUAGES),
-            "notes": [
+    def info(self) -> EngineInfo:
+        """Languages, and what clients must know."""
+        return EngineInfo(
+            engine=self.name,
+            sample_rate=RATE,
+            languages=LANGUAGES,
+            notes=(
                 "understands clear English speech only; noise and music cost most of the words",
                 "writes lower-case words without punctuation and numbers as words; itn has no "
                 "effect",
                 "segments end at pauses, since sentences' ends are not heard",
                 "does not recognise emotions and gives no probabilities",
-            ],
-        }
+            ),
+        )
 
-    def hear(
-        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         """One piece an utterance, without probabilities; silence between utterances has none.
 
@@ -107,13 +104,13 @@ class SphinxEngine(TranscriptionEngine):
         utterances = [pcm16(samples[start:end]) for start, end in ranges]
         mean = self._cepstral_mean(utterances, stop)
         for (start, end), utterance in zip(ranges, utterances, strict=True):
-            words = self._recognise(utterance, mean, stop, start / RATE)
+            words = self._decode(utterance, mean, stop, start / RATE)
             yield Piece((end - start) / RATE, _raw(spell(words)), words=tuple(words))
 
-    def describe(self, pieces: Sequence[Piece]) -> Json:
-        """The transcript, in SenseVoice's shape; language `nospeech` when nothing is said."""
-        result = merge(pieces)
-        return result | {"raw": _raw(result["text"])}
+    def merge(self, pieces: Sequence[Piece]) -> Transcript:
+        """The transcript with SenseVoice's tags; language `NO_LANGUAGE` when nothing is said."""
+        transcript = merge(pieces)
+        return replace(transcript, raw=_raw(transcript.text))
 
     def _cepstral_mean(self, utterances: list[bytes], stop: threading.Event) -> str:
         """The mean of the recording's cepstra, as the decoder writes and reads it."""
@@ -134,9 +131,9 @@ class SphinxEngine(TranscriptionEngine):
         decoder.activate_search(self._search)
         return ",".join(f"{value:.4f}" for value in total / max(frames, 1))
 
-    def _recognise(
+    def _decode(
         self, utterance: bytes, mean: str, stop: threading.Event, offset: float
-    ) -> list[Word]:
+    ) -> list[TimedWord]:
         """The words of an utterance that begins `offset` seconds after the recording."""
         decoder = self._decoder
         decoder.reinit_feat()
@@ -151,7 +148,7 @@ class SphinxEngine(TranscriptionEngine):
             decoder.end_utt()
         latest = offset + len(utterance) / 2 / RATE  # its last frame goes on behind the end
         return [
-            Word(
+            TimedWord(
                 _VARIANT.sub("", entry.word),
                 offset + entry.start_frame / _FRAMES_A_SECOND,
                 min(offset + (entry.end_frame + 1) / _FRAMES_A_SECOND, latest),

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from ipc.spacing import spaceless
-from model_procs.listening.transcript import Word
+from model_procs.listening.transcript import TimedWord
 
 QUERIES = 4
 """Frames before the sound's own, in which SenseVoice answers with its tags."""
@@ -42,7 +42,7 @@ def align(
     spell: Callable[[list[int]], list[str]],
     seconds: float,
     offset: float = 0.0,
-) -> list[Word]:
+) -> list[TimedWord]:
     """The words of `path`, which begins with the frames of the queries.
 
     `spell` turns tokens into what each adds to the text, with a blank in front where a word begins.
@@ -71,7 +71,9 @@ def align(
 
     starts = [word.start for word in words] + [len(path)]
     return [
-        Word(word.text, time(word.start), time(min(word.end + _HOLD_FRAMES, following)), word.blank)
+        TimedWord(
+            word.text, time(word.start), time(min(word.end + _HOLD_FRAMES, following)), word.blank
+        )
         for word, following in zip(words, starts[1:], strict=True)
     ]
 

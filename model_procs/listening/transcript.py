@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ipc.messages import Json
+from ipc.operations import NO_LANGUAGE, Paralinguistics, Segment, Transcript, Word
 from ipc.spacing import join, seam
 
-LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko", "nospeech")
+LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko", NO_LANGUAGE)
 EMOTIONS = ("HAPPY", "SAD", "ANGRY", "NEUTRAL", "FEARFUL", "DISGUSTED", "SURPRISED", "OTHER")
-NO_LANGUAGE, NO_EMOTION, NO_EVENT = "nospeech", "EMO_UNKNOWN", "Event_UNK"
+NO_EMOTION, NO_EVENT = "EMO_UNKNOWN", "Event_UNK"
 
 PAUSE_SECONDS = 0.8
 """A silence between two words that always ends a segment."""
@@ -33,10 +33,10 @@ _ABBREVIATION = re.compile(r"\W*(Mr|Mrs|Ms|Dr|Prof|St|[A-HJ-Z])\.$")
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class TimedWord:
     """A word with the punctuation behind it; `start` and `end` in seconds of the recording.
 
-    `spaced`: a blank stands before it in the text.
+    `spaced`: a space stands before it in the text.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Piece:
     language_probability: float | None = None
     emotion_probability: float | None = None
     event_probability: float | None = None
-    words: tuple[Word, ...] = ()
+    words: tuple[TimedWord, ...] = ()
 
     @property
     def tags(self) -> list[str]:
@@ -88,36 +88,43 @@ class Piece:
     def _first(self, known: Iterable[str], otherwise: str) -> str:
         return next((tag for tag in self.tags if tag in known), otherwise)
 
-    def segments(self, *, words: bool) -> Iterator[Json]:
-        """What people read as subtitles, without their ids; with `words` also their words.
+    @property
+    def paralinguistics(self) -> Paralinguistics:
+        """Its language, emotion and events."""
+        return Paralinguistics(
+            language=self.language,
+            emotion=self.emotion,
+            events=tuple(self.events),
+            language_probability=_rounded(self.language_probability),
+            emotion_probability=_rounded(self.emotion_probability),
+            event_probability=_rounded(self.event_probability),
+        )
+
+    def segments(self, first_id: int, *, words: bool) -> Iterator[Segment]:
+        """What people read as subtitles; with `words` also their words.
 
         Language, emotion and events are the piece's. Times in seconds, rounded to milliseconds.
         """
-        for group in divide(self.words):
-            segment: Json = {
-                "start": round(group[0].start, 3),
-                "end": round(group[-1].end, 3),
-                "text": spell(group),
-                "language": self.language,
-                "language_probability": _rounded(self.language_probability),
-                "emotion": self.emotion,
-                "emotion_probability": _rounded(self.emotion_probability),
-                "events": self.events,
-                "event_probability": _rounded(self.event_probability),
-            }
-            if words:
-                segment["words"] = [
-                    {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
-                    for word in group
-                ]
-            yield segment
+        for id, group in enumerate(divide(self.words), first_id):
+            yield Segment(
+                id=id,
+                start=round(group[0].start, 3),
+                end=round(group[-1].end, 3),
+                text=spell(group),
+                paralinguistics=self.paralinguistics,
+                words=tuple(
+                    Word(word.text, round(word.start, 3), round(word.end, 3)) for word in group
+                )
+                if words
+                else None,
+            )
 
 
-def merge(pieces: Sequence[Piece]) -> Json:
-    """The transcript of a recording from those of its pieces.
+def merge(pieces: Sequence[Piece]) -> Transcript:
+    """The transcript of a recording from those of its pieces, without segments.
 
     Language and emotion are those of most of the time that has one; their probabilities are the
-    pieces' own, over all that time, and left out where a model has none.
+    pieces' own, over all that time, and None where a model has none.
     """
     seconds = [piece.seconds for piece in pieces]
     language, language_probability = _vote(
@@ -132,29 +139,32 @@ def merge(pieces: Sequence[Piece]) -> Json:
         [piece.emotion_probability for piece in pieces],
         NO_EMOTION,
     )
-    result: Json = {"text": join(piece.text for piece in pieces), "language": language}
-    if language_probability is not None:
-        result["language_probability"] = language_probability
-    result["emotion"] = emotion
-    if emotion_probability is not None:
-        result["emotion_probability"] = emotion_probability
-    result["events"] = list(dict.fromkeys(event for piece in pieces for event in piece.events))
-    result["raw"] = "".join(piece.raw for piece in pieces)
-    return result
+    return Transcript(
+        text=join(piece.text for piece in pieces),
+        raw="".join(piece.raw for piece in pieces),
+        duration=sum(seconds),
+        paralinguistics=Paralinguistics(
+            language=language,
+            emotion=emotion,
+            events=tuple(dict.fromkeys(event for piece in pieces for event in piece.events)),
+            language_probability=language_probability,
+            emotion_probability=emotion_probability,
+        ),
+    )
 
 
-def spell(words: Sequence[Word]) -> str:
+def spell(words: Sequence[TimedWord]) -> str:
     """The text of `words`."""
     return "".join((" " if word.spaced else "") + word.text for word in words).strip()
 
 
-def divide(words: Sequence[Word]) -> list[list[Word]]:
+def divide(words: Sequence[TimedWord]) -> list[list[TimedWord]]:
     """`words` cut at sentences' ends and long pauses, and at clauses where that leaves too much.
 
     A cut is only made where `join` puts the texts together again as they were.
     """
-    groups: list[list[Word]] = []
-    group: list[Word] = []
+    groups: list[list[TimedWord]] = []
+    group: list[TimedWord] = []
     for word, following in itertools.zip_longest(words, words[1:]):
         group.append(word)
         if following is None or (
@@ -166,7 +176,7 @@ def divide(words: Sequence[Word]) -> list[list[Word]]:
     return groups
 
 
-def _shorten(group: list[Word]) -> list[list[Word]]:
+def _shorten(group: list[TimedWord]) -> list[list[TimedWord]]:
     """`group` divided next to its middle, and again, until no part is too long or can be cut."""
     start, end = group[0].start, group[-1].end
     if end - start <= LONG_SECONDS:
@@ -184,11 +194,11 @@ def _shorten(group: list[Word]) -> list[list[Word]]:
     return _shorten(group[:cut]) + _shorten(group[cut:])
 
 
-def _may_part(word: Word, following: Word) -> bool:
+def _may_part(word: TimedWord, following: TimedWord) -> bool:
     return following.spaced == bool(seam(word.text, following.text))
 
 
-def _ends_sentence(word: Word, following: Word) -> bool:
+def _ends_sentence(word: TimedWord, following: TimedWord) -> bool:
     return (
         bool(_SENTENCE_END.search(word.text))
         and not _ABBREVIATION.match(word.text)

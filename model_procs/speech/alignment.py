@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
+from ipc.operations import SentenceTime
 
 _MAX_BYTES = 2 * 1024 * 1024
 """Of all sentences: their description travels in one frame."""
@@ -42,18 +42,18 @@ class Alignment:
         self.sentences.append(_Sentence(text, number, start, start + samples))
         self._bytes += len(text.encode()) + _ENTRY_BYTES
 
-    def describe(self, duration: float) -> list[Json]:
-        """Text, start and end of each sentence in seconds, within `duration`."""
+    def times(self, duration: float) -> tuple[SentenceTime, ...]:
+        """The sentences with their times in seconds, within `duration`. Raises `ServiceError`."""
         if self._bytes > _MAX_BYTES:
             raise ServiceError(
                 ErrorCode.text_too_long,
-                "the text is too long for an answer with times; send it in parts",
+                "the text is too long for a response with times; send it in parts",
             )
-        return [
-            {
-                "text": sentence.text,
-                "start": min(round(sentence.start / self._rate, 3), duration),
-                "end": min(round(sentence.end / self._rate, 3), duration),
-            }
+        return tuple(
+            SentenceTime(
+                sentence.text,
+                min(round(sentence.start / self._rate, 3), duration),
+                min(round(sentence.end / self._rate, 3), duration),
+            )
             for sentence in self.sentences
-        ]
+        )

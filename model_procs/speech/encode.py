@@ -16,42 +16,10 @@ import numpy as np
 import soxr
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, AnyFormat
+from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, AudioFormat
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 
-_CODECS = {
-    "mp3": ("mp3", "libmp3lame"),
-    "opus": ("ogg", "libopus"),
-    "flac": ("flac", "flac"),
-    "aac": ("adts", "aac"),
-    "ulaw": ("mulaw", "pcm_mulaw"),
-    "alaw": ("alaw", "pcm_alaw"),
-}
-"""FFmpeg's container and codec of each compressed format."""
-
-_CODEC_OPTIONS = {
-    # Without a reservoir of bits every frame stands alone and has the size that its rate gives.
-    "mp3": {"reservoir": "0"},
-    "opus": {"vbr": "off", "frame_duration": "20"},
-}
-
-_CONTAINER_OPTIONS = {
-    "mp3": {"id3v2_version": "0"},
-    # FFmpeg holds back one page: 40 ms come 80 ms late, and pages cost 6 kbit/s.
-    "opus": {"page_duration": "40000"},
-    "flac": {"metadata_header_padding": "0"},
-}
-
 _TEMPO_WINDOW_SECONDS = 0.2
-
-_MP3_KBITS = (
-    *(8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    *(192, 224, 256, 320),
-)
-"""MPEG-1 has those from 32 to 320 but for 144, MPEG-2 those up to 160, MPEG-2.5 up to 64."""
-
-_AAC_BITS_PER_SAMPLE = 6
-"""The longest frame of AAC: 6144 bits for 1024 samples."""
 
 
 class Encoder:
@@ -68,7 +36,7 @@ class Encoder:
 
     def __init__(
         self,
-        format_name: AnyFormat,
+        format_name: str,
         source_rate: int,
         sample_rate: int | None = None,
         speed: float = 1.0,
@@ -86,9 +54,15 @@ class Encoder:
         wanted = source_rate if sample_rate is None else sample_rate
         if not (MIN_RATE <= wanted <= MAX_RATE and MIN_SPEED <= speed <= MAX_SPEED):
             raise ValueError(f"speech cannot be encoded at {wanted} Hz and {speed:g} times")
-        self.format = format_name
-        self.sample_rate = FORMATS[format_name].rate(wanted)
-        self.bit_rate = _bit_rate(format_name, self.sample_rate, bit_rate)
+        audio_format = FORMATS[format_name]
+        self.sample_rate = audio_format.rate(wanted)
+        try:
+            self.bit_rate = audio_format.bit_rate(self.sample_rate, bit_rate)
+        except ValueError as error:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the format {format_name} has {error}; leave bit_rate out",
+            ) from None
         self.samples = 0
         self._tempo = _Tempo(source_rate, speed) if speed != 1.0 else None
         self._resampler: Any = None
@@ -98,10 +72,12 @@ class Encoder:
             )
         self._file = _Pipe() if streamed else io.BytesIO()
         self._writer: _Writer
-        if format_name in _CODECS:
-            self._writer = _CodecWriter(self._file, format_name, self.sample_rate, self.bit_rate)
+        if audio_format.codec is not None:
+            self._writer = _CodecWriter(
+                self._file, audio_format, audio_format.codec, self.sample_rate, self.bit_rate
+            )
         else:
-            self._writer = _PcmWriter(self._file, self.sample_rate, header=format_name == "wav")
+            self._writer = _PcmWriter(self._file, self.sample_rate, header=audio_format.header)
         self.seconds = time.perf_counter() - started
 
     def feed(self, samples: Samples) -> bytes:
@@ -180,11 +156,16 @@ class _CodecWriter:
     """A codec and a container of FFmpeg."""
 
     def __init__(
-        self, file: _Pipe | io.BytesIO, name: str, rate: int, bit_rate: int | None
+        self,
+        file: _Pipe | io.BytesIO,
+        audio_format: AudioFormat,
+        codec: tuple[str, str],
+        rate: int,
+        bit_rate: int | None,
     ) -> None:
         import av
 
-        container, codec = _CODECS[name]
+        container, name = codec
         self._rate = rate
         self._container: Any = av.open(
             file,
@@ -194,11 +175,11 @@ class _CodecWriter:
             container_options={
                 "fflags": "+bitexact",
                 "flush_packets": "1",
-                **_CONTAINER_OPTIONS.get(name, {}),
+                **audio_format.container_options,
             },
         )
         self._stream: Any = self._container.add_stream(
-            codec, rate=rate, layout="mono", options=_CODEC_OPTIONS.get(name, {})
+            name, rate=rate, layout="mono", options=dict(audio_format.codec_options)
         )
         context: Any = self._stream.codec_context
         context.flags |= av.codec.context.Flags.bitexact
@@ -220,28 +201,6 @@ class _CodecWriter:
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
         self._container.close()
-
-
-def _bit_rate(name: AnyFormat, rate: int, wanted: int | None) -> int | None:
-    """Bits per second that the codec has at `rate` Hz: near `wanted`, or transparent for speech."""
-    limits = FORMATS[name].bit_rates
-    if wanted is not None and (limits is None or not limits[0] <= wanted <= limits[1]):
-        has = "no bit rate" if limits is None else f"bit rates from {limits[0]} to {limits[1]}"
-        raise ServiceError(
-            ErrorCode.invalid_option, f"the format {name} has {has}; leave bit_rate out"
-        )
-    if limits is None:
-        return None
-    if wanted is None:
-        wanted = 128_000 if rate >= 32_000 else 96_000 if rate >= 16_000 else 48_000
-        return 64_000 if name == "opus" else wanted
-    if name == "aac":
-        return min(wanted, _AAC_BITS_PER_SAMPLE * rate)
-    if name == "mp3":
-        lowest, highest = (32, 320) if rate >= 32_000 else (8, 160 if rate >= 16_000 else 64)
-        kbits = (k for k in _MP3_KBITS if lowest <= k <= highest and (k != 144 or rate < 32_000))
-        return 1000 * min(kbits, key=lambda k: abs(k * 1000 - wanted))
-    return wanted
 
 
 class _Tempo:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,12 +48,17 @@ class VoiceCache:
         disk_bytes: int,
         memory_bytes: int,
         named_folder: Path | None = None,
+        other_engines: Collection[str] = (),
     ) -> None:
         self._codec = codec
         self.memory = VoiceMemory(memory_bytes)
         name = f"{FOLDER}{voice_format}-{_LAYOUT}"
-        self._files = None if folder is None else VoiceFiles(folder, name, disk_bytes)
-        self._named = None if named_folder is None else VoiceFiles(named_folder, name, None)
+        self._files = (
+            None if folder is None else VoiceFiles(folder, name, disk_bytes, other_engines)
+        )
+        self._named = (
+            None if named_folder is None else VoiceFiles(named_folder, name, None, other_engines)
+        )
         self._stores = [store for store in (self._named, self._files) if store is not None]
         self._complained = False
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from ipc.fsync import sync_folder
@@ -49,8 +50,11 @@ class VoiceFiles:
     engine made of the voice.
     """
 
-    def __init__(self, parent: Path, name: str, limit: int | None) -> None:
+    def __init__(
+        self, parent: Path, name: str, limit: int | None, other_engines: Collection[str] = ()
+    ) -> None:
         self._parent = parent
+        self._other_engines = other_engines
         self._folder = parent / name
         self._limit = limit
 
@@ -125,7 +129,9 @@ class VoiceFiles:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._shrink(self._limit)
         for other in self._parent.glob(f"{FOLDER}*"):
-            if other != self._folder:
+            # The format of a voice begins with the name of its engine.
+            engine = other.name.removeprefix(FOLDER).partition("-")[0]
+            if other != self._folder and engine not in self._other_engines:
                 _remove_folder(other)
 
     def _path(self, key: str) -> Path:

@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ipc.engines import ENGINES
-from model_procs.engines.pocket_voice import FOLDER as VOICES_FOLDER
-from model_procs.weights.locate import notes, weights_folder
+from model_procs.weights.locate import VOICES_FOLDER, notes, weights_folder
 from model_procs.weights.synthetic import NOTE, NOTE_FILE, SIZES
 
 SENSEVOICE_MODELSCOPE = "iic/SenseVoiceSmall"

@@ -14,6 +14,9 @@ from ipc.engines import ENGINES
 from ipc.errors import ErrorCode, ServiceError
 from model_procs.weights.synthetic import NOTE_FILE
 
+VOICES_FOLDER = "voices"
+"""Beside the weights of Pocket TTS: the built-in voices, NAME.safetensors."""
+
 
 def weights_folder(models_dir: Path, engine: str) -> Path:
     """The folder of `engine`'s weights below the models folder."""

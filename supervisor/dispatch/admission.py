@@ -1,11 +1,4 @@
-"""Who may wait, and who is next: cost, backlog, fairness. Pure; used in the front.
-
-The cost of a request is how long a worker will compute for it, estimated from its size and the
-speed measured on requests of its kind. Waiting requests are ordered by start-time fair queueing:
-each client has a clock that runs by the cost of what it sent, and the client that is furthest
-behind is served next. A client with one request does not wait for another's two hundred. Fairness
-ends where it would break a promise: what was let in is served before its deadline.
-"""
+"""Who may wait: decisions by cost, backlog and deadline. Pure; used in the front."""
 
 from __future__ import annotations
 
@@ -13,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueueLimits:
     """How much may wait: requests, seconds of work, and what part of both may be one client's."""
 
     requests: int
@@ -40,7 +33,7 @@ def admit(
     running: float,
     waiting: list[tuple[float, bool]],
     workers: int,
-    limits: Limits,
+    limits: QueueLimits,
 ) -> Refusal | None:
     """Decide on one request.
 

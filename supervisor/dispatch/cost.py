@@ -3,53 +3,78 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-SOUND = "sound"
-"""The kind of a recording whose seconds are known."""
+
+class Unit(Enum):
+    """In what the size of a request is counted."""
+
+    CHARACTERS = "characters of a text"
+    VOICES = "voices to encode"
+    SECONDS = "seconds of a recording"
+    BYTES = "bytes of a recording whose seconds are not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much work a request is. `longest` is how many seconds its recording may last at most."""
+
+    unit: Unit
+    size: float
+    longest: float | None = None
+
+
+INITIAL_SPEED = {
+    Unit.CHARACTERS: 0.02,
+    Unit.VOICES: 2.0,
+    Unit.SECONDS: 0.06,
+    Unit.BYTES: 2e-5,
+}
+"""Guessed seconds of computing per unit, on one core, until the first request was measured."""
 
 
 @dataclass(slots=True)
-class Speed:
-    """How long requests compute: a part that each costs and a part by its size, per kind.
+class CostModel:
+    """How long requests compute: a part that each costs and a part by its size, for each unit.
 
-    `initial` is the guess in seconds per unit before anything was measured. Units are the caller's:
-    characters of a text, seconds or bytes of a recording. A few words with a long reference
-    recording take as long as many words do, and must not make a long text look hopeless: so both
-    parts are fitted to what was measured, as moving averages.
+    `initial` is the guess in seconds per unit before anything was measured. A few words with a long
+    reference recording take as long as many words do, and must not make a long text look hopeless:
+    so both parts are fitted to what was measured, as moving averages.
     """
 
-    initial: dict[str, float]
+    initial: dict[Unit, float] = field(default_factory=lambda: dict(INITIAL_SPEED))
     weight: float = 0.2
-    _measured: dict[str, _Moments] = field(default_factory=dict)
+    _measured: dict[Unit, _Moments] = field(default_factory=dict)
 
-    def estimate(self, kind: str, size: float, longest: float | None = None) -> float:
-        """Seconds that a request of this kind and size will take.
+    def estimate(self, work: Work) -> float:
+        """Seconds that a request of this size will take.
 
-        `longest`: of a recording, how many seconds of sound it may hold. A dense file is taken for
-        no longer, however many bytes it has.
+        A dense recording is taken for no longer than the longest, however many bytes it has.
         """
-        estimate = self._estimate(kind, size)
-        return estimate if longest is None else min(estimate, self._estimate(SOUND, longest))
+        estimate = self._estimate(work.unit, work.size)
+        if work.longest is None:
+            return estimate
+        return min(estimate, self._estimate(Unit.SECONDS, work.longest))
 
-    def _estimate(self, kind: str, size: float) -> float:
-        moments = self._measured.get(kind)
+    def _estimate(self, unit: Unit, size: float) -> float:
+        moments = self._measured.get(unit)
         if moments is None:
-            return self.initial[kind] * size
-        fixed, per_unit = moments.fit(self.initial[kind])
+            return self.initial[unit] * size
+        fixed, per_unit = moments.fit(self.initial[unit])
         return fixed + per_unit * size
 
-    def measured(self, kind: str, size: float, seconds: float, sound: float | None = None) -> None:
-        """A request of this kind and size took that long; `sound`: it held so many seconds."""
+    def measured(self, work: Work, seconds: float, sound: float | None = None) -> None:
+        """A request of this size took that long; `sound`: its recording had so many seconds."""
         if sound is not None:
-            self._measure(SOUND, sound, seconds)
-        if sound is None or kind != SOUND:
-            self._measure(kind, size, seconds)
+            self._measure(Unit.SECONDS, sound, seconds)
+        if sound is None or work.unit is not Unit.SECONDS:
+            self._measure(work.unit, work.size, seconds)
 
-    def _measure(self, kind: str, size: float, seconds: float) -> None:
-        if kind in self._measured:
-            self._measured[kind].add(size, seconds, self.weight)
+    def _measure(self, unit: Unit, size: float, seconds: float) -> None:
+        if unit in self._measured:
+            self._measured[unit].add(size, seconds, self.weight)
         else:
-            self._measured[kind] = _Moments(size, seconds)
+            self._measured[unit] = _Moments(size, seconds)
 
 
 _TRUSTED_SECONDS = 2.0

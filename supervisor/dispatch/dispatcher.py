@@ -1,86 +1,64 @@
-"""From a request to a worker: admission, queue, deadline, replay. In the front, one per model."""
+"""From a request to a worker: admission, queue, deadline, replay. In the front, one for each model.
+
+run(job) --> admit --> wait in the queue <--match--> free slot --> worker.run
+                          ^                                          |
+                          +---------------- replay <--- worker died -+
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json, Request
-from supervisor.dispatch.admission import Limits, admit
-from supervisor.dispatch.cost import Speed
+from ipc.operations import ResultT, Transcript
+from supervisor.dispatch.admission import QueueLimits, admit
+from supervisor.dispatch.cost import CostModel
 from supervisor.dispatch.fair_queue import FairQueue
+from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
-from supervisor.dispatch.response_buffer import Answer
 from supervisor.log import logger
-from supervisor.workers.handle import Worker, WorkerDied
-from supervisor.workers.pool import Pool, PoolState
+from supervisor.workers.handle import WorkerDied, WorkerHandle
+from supervisor.workers.lifecycle import ModelState
+from supervisor.workers.pool import Pool
 
-_ids = itertools.count(1)
 _STOP_RETRY_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Job:
-    """One client's request for one model.
-
-    `deadline` is on the clock of `time.monotonic`. `kind` and `size` say how much work it is, in
-    units of its kind, and `longest`, of a recording, how many seconds it may last; `digest` is of
-    all that a worker would be sent, but for the seed.
-    """
-
-    operation: str
-    params: Json
-    answer: Answer
-    deadline: float
-    client: str
-    kind: str
-    size: float
-    digest: bytes
-    longest: float | None = None
-    audio: bytes | None = None
-    audio_path: str | None = None
-    id: int = field(default_factory=lambda: next(_ids))
-    cost: float = 0.0
-    queued_s: float = 0.0
-    running_s: float = 0.0
-    attempts: int = 0
-
-    def request(self) -> Request:
-        """What a worker is sent: bytes of an earlier attempt that a client has are left out."""
-        return Request(
-            id=self.id,
-            operation=self.operation,
-            params=self.params,
-            audio=self.audio,
-            audio_path=self.audio_path,
-            skip=self.answer.size,
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchConfig:
     """Limits of one model's queue, and how failing requests are treated; times in seconds."""
 
-    limits: Limits
+    limits: QueueLimits
     max_attempts: int
     cancel_grace: float
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A job in the queue; `worker` is set when a slot is reserved for it.
+
+    `alone`: it needs a worker to itself.
+    """
+
+    job_id: int
+    alone: bool
+    worker: asyncio.Future[WorkerHandle]
 
 
 class Dispatcher:
     """Gives the jobs of one model to its workers."""
 
     def __init__(
-        self, config: DispatchConfig, speed: Speed, quarantine: Quarantine, pool: Callable[[], Pool]
+        self, config: DispatchConfig, cost: CostModel, quarantine: Quarantine, pool: Pool
     ) -> None:
         self.config = config
-        self._speed = speed
+        self._cost = cost
         self._quarantine = quarantine
         self._pool = pool
-        self._waiting: FairQueue[asyncio.Future[Worker]] = FairQueue()
+        self._waiting: FairQueue[_Waiter] = FairQueue()
         self._running: dict[int, tuple[float, float]] = {}
         """When each running job was given to its worker, and its cost."""
         self.in_flight = 0
@@ -88,11 +66,8 @@ class Dispatcher:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-
-    @property
-    def pool(self) -> Pool:
-        """The workers."""
-        return self._pool()
+        self._changed = asyncio.Event()
+        self._matching: asyncio.Task[None] | None = None
 
     @property
     def queued(self) -> int:
@@ -104,6 +79,15 @@ class Dispatcher:
         """Seconds of work that wait or are under way, as estimated."""
         return self._running_seconds() + sum(cost for cost, _ in self._waiting.waiting(""))
 
+    def start(self) -> None:
+        """Begin to give waiting jobs to workers."""
+        self._matching = asyncio.get_running_loop().create_task(self._match_forever())
+
+    def close(self) -> None:
+        """End that."""
+        if self._matching is not None:
+            self._matching.cancel()
+
     async def idle(self) -> None:
         """Wait until no job is in flight."""
         await self._idle.wait()
@@ -112,8 +96,13 @@ class Dispatcher:
         """Refuse new jobs; those admitted go on."""
         self._draining = True
 
-    async def run(self, job: Job) -> Json:
-        """Have a worker answer `job`; its bytes go to `job.answer`, its description is returned.
+    def wake(self) -> None:
+        """A slot may have become free, or the state of the model may have changed."""
+        if self._waiting:
+            self._changed.set()
+
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        """Have a worker answer `job`; its stream goes to `job.output`, its result is returned.
 
         Raises `ServiceError` when it cannot be admitted, fails, or passes its deadline. Cancel the
         call when the client has gone.
@@ -121,11 +110,13 @@ class Dispatcher:
         error: BaseException | None = None
         allowed = job.deadline - time.monotonic()
         try:
-            self._admit(job)
+            self._admit(job, allowed)
             self.in_flight += 1
             self._idle.clear()
             try:
-                async with asyncio.timeout_at(self._loop_time(job.deadline)):
+                # The loop's clock need not be that of the deadline.
+                loop_deadline = asyncio.get_running_loop().time() + allowed
+                async with asyncio.timeout_at(loop_deadline):
                     return await self._attempt(job)
             finally:
                 self.in_flight -= 1
@@ -142,47 +133,59 @@ class Dispatcher:
             error = raised
             raise
         finally:
-            job.answer.finish(error)
+            job.output.finish(error)
             # Its traceback refers to this frame, and so to itself and to the recording, which would
             # stay until a collection of cycles.
             error = None
 
-    def match(self) -> None:
-        """Give waiting jobs to idle workers; called whenever either may have appeared."""
-        pool = self.pool
-        while self._waiting and (worker := pool.idle_worker()) is not None:
-            waiter = self._waiting.pop(time.monotonic(), pool.config.size)
-            if not waiter.done():
-                worker.assign()
-                waiter.set_result(worker)
-        if self._waiting and pool.state is PoolState.FAILED:
+    async def _match_forever(self) -> None:
+        """Give waiting jobs to workers whenever something has changed."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                self._match()
+            except Exception:  # a bug here must be seen, and must not end the loop
+                logger.exception("matching_failed", model=self._pool.config.model)
+
+    def _match(self) -> None:
+        while (first := self._waiting.first()) is not None:
+            # What must run alone waits for a worker to get empty; nobody overtakes it.
+            worker = self._pool.free_worker(empty=first.alone)
+            if worker is None:
+                break
+            waiter = self._waiting.pop(time.monotonic(), self._pool.parallel)
+            if not waiter.worker.done():
+                worker.reserve(waiter.job_id, alone=waiter.alone)
+                waiter.worker.set_result(worker)
+        if self._waiting and self._pool.state is ModelState.FAILED:
             for waiter in self._waiting.items():
                 self._waiting.remove(waiter)
-                if not waiter.done():
-                    waiter.set_exception(self._unavailable())
+                if not waiter.worker.done():
+                    waiter.worker.set_exception(self._unavailable())
 
-    def _admit(self, job: Job) -> None:
+    def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining:
             raise ServiceError(
                 ErrorCode.shutting_down,
                 "the service is shutting down; try again",
                 retry_after=_STOP_RETRY_SECONDS,
             )
-        if self.pool.state is PoolState.FAILED:
+        if self._pool.state is ModelState.FAILED:
             raise self._unavailable()
-        if self._quarantine.holds(job.digest, time.monotonic()):
+        if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
             raise ServiceError(
                 ErrorCode.quarantined,
-                f"this request has cost {self.config.max_attempts} workers their lives a short "
-                "while ago; do not send it again unchanged",
+                f"this request has killed {self.config.max_attempts} workers a short while ago; "
+                "do not send it again unchanged",
             )
-        job.cost = self._speed.estimate(job.kind, job.size, job.longest)
+        job.cost = self._cost.estimate(job.work)
         refusal = admit(
             cost=job.cost,
-            allowed=job.deadline - time.monotonic(),
+            allowed=allowed,
             running=self._running_seconds(),
             waiting=self._waiting.waiting(job.client),
-            workers=self.pool.config.size,
+            workers=self._pool.parallel,
             limits=self.config.limits,
         )
         if refusal is not None:
@@ -202,11 +205,11 @@ class Dispatcher:
     def _unavailable(self) -> ServiceError:
         return ServiceError(
             ErrorCode.model_unavailable,
-            f"the model for {self.pool.config.model} cannot be started: {self.pool.message}",
-            retry_after=max(1.0, self.pool.retry_after),
+            f"the model for {self._pool.config.model} cannot be started: {self._pool.message}",
+            retry_after=max(1.0, self._pool.retry_after),
         )
 
-    async def _attempt(self, job: Job) -> Json:
+    async def _attempt(self, job: Job[ResultT]) -> ResultT:
         replay = False
         while True:
             enqueued = time.monotonic()
@@ -215,28 +218,32 @@ class Dispatcher:
             job.queued_s += started - enqueued
             self._running[job.id] = (started, job.cost)
             try:
-                grace = self.config.cancel_grace
-                done = await worker.run(job.request(), job.answer.append, grace)
+                result = await worker.run(
+                    job.id,
+                    job.operation,
+                    job.output.size,
+                    job.output.append,
+                    self.config.cancel_grace,
+                )
             except WorkerDied as death:
                 self._lost_worker(job, worker, death)
-                job.answer.rewind()
+                job.output.rewind()
                 death.__traceback__ = None  # refers to frames that refer to it, see `run`
                 replay = True
             except ServiceError:
-                self.pool.succeeded()  # the worker lives and has judged the request
+                self._pool.succeeded()  # the worker lives and has judged the request
                 raise
             else:
-                self.pool.succeeded()
+                self._pool.succeeded()
                 if not replay:
-                    # Of a recording the worker knows how long it was.
-                    sound = None if job.longest is None else done.result["duration"]
-                    self._speed.measured(job.kind, job.size, time.monotonic() - started, sound)
-                return done.result
+                    sound = result.duration if isinstance(result, Transcript) else None
+                    self._cost.measured(job.work, time.monotonic() - started, sound)
+                return result
             finally:
                 job.running_s += time.monotonic() - started
                 del self._running[job.id]
 
-    def _lost_worker(self, job: Job, worker: Worker, death: WorkerDied) -> None:
+    def _lost_worker(self, job: Job[Any], worker: WorkerHandle, death: WorkerDied) -> None:
         """Decide whether the job may have another worker. Raises `ServiceError` when not."""
         job.attempts += death.blame
         logger.warning(
@@ -247,9 +254,9 @@ class Dispatcher:
             attempts=job.attempts,
         )
         if death.blame and job.attempts == 1:
-            self.pool.crashed(worker, str(death))
+            self._pool.crashed(worker, str(death))
         if job.attempts >= self.config.max_attempts:
-            self._quarantine.add(job.digest, time.monotonic())
+            self._quarantine.add(job.digest(), time.monotonic())
             raise ServiceError(
                 ErrorCode.worker_crashed,
                 f"{job.attempts} workers died on this request (the last one: {death}); "
@@ -257,23 +264,25 @@ class Dispatcher:
             ) from death
         self.replays += 1
 
-    async def _acquire(self, job: Job, *, first: bool) -> Worker:
-        """Wait for a worker; a replay goes `first`, it has waited before."""
-        waiter: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+    async def _acquire(self, job: Job[Any], *, first: bool) -> WorkerHandle:
+        """A worker with a slot reserved for the job; a replay goes `first`, it has waited before."""
+        # Requests that shared a worker share the blame for its death. The last attempt of each is
+        # alone, so that only the one at fault ends in quarantine.
+        alone = 0 < job.attempts == self.config.max_attempts - 1
+        if not self._waiting and (free := self._pool.free_worker(empty=alone)) is not None:
+            free.reserve(job.id, alone=alone)
+            return free
+        waiter = _Waiter(job.id, alone, asyncio.get_running_loop().create_future())
         if first:
             self._waiting.push_front(waiter, job.client, job.cost)
         else:
             self._waiting.push(waiter, job.client, job.cost, job.deadline)
-        self.match()
+        self._changed.set()
         try:
-            return await waiter
+            return await waiter.worker
         except asyncio.CancelledError:
             self._waiting.remove(waiter)
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                waiter.result().release()
+            reserved = waiter.worker
+            if reserved.done() and not reserved.cancelled() and reserved.exception() is None:
+                reserved.result().release(job.id)
             raise
-
-    @staticmethod
-    def _loop_time(deadline: float) -> float:
-        """`deadline` on the loop's clock, which need not be `time.monotonic`."""
-        return asyncio.get_running_loop().time() + (deadline - time.monotonic())

@@ -1,4 +1,9 @@
-"""In which order waiting requests are served: start-time fair queueing. Pure; used in the front."""
+"""In which order waiting requests are served: start-time fair queueing. Pure; used in the front.
+
+Each client has a clock that runs by the cost of what it sent, and the client that is furthest behind
+is served next. A client with one request does not wait for another's two hundred. Fairness ends
+where it would break a promise: what was admitted is served before its deadline.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,11 @@ class FairQueue(Generic[T]):
     def push_front(self, item: T, client: str, cost: float) -> None:
         """Let a request wait that has waited before: it goes first, at no cost to its client."""
         self._entries.append(_Entry(item, client, cost, -1.0, math.inf))
+
+    def first(self) -> T | None:
+        """The request that fairness would serve next; None when none waits."""
+        entry = min(self._entries, key=lambda entry: entry.start, default=None)
+        return None if entry is None else entry.item
 
     def pop(self, now: float = 0.0, workers: int = 1) -> T:
         """Take the next request; `now` is on the clock of the deadlines.

@@ -13,6 +13,9 @@ class Quarantine:
         self._duration = duration
         self._until: dict[bytes, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._until)
+
     def add(self, digest: bytes, now: float) -> None:
         """Hold this content from now on."""
         self._until.pop(digest, None)

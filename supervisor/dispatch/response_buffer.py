@@ -1,4 +1,7 @@
-"""Bytes of an answer on their way out. Runs in the front."""
+"""The stream of a response on its way from a worker to the client. Runs in the front.
+
+A worker appends, one response reads, each at its own speed. Both classes are a `Sink` of jobs.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ from collections import deque
 from dataclasses import dataclass
 from io import FileIO
 
+from ipc.operations import Segment
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A piece of an answer that lies in the file."""
+    """A piece of a response that lies in the file."""
 
     offset: int
     size: int
 
 
-class Answer:
-    """Bytes on their way out: appended by a worker, read by one response, at their own speeds.
+class ResponseBuffer:
+    """Bytes of speech.
 
-    What the client has not read yet stays in memory while that has room for answers, then goes to
+    What the client has not read yet stays in memory while that has room for responses, then goes to
     an unnamed file, so that a slow client holds neither the worker nor the front's memory.
     """
 
@@ -45,7 +49,7 @@ class Answer:
         """Whether any of it has been read."""
 
     def append(self, data: bytes) -> None:
-        """The next bytes of the answer; after `close` they are nobody's."""
+        """The next bytes; after `close` they are dropped."""
         self.size += len(data)
         if self._closed:
             return
@@ -59,7 +63,7 @@ class Answer:
     def finish(self, error: BaseException | None = None) -> None:
         """Nothing more comes; with an `error` the reader gets it after the bytes."""
         self._complete = True
-        # After `close` nobody will ask for it, and it refers to frames that refer to this answer.
+        # After `close` nobody will ask for it, and it refers to frames that refer to this buffer.
         self._error = None if self._closed else error
         self._changed.set()
 
@@ -110,7 +114,7 @@ class Answer:
     def _store(self, data: bytes) -> bool:
         """Append to the file; False when the disk is full, and memory must do after all.
 
-        An answer is short next to an upload (minutes of speech), and losing it would lose work.
+        A response is short next to an upload (minutes of speech), and losing it would lose work.
         """
         try:
             if self._file is None:
@@ -124,3 +128,51 @@ class Answer:
             return False
         self.stored += len(data)
         return True
+
+
+class SegmentBuffer:
+    """Segments of a transcript: few and small, so that all of them stay in memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Segments appended so far, read or not."""
+        self._unread: deque[Segment] = deque()
+        self._begun = False
+        self._complete = False
+        self._error: BaseException | None = None
+        self._changed = asyncio.Event()
+
+    def append(self, item: Segment) -> None:
+        """The next segment."""
+        self.size += 1
+        self._unread.append(item)
+        self._changed.set()
+
+    def rewind(self) -> None:
+        """Forget all segments, unless one has been read."""
+        if not self._begun:
+            self._unread.clear()
+            self.size = 0
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; with an `error` the reader gets it after the segments."""
+        self._complete = True
+        self._error = error
+        self._changed.set()
+
+    async def read(self) -> Segment | None:
+        """The next segment; None at the end. Raises what `finish` was given."""
+        while not self._unread:
+            if self._complete:
+                if self._error is not None:
+                    raise self._error
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        self._begun = True
+        return self._unread.popleft()
+
+    def close(self) -> None:
+        """Drop what was not read."""
+        self._unread.clear()
+        self._error = None

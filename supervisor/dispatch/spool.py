@@ -1,6 +1,6 @@
-"""Bytes that do not fit in the front's memory: uploads on their way in, answers on their way out.
+"""A private folder for bytes that do not fit in memory: of uploads and of responses. In the front.
 
-Runs in the front. Everything lies in one private folder that goes away with the front; a folder
+Everything lies in one private folder that goes away with the front; a folder
 that a killed front left behind is removed by the next one.
 """
 
@@ -14,19 +14,19 @@ from pathlib import Path
 
 _PREFIX = "voice-engine-spool-"
 
-_ANSWERS_IN_MEMORY = 2 * 1024 * 1024
-"""Bytes of all answers together that may wait in memory for clients to read them."""
+_RESPONSES_IN_MEMORY = 2 * 1024 * 1024
+"""Bytes of all responses together that may wait in memory for clients to read them."""
 
 
 class Spool:
-    """The private folder, and how much may stay in memory: of each upload, of all answers."""
+    """The private folder, and how much may stay in memory: of each upload, of all responses."""
 
-    def __init__(self, parent: Path, threshold: int, answers: int = _ANSWERS_IN_MEMORY) -> None:
+    def __init__(self, parent: Path, threshold: int, responses: int = _RESPONSES_IN_MEMORY) -> None:
         _remove_abandoned(parent)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self.threshold = threshold
-        self.room = answers
-        """How many more bytes of answers may stay in memory."""
+        self.room = responses
+        """How many more bytes of responses may stay in memory."""
         # Held for life: a folder whose lock is free belongs to nobody.
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)

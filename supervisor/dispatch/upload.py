@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.operations import Recording
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
 from supervisor.threads import in_thread
@@ -61,6 +62,12 @@ class Upload:
     def data(self) -> bytes | None:
         """The bytes, when they stayed in memory."""
         return None if self.path is not None else bytes(self._memory)
+
+    @property
+    def recording(self) -> Recording:
+        """What a worker gets of it."""
+        data = None if self.path is not None else bytes(self._memory)
+        return Recording(self._hash.hexdigest(), data, self.path)
 
     async def _flush(self) -> None:
         block, self._memory = self._memory, bytearray()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -43,20 +44,33 @@ def client(request: web.Request) -> str:
     return request.get(CLIENT) or request.remote or ""
 
 
-def deadline(request: web.Request) -> float:
-    """When what comes next must be done, on the clock of `time.monotonic`.
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """How long a request may take: `seconds` for the next step, or all steps until `end`."""
+
+    seconds: float
+    end: float | None = None
+
+    def deadline(self) -> float:
+        """When what begins now must be done, on the clock of `time.monotonic`."""
+        return time.monotonic() + self.seconds if self.end is None else self.end
+
+
+def time_limit(request: web.Request) -> TimeLimit:
+    """The limit of a request.
 
     A client that gives X-Request-Timeout counts from the start of its request. Else the upload has
-    `request_timeout`, and then the answer as much again: a slow line costs nobody his answer.
+    `request_timeout`, and then the response as much again: a slow line costs nobody his response.
     Raises `ServiceError` for a header that is no number of seconds.
     """
     limit = request.app[SERVICE].settings.request_timeout
     given = request.headers.get("X-Request-Timeout")
     if given is None:
-        return time.monotonic() + limit
+        return TimeLimit(limit)
     if not _SECONDS.fullmatch(given) or float(given) == 0:
         raise ServiceError(
             ErrorCode.invalid_option,
             "the header X-Request-Timeout is not valid; send a number of seconds over 0",
         )
-    return request[_ARRIVED] + min(float(given), limit)
+    seconds = min(float(given), limit)
+    return TimeLimit(seconds, request[_ARRIVED] + seconds)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
 from supervisor.log import logger
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

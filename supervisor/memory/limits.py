@@ -64,7 +64,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MemoryLimits:
     """What the workers of one model are held to."""
 
     soft: Limit
@@ -75,8 +75,8 @@ class DoesNotFit(Exception):  # noqa: N818 - named for what happened
     """The limits cannot be kept in this container; the message says so with the numbers."""
 
 
-def plan(total: int, needs: Mapping[str, Need]) -> dict[str, Limits]:
-    """Limits for each model in a container of `total` bytes. Raises `DoesNotFit`."""
+def plan(total: int, needs: Mapping[str, Need]) -> dict[str, MemoryLimits]:
+    """The limits of each model in a container of `total` bytes. Raises `DoesNotFit`."""
     usable = int(total * USABLE) // MB
     fixed = FRONT_MB + sum(need.template + need.worker * need.workers for need in needs.values())
     claimed = {
@@ -95,7 +95,7 @@ def plan(total: int, needs: Mapping[str, Need]) -> dict[str, Limits]:
     return {model: _limits(model, need, share) for model, need in needs.items()}
 
 
-def _limits(model: str, need: Need, share_mb: int) -> Limits:
+def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:
     hard = need.hard or Limit(share_mb * MB, growth=True)
     soft = need.soft or Limit(int(hard.size * SOFT_PART), hard.growth)
     if soft.growth == hard.growth and soft.size >= hard.size:
@@ -103,7 +103,7 @@ def _limits(model: str, need: Need, share_mb: int) -> Limits:
             f"the soft limit of {model} ({soft.size // MB} MB) must be below its hard limit "
             f"({hard.size // MB} MB)"
         )
-    return Limits(soft, hard)
+    return MemoryLimits(soft, hard)
 
 
 def _growth_mb(hard: Limit, need: Need) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from supervisor.memory.limits import Limits
+from supervisor.memory.limits import MemoryLimits
 
 WorkerT = TypeVar("WorkerT")
 
@@ -33,7 +33,7 @@ class Policy:
     that were born together are not replaced together.
     """
 
-    limits: Limits
+    limits: MemoryLimits
     soft_samples: int
     min_lifetime: float
     max_requests: int
@@ -52,7 +52,7 @@ class Bounds:
     hard: int | None
 
 
-def bounds_for(baseline_rss: int, limits: Limits) -> Bounds:
+def bounds_for(baseline_rss: int, limits: MemoryLimits) -> Bounds:
     """The bounds, in bytes of RSS, of a worker that held `baseline_rss` at READY."""
     soft, hard = limits.soft.of(baseline_rss), limits.hard.of(baseline_rss)
     return Bounds(

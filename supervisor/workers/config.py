@@ -1,21 +1,28 @@
-"""What the workers of one model are made of and held to. In the front."""
+"""What a pool of workers is made of and held to. Runs in the front."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from ipc.engines import EngineSpec
 from supervisor.memory.recycling import Policy
 from supervisor.workers.launch import LaunchConfig
+
+StartMethod = Literal["fork", "spawn"]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """What a pool is made of; `reload` changes it."""
+    """The workers of one model: how many, how they start, how they are replaced.
+
+    `limit_setting` is what the setting of their memory limits is called, for messages.
+    """
 
     model: str
-    engine: str
-    profile: str
+    engine: EngineSpec
     size: int
-    start_method: str
+    start_method: StartMethod
     launch: LaunchConfig
     policy: Policy
+    limit_setting: str

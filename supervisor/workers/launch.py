@@ -1,7 +1,6 @@
-"""How a worker comes to be: forked from a template, or spawned to load for itself. In the front.
+"""How a worker is started: what it needs, and the start method `spawn`. Runs in the front.
 
-Both launchers have the same three verbs (`start`, `launch`, `close`), so that the pool does not
-know which one it has.
+The start method `fork` is in `template.py`. The pool knows only the protocol `Launcher`.
 """
 
 from __future__ import annotations
@@ -9,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from ipc.channel import make_pipe
-from ipc.messages import Json
+from ipc.engines import Json
+from ipc.messages import WorkerOptions
 from supervisor.workers.child_log import open_log
-from supervisor.workers.handle import Worker
+from supervisor.workers.handle import WorkerHandle
 from supervisor.workers.process import start_python
+from supervisor.workers.worker import Worker
 
 NO_RESOURCES = (OSError, RuntimeError)
 """What is raised when there are no more descriptors, no memory, or (RuntimeError) no thread."""
@@ -48,7 +49,7 @@ class LaunchConfig:
     models_dir: str
     threads: int
     options: Json
-    worker_options: Json
+    worker_options: WorkerOptions
     lifeline: int
     load_timeout: float
     warm_up_timeout: float = 60.0
@@ -60,20 +61,24 @@ class LaunchConfig:
             "models_dir": self.models_dir,
             "threads": self.threads,
             "options": self.options,
-            "worker_options": self.worker_options,
+            "worker_options": asdict(self.worker_options),
         }
         return ["--lifeline", str(self.lifeline), "--config", json.dumps(config)]
 
 
 class Launcher(Protocol):
-    """Makes workers of one model. `ready_timeout` is how many seconds one may take to be READY."""
+    """Starts workers of one model. `ready_timeout` is how many seconds one may take to be READY."""
 
     ready_timeout: float
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended by itself, so that its workers share memory with nobody else."""
 
     async def start(self) -> None:
         """Prepare, as far as needed. Raises `LaunchError`."""
 
-    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+    async def launch(self, name: str, on_change: Callable[[WorkerHandle], None]) -> WorkerHandle:
         """A new worker in state STARTING. Raises `LaunchError`."""
 
     async def close(self) -> None:
@@ -128,10 +133,15 @@ class SpawnLauncher:
         self._config = config
         self.ready_timeout = config.load_timeout
 
+    @property
+    def died(self) -> bool:
+        """It has no process that could."""
+        return False
+
     async def start(self) -> None:
         """Nothing to prepare."""
 
-    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+    async def launch(self, name: str, on_change: Callable[[WorkerHandle], None]) -> Worker:
         """Start a worker process; it loads before it is READY."""
         pipes = await WorkerPipes.open(name)
         requests, replies, log_fd = pipes.for_child()

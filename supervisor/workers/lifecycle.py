@@ -1,11 +1,10 @@
-"""The life of a worker, as one table. Runs in the front.
+"""The life of a worker, as one table, and of a model as a whole. Runs in the front.
 
-STARTING --ready--> IDLE <--finish/assign--> BUSY
-    |                |                        |retire
-    |stop            |retire, stop            v
-    |                v                     RETIRING
-    +----------> STOPPING <--finish, stop-----+
-any --exit--> DEAD
+STARTING --ready--> READY --drain--> DRAINING --empty--> STOPPING --exit--> DEAD
+    |                 |                  |                  ^
+    +-----stop--------+-------stop-------+------------------+        any --exit--> DEAD
+
+READY workers have 0 to `capacity` requests in flight. A DRAINING one takes no new requests.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ class State(Enum):
     """Where a worker is in its life."""
 
     STARTING = "STARTING"
-    IDLE = "IDLE"
-    BUSY = "BUSY"
-    RETIRING = "RETIRING"
+    READY = "READY"
+    DRAINING = "DRAINING"
     STOPPING = "STOPPING"
     DEAD = "DEAD"
 
@@ -28,24 +26,19 @@ class Event(Enum):
     """What can happen to a worker."""
 
     READY = "ready"
-    ASSIGN = "assign"
-    FINISH = "finish"
-    RETIRE = "retire"
+    DRAIN = "drain"
+    EMPTY = "empty"
     STOP = "stop"
     EXIT = "exit"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.STARTING, Event.READY): State.IDLE,
+    (State.STARTING, Event.READY): State.READY,
     (State.STARTING, Event.STOP): State.STOPPING,
-    (State.IDLE, Event.ASSIGN): State.BUSY,
-    (State.IDLE, Event.RETIRE): State.STOPPING,
-    (State.IDLE, Event.STOP): State.STOPPING,
-    (State.BUSY, Event.FINISH): State.IDLE,
-    (State.BUSY, Event.RETIRE): State.RETIRING,
-    (State.BUSY, Event.STOP): State.STOPPING,
-    (State.RETIRING, Event.FINISH): State.STOPPING,
-    (State.RETIRING, Event.STOP): State.STOPPING,
+    (State.READY, Event.DRAIN): State.DRAINING,
+    (State.READY, Event.STOP): State.STOPPING,
+    (State.DRAINING, Event.EMPTY): State.STOPPING,
+    (State.DRAINING, Event.STOP): State.STOPPING,
     **{(state, Event.EXIT): State.DEAD for state in State if state is not State.DEAD},
 }
 
@@ -60,3 +53,13 @@ def next_state(state: State, event: Event) -> State:
         return TRANSITIONS[state, event]
     except KeyError:
         raise IllegalTransition(f"{event.value} in state {state.value}") from None
+
+
+class ModelState(Enum):
+    """How a model is doing as a whole."""
+
+    STARTING = "STARTING"
+    SERVING = "SERVING"
+    BACKOFF = "BACKOFF"
+    FAILED = "FAILED"
+    STOPPING = "STOPPING"

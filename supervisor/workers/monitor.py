@@ -1,4 +1,4 @@
-"""The clock of the supervision: samples memory, feels pulses, relieves the container. In the front.
+"""The clock of the supervision: reads memory, sends pings, relieves the container. In the front.
 
 Each tick reads every worker's RSS, which costs microseconds, and asks for a sign of life. What
 costs more (USS and PSS walk page tables, the container's usage is files) is read in a thread.
@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from supervisor.log import logger
 from supervisor.memory.cgroup import Container
 from supervisor.memory.malloc import give_back
 from supervisor.memory.recycling import Reason, relieve
-from supervisor.memory.usage import Share, resident_bytes, share, to_mb
+from supervisor.memory.usage import Share, share, to_mb
 from supervisor.threads import SUPERVISION, in_thread
 from supervisor.workers.lifecycle import State
 from supervisor.workers.pool import Pool
-from supervisor.workers.process import live_processes, reap_strangers
-from supervisor.workers.slot import Member
+from supervisor.workers.process import live_processes, reap_orphans
+from supervisor.workers.slot import Slot
 
-_WATCHED = (State.IDLE, State.BUSY, State.RETIRING)
+_MONITORED = (State.READY, State.DRAINING)
 _SHARE_INTERVAL = 10.0
 """Seconds between two readings of USS and PSS."""
 _FRONT_MARGIN = 32 * 1024 * 1024
@@ -31,7 +31,7 @@ _FRONT_MARGIN = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class WatchConfig:
+class MonitorConfig:
     """Seconds between ticks and without a pong, and the part of the container that may be used."""
 
     interval: float
@@ -39,20 +39,20 @@ class WatchConfig:
     pressure: float
 
 
-class Watch:
+class Monitor:
     """Watches the workers of all pools."""
 
-    def __init__(self, config: WatchConfig, container: Container) -> None:
+    def __init__(self, config: MonitorConfig, container: Container) -> None:
         self.config = config
         self._container = container
-        self.pools: Mapping[str, Pool] = {}
+        self.pools: Sequence[Pool] = ()
         self.shares: dict[int, Share] = {}
         """By pid; as old as the last reading."""
         self.usage = 0
         """Bytes of the container in use, at the last tick."""
         self._oom_kills = container.oom_kills()
         self._shares_at = 0.0
-        self._relieving: Member | None = None
+        self._relieving: Slot | None = None
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -60,8 +60,8 @@ class Watch:
             await asyncio.sleep(self.config.interval)
             try:
                 await self._tick()
-            except Exception:  # a bug here must be seen, and must not end the watch
-                logger.exception("watch_failed")
+            except Exception:  # a bug here must be seen, and must not end the monitor
+                logger.exception("monitor_failed")
 
     def has_room(self, size: int) -> bool:
         """Whether `size` more bytes fit into the container."""
@@ -74,16 +74,13 @@ class Watch:
         return self._oom_kills > before
 
     async def _tick(self) -> None:
-        for pool in self.pools.values():
-            for member in [m for m in pool.members if m.worker.state in _WATCHED]:
-                rss = resident_bytes(member.worker.process.pid)
-                if rss is not None:
-                    pool.observe(member, rss)
-                self._check_pulse(member)
-        pids = self._pids()
-        reap_strangers(live_processes)
-        with_shares = time.monotonic() - self._shares_at >= _SHARE_INTERVAL
-        if with_shares:
+        for pool in self.pools:
+            for slot in [slot for slot in pool.slots if slot.worker.state in _MONITORED]:
+                pool.check(slot)
+                self._check_heartbeat(slot)
+        pids = list(self._pids())
+        reap_orphans(live_processes)
+        if time.monotonic() - self._shares_at >= _SHARE_INTERVAL:
             self._shares_at = time.monotonic()
             self.shares = await in_thread(lambda: _read_shares(pids), SUPERVISION)
             await in_thread(give_back, SUPERVISION)
@@ -97,16 +94,16 @@ class Watch:
         shares = _read_shares([os.getpid(), *pids])
         return sum(found.pss for found in shares.values())
 
-    def _pids(self) -> list[int]:
-        pids = [m.worker.process.pid for pool in self.pools.values() for m in pool.members]
-        for pool in self.pools.values():
+    def _pids(self) -> Iterator[int]:
+        for pool in self.pools:
+            for slot in pool.slots:
+                yield slot.worker.pid
             template = pool.templates.current
             if template is not None and template.process is not None:
-                pids.append(template.process.pid)
-        return pids
+                yield template.process.pid
 
-    def _check_pulse(self, member: Member) -> None:
-        worker = member.worker
+    def _check_heartbeat(self, slot: Slot) -> None:
+        worker = slot.worker
         # By pings and not by a clock, which runs on while the whole container stands still.
         silence = worker.unanswered_pings * self.config.interval
         if silence > self.config.ping_timeout:
@@ -119,22 +116,22 @@ class Watch:
             return
         self._relieving = None
         growth = [
-            ((pool, member), member.worker.rss - member.worker.baseline_rss)
-            for pool in self.pools.values()
-            for member in pool.replaceable()
+            ((pool, slot), slot.worker.rss - slot.worker.baseline_rss)
+            for pool in self.pools
+            for slot in pool.replaceable()
         ]
         limit = self._container.limit
         chosen = relieve(self.usage, limit, self.config.pressure, growth)
         if chosen is not None:
-            pool, member = chosen
+            pool, slot = chosen
             logger.warning(
                 "memory_pressure",
                 usage_mb=to_mb(self.usage),
                 limit_mb=to_mb(limit),
-                child=member.worker.name,
+                child=slot.worker.name,
             )
-            if pool.recycle(member, Reason.PRESSURE):
-                self._relieving = member
+            if pool.recycle(slot, Reason.PRESSURE):
+                self._relieving = slot
 
 
 def _read_shares(pids: list[int]) -> dict[int, Share]:

@@ -8,39 +8,26 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 
-from ipc.messages import Json
+from ipc.engines import EngineInfo
 from supervisor.log import logger
-from supervisor.memory.recycling import Reason
+from supervisor.memory.recycling import Reason, decide
 from supervisor.memory.usage import to_mb
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.config import PoolConfig
-from supervisor.workers.handle import Worker
+from supervisor.workers.handle import WorkerHandle
 from supervisor.workers.launch import Launcher, LaunchError
-from supervisor.workers.lifecycle import State
-from supervisor.workers.process import describe_exit
-from supervisor.workers.slot import SERVING, Lineage, Member
-from supervisor.workers.template import Template, Templates
-
-_LEAVE_SECONDS = 2.0
-
-
-class PoolState(Enum):
-    """How a model is doing as a whole."""
-
-    STARTING = "STARTING"
-    SERVING = "SERVING"
-    BACKOFF = "BACKOFF"
-    FAILED = "FAILED"
-    STOPPING = "STOPPING"
+from supervisor.workers.lifecycle import ModelState, State
+from supervisor.workers.process import LEAVE_SECONDS
+from supervisor.workers.slot import RestartHistory, Slot
+from supervisor.workers.template import Templates
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What a pool asks of the rest of the service.
 
-    `on_change` is called whenever a worker may have become free or the state may have changed;
+    `on_change` is called whenever a slot may have become free or the state may have changed;
     `has_room` tells whether that many more bytes fit into the container; `kernel_killed` whether
     the kernel has killed a process for lack of memory since it was last asked.
     """
@@ -55,17 +42,18 @@ class Pool:
 
     def __init__(self, config: PoolConfig, backoff: Backoff, environment: Environment) -> None:
         self.config = config
-        self.members: list[Member] = []
+        self.slots: list[Slot] = []
         self.message: str | None = None
         """Why the last start failed; None once one has worked."""
-        self.info: Json = {}
-        """What the engine says of itself; empty until it has loaded once."""
+        self.info: EngineInfo | None = None
+        """What the engine says of itself; None until it has loaded once."""
         self.recycles: Counter[Reason] = Counter()
+        self._capacity = config.engine.capacity
         self._changed = asyncio.Event()
         self.templates = Templates(config, on_death=self._changed.set)
         self._backoff = backoff
         self._environment = environment
-        self._vacated: list[Lineage] = []
+        self._vacated: list[RestartHistory] = []
         self._launching = 0
         self._counter = 0
         self._not_before = 0.0
@@ -79,37 +67,53 @@ class Pool:
     # What others ask
 
     @property
-    def state(self) -> PoolState:
+    def state(self) -> ModelState:
         """How the model is doing."""
         if self._closing:
-            return PoolState.STOPPING
-        if any(member.serving for member in self.members):
-            return PoolState.SERVING
+            return ModelState.STOPPING
+        if any(slot.worker.state is State.READY for slot in self.slots):
+            return ModelState.SERVING
         if self._backoff.exhausted:
-            return PoolState.FAILED
-        return PoolState.BACKOFF if self._backoff.failures else PoolState.STARTING
+            return ModelState.FAILED
+        return ModelState.BACKOFF if self._backoff.failures else ModelState.STARTING
 
     @property
     def retry_after(self) -> float:
         """Seconds until the next try to start; 0 when one is under way."""
         return max(0.0, self._not_before - time.monotonic())
 
-    async def known_info(self) -> Json:
-        """`info`, once the first start has worked; still empty when all tries have failed."""
+    @property
+    def parallel(self) -> int:
+        """How many requests all workers together serve at once."""
+        return self.config.size * self._capacity
+
+    async def known_info(self) -> EngineInfo | None:
+        """`info`, once the first start has worked; still None when all tries have failed."""
         await self._tried.wait()
         return self.info
 
-    def idle_worker(self) -> Worker | None:
-        """A worker that can take a request; one about to be replaced only as a last resort."""
-        idle = [member for member in self.members if member.worker.state is State.IDLE]
-        chosen = min(idle, key=lambda member: member.replacing, default=None)
-        return chosen.worker if chosen else None
+    def free_worker(self, *, empty: bool = False) -> WorkerHandle | None:
+        """The READY worker with most free slots, or one that is `empty`.
 
-    def replaceable(self) -> list[Member]:
-        """Workers that `recycle` would replace now."""
+        One that is about to be replaced is chosen only as a last resort.
+        """
+        chosen: Slot | None = None
+        for slot in self.slots:
+            free = slot.worker.free_slots
+            if free <= 0 or (empty and slot.worker.in_flight):
+                continue
+            if chosen is None or (slot.replacing, -free) < (
+                chosen.replacing,
+                -chosen.worker.free_slots,
+            ):
+                chosen = slot
+        return None if chosen is None else chosen.worker
+
+    def replaceable(self) -> list[Slot]:
+        """Slots that `recycle` would replace now."""
         if self.retry_after > 0:
             return []
-        return [m for m in self.members if m.serving and not m.replacing]
+        return [slot for slot in self.slots if slot.serving and not slot.replacing]
 
     # What others tell
 
@@ -119,7 +123,7 @@ class Pool:
         self._failed_at = 0.0
         self.message = None
 
-    def crashed(self, worker: Worker, reason: str) -> None:
+    def crashed(self, worker: WorkerHandle, reason: str) -> None:
         """A request lost its first worker. What its replays cost is the request's fault alone."""
         pause = self._hold_off(f"a worker died on a request: {reason}", worker.started)
         if pause > 0:
@@ -137,25 +141,25 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        workers = [member.worker for member in self.members]
+        workers = [slot.worker for slot in self.slots]
         for worker in workers:
-            worker.stop("shutdown", grace=_LEAVE_SECONDS)
-        await asyncio.gather(*(worker.process.exited for worker in workers))
+            worker.stop("shutdown", grace=LEAVE_SECONDS, planned=True)
+        await asyncio.gather(*(worker.exited for worker in workers))
         await self.templates.close()  # last: a template relays how its workers ended
 
-    def recycle(self, member: Member, reason: Reason) -> bool:
+    def recycle(self, slot: Slot, reason: Reason) -> bool:
         """Replace a worker; False when that is not possible now.
 
         The successor is READY before the old worker drains, unless two of them would not fit into
         the container: then the queue holds while one goes and the other comes.
         """
-        if member not in self.replaceable():
+        if slot not in self.replaceable():
             return False
-        member.replacing = True
+        slot.replacing = True
         self._launching += 1
-        worker = member.worker
+        worker = slot.worker
         beside = self._environment.has_room(max(worker.rss - worker.baseline_rss, 0))
-        self._spawn_task(self._replace(member, reason, beside=beside))
+        self._spawn_task(self._replace(slot, reason, beside=beside))
         return True
 
     async def reload(self, config: PoolConfig) -> None:
@@ -163,13 +167,20 @@ class Pool:
 
         Raises `LaunchError` when it cannot be loaded; then everything stays as it was.
         """
-        old = await self.templates.reload(config)
+        previous = await self.templates.reload(config)
         self.config = config
         self._limit_reported = False
         self._not_before = 0.0  # what failed was another model
-        if old is not None:
-            self._spawn_task(old.close())
+        if previous is not None:
+            self._spawn_task(previous.close())
         self._changed.set()
+
+    def check(self, slot: Slot) -> None:
+        """A tick of the clock: read the worker's memory, and hold it to the policy."""
+        rss = slot.worker.usage()
+        if rss is not None:
+            slot.observe(rss)
+            self._apply_policy(slot)
 
     # How it keeps them
 
@@ -188,55 +199,55 @@ class Pool:
             except LaunchError as error:
                 self._failed(str(error), began)
                 continue
-            self._replace_orphans(launcher)
-            serving = sum(m.serving and not m.replacing for m in self.members)
+            self._replace_strays(launcher)
+            serving = sum(slot.serving and not slot.replacing for slot in self.slots)
             missing = max(0, self.config.size - self._launching - serving)
             self._launching += missing
             for _ in range(missing):
                 self._spawn_task(self._fill())
             # A worker that is READY may still count as launching for a moment.
             surplus = 0 if self._launching else max(0, serving - self.config.size)
-            for member in self.replaceable()[:surplus]:
-                member.worker.retire("there are to be fewer workers")
+            for slot in self.replaceable()[:surplus]:
+                slot.worker.drain("there are to be fewer workers")
 
-    def _replace_orphans(self, launcher: Launcher) -> None:
+    def _replace_strays(self, launcher: Launcher) -> None:
         """Workers of another template share no memory with this one's, or have other weights."""
-        for member in list(self.members):
-            if member.launcher is not launcher:
-                died = isinstance(member.launcher, Template) and not member.launcher.closing
-                self.recycle(member, Reason.TEMPLATE_DIED if died else Reason.RELOADED)
+        for slot in list(self.slots):
+            if slot.launcher is not launcher:
+                died = slot.launcher.died
+                self.recycle(slot, Reason.TEMPLATE_DIED if died else Reason.RELOADED)
 
     async def _fill(self) -> None:
-        lineage = self._vacated.pop() if self._vacated else Lineage()
+        history = self._vacated.pop() if self._vacated else RestartHistory()
         began = time.monotonic()
         try:
-            await self._launch(lineage)
+            await self._launch(history)
         except LaunchError as error:
-            self._vacated.append(lineage)
+            self._vacated.append(history)
             self._failed(str(error), began)
 
-    async def _replace(self, member: Member, reason: Reason, *, beside: bool) -> None:
+    async def _replace(self, slot: Slot, reason: Reason, *, beside: bool) -> None:
         decided = time.monotonic()
-        worker = member.worker
+        worker = slot.worker
         rss = worker.rss
         told = f"recycled: {reason.value}"
-        lineage = member.lineage.heir(told)
+        history = slot.history.next(told)
         if not beside:
-            worker.retire(told)
-            await asyncio.shield(worker.process.exited)
+            worker.drain(told)
+            await asyncio.shield(worker.exited)
         began = time.monotonic()
         try:
-            successor = await self._launch(lineage)
+            successor = await self._launch(history)
         except LaunchError as error:
-            member.replacing = False
+            slot.replacing = False
             if not beside:
-                self._vacated.append(lineage)
+                self._vacated.append(history)
             self._failed(str(error), began)
             return
         ready = time.monotonic()
         self.recycles[reason] += 1
-        worker.retire(told)
-        await asyncio.shield(worker.process.exited)
+        worker.drain(told)
+        await asyncio.shield(worker.exited)
         logger.info(
             "recycled",
             child=worker.name,
@@ -249,21 +260,21 @@ class Pool:
             given_back_mb=to_mb(rss - successor.baseline_rss),
         )
 
-    async def _launch(self, lineage: Lineage) -> Worker:
+    async def _launch(self, history: RestartHistory) -> WorkerHandle:
         """Start a worker and wait until it is READY; `_launching` has been raised for it."""
         self._counter += 1
         name = f"{self.config.model}-{self._counter}"
         try:
             launcher = await self.templates.launcher()
             worker = await launcher.launch(name, self._on_worker_change)
-            member = Member(worker, launcher, lineage)
+            slot = Slot(worker, launcher, history)
             if worker.state is not State.DEAD:
-                self.members.append(member)
-            await member.until_ready()
+                self.slots.append(slot)
+            await slot.until_ready()
         finally:
             self._launching -= 1
             self._changed.set()
-        logger.info("worker_ready", child=name, pid=worker.process.pid, rss_mb=to_mb(worker.rss))
+        logger.info("worker_ready", child=name, pid=worker.pid, rss_mb=to_mb(worker.rss))
         return worker
 
     def _failed(self, message: str, began: float) -> None:
@@ -295,30 +306,31 @@ class Pool:
 
     # What happens to them
 
-    def _member(self, worker: Worker) -> Member | None:
-        return next((member for member in self.members if member.worker is worker), None)
+    def _slot(self, worker: WorkerHandle) -> Slot | None:
+        return next((slot for slot in self.slots if slot.worker is worker), None)
 
-    def _on_worker_change(self, worker: Worker) -> None:
-        member = self._member(worker)
-        if member is not None:
+    def _on_worker_change(self, worker: WorkerHandle) -> None:
+        slot = self._slot(worker)
+        if slot is not None:
             if worker.state is State.DEAD:
-                self._bury(member)
-            elif worker.state is State.IDLE:
-                if worker.requests == 0:
-                    self._settle(member)
-                self._obey_policy(member)  # before the next request is given to it
-        if worker.state not in SERVING:  # from IDLE to BUSY and back there is nothing to maintain
+                self._on_dead(slot)
+            elif worker.state is State.READY:
+                if not slot.bounded:
+                    self._on_ready(slot)
+                self._apply_policy(slot)  # before it gets the next request
+        if worker.state is not State.READY:  # requests that come and go leave nothing to maintain
             self._changed.set()
         self._environment.on_change()
 
-    def _settle(self, member: Member) -> None:
+    def _on_ready(self, slot: Slot) -> None:
         """The worker is READY: what it holds now is its baseline."""
-        worker = member.worker
+        worker = slot.worker
         self.info = worker.info
+        self._capacity = worker.capacity
         self._tried.set()
         limits = self.config.policy.limits
-        member.settle(limits)
-        if None in (member.bounds.soft, member.bounds.hard) and not self._limit_reported:
+        slot.set_bounds(limits)
+        if None in (slot.bounds.soft, slot.bounds.hard) and not self._limit_reported:
             self._limit_reported = True
             logger.error(
                 "limit_too_low",
@@ -327,62 +339,51 @@ class Pool:
                 soft_limit_mb=to_mb(limits.soft.of(worker.baseline_rss)),
                 hard_limit_mb=to_mb(limits.hard.of(worker.baseline_rss)),
                 message="a fresh worker is over this limit already, so it is not applied; raise "
-                f"VOICE_ENGINE_{self.config.model.upper()}_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
+                f"{self.config.limit_setting}",
             )
 
-    def _bury(self, member: Member) -> None:
-        self.members.remove(member)
-        worker = member.worker
+    def _on_dead(self, slot: Slot) -> None:
+        self.slots.remove(slot)
+        worker = slot.worker
         was_ready = worker.ready.done() and worker.ready.exception() is None
         if self._closing or not was_ready:
             return
-        self._diagnose(worker)
+        if worker.killed_from_outside and self._environment.kernel_killed():
+            worker.diagnosis = "killed by the kernel: the container is out of memory"
         reason = worker.last_exit
-        if not member.replacing:
-            self._vacated.append(member.lineage.heir(reason))
-        if worker.end_reason is None or worker.blames_request:
+        if not slot.replacing:
+            self._vacated.append(slot.history.next(reason))
+        if not worker.planned:
             logger.warning(
                 "worker_died",
                 child=worker.name,
-                pid=worker.process.pid,
+                pid=worker.pid,
                 reason=reason,
                 requests=worker.requests,
             )
-            if worker.requests == 0 and not worker.has_request:
+            if worker.requests == 0 and not worker.in_flight:
                 self._failed(f"a worker died before it did anything: {reason}", worker.started)
-
-    def _diagnose(self, worker: Worker) -> None:
-        """A SIGKILL that was not ours may have been the kernel's."""
-        if (
-            worker.end_reason is None
-            and describe_exit(worker.process.exited.result()) == "SIGKILL"
-            and self._environment.kernel_killed()
-        ):
-            worker.diagnosis = "killed by the kernel: the container is out of memory"
 
     # Memory
 
-    def observe(self, member: Member, rss: int) -> None:
-        """A tick of the clock found the worker holding `rss` bytes."""
-        member.observe(rss)
-        self._obey_policy(member)
-
-    def _obey_policy(self, member: Member) -> None:
-        worker = member.worker
-        reason = member.due(self.config.policy)
+    def _apply_policy(self, slot: Slot) -> None:
+        """Replace the worker, or end it at once, if memory policy says so."""
+        worker = slot.worker
+        reason = decide(slot.sample(), self.config.policy)
         if reason is Reason.HARD_LIMIT:
             self.recycles[reason] += 1
             logger.warning(
                 "hard_limit",
                 child=worker.name,
                 rss_mb=to_mb(worker.rss),
-                limit_mb=to_mb(member.bounds.hard),
+                limit_mb=to_mb(slot.bounds.hard),
                 state=worker.state.value,
             )
             # A worker that got here in its first request got here because of that request.
-            worker.stop(f"recycled: {reason.value}", blame=worker.requests == 0)
+            first = worker.requests == 0
+            worker.stop(f"recycled: {reason.value}", blame=first, planned=not first)
         elif reason is not None:
-            self.recycle(member, reason)
+            self.recycle(slot, reason)
 
     def _spawn_task(self, coroutine: Awaitable[None]) -> None:
         async def run() -> None:

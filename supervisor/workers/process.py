@@ -21,6 +21,9 @@ from supervisor.threads import SUPERVISION
 _RELAY_SECONDS = 2.0
 """How long to wait for a template to relay how its child ended."""
 
+LEAVE_SECONDS = 2.0
+"""How long a child that is asked to leave may take; it has nothing left to do."""
+
 _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
 
@@ -176,7 +179,7 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_strangers(known: Collection[int]) -> None:
+def reap_orphans(known: Collection[int]) -> None:
     """Reap adopted processes that are none of ours: what a worker had started before it died."""
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):

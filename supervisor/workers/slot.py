@@ -1,4 +1,4 @@
-"""What a pool knows of one of its workers, and what memory policy says of it. In the front."""
+"""A place in a pool: the worker in it, its limits, the history of its restarts. Runs in the front."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ import time
 from dataclasses import dataclass, field
 
 from ipc.errors import ServiceError
-from supervisor.memory.limits import Limits
-from supervisor.memory.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide
-from supervisor.workers.handle import Worker, WorkerDied
+from supervisor.memory.limits import MemoryLimits
+from supervisor.memory.recycling import Bounds, Sample, bounds_for
+from supervisor.workers.handle import WorkerDied, WorkerHandle
 from supervisor.workers.launch import Launcher, LaunchError
 from supervisor.workers.lifecycle import State
 
-SERVING = (State.IDLE, State.BUSY)
 _UNBOUNDED = Bounds(None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
-    """What a worker inherits from the one whose place it takes."""
+class RestartHistory:
+    """How often the worker of a place was replaced, and how the last one ended."""
 
     restarts: int = 0
     last_exit: str | None = None
 
-    def heir(self, last_exit: str) -> Lineage:
-        """What the next one inherits when this one's worker has ended so."""
-        return Lineage(self.restarts + 1, last_exit)
+    def next(self, last_exit: str) -> RestartHistory:
+        """The history of the successor of a worker that has ended so."""
+        return RestartHistory(self.restarts + 1, last_exit)
 
 
 @dataclass(slots=True)
-class Member:
+class Slot:
     """A worker, and what the pool knows of it."""
 
-    worker: Worker
+    worker: WorkerHandle
     launcher: Launcher
-    lineage: Lineage
+    history: RestartHistory
     spread: float = field(default_factory=lambda: random.uniform(-1, 1))
     bounds: Bounds = _UNBOUNDED
     over_soft: int = 0
     """Samples in a row over the soft limit."""
     replacing: bool = False
-    """A successor is on its way."""
+    """A successor is being started."""
+    bounded: bool = False
+    """The worker has been READY, so that its bounds are known."""
 
     @property
     def serving(self) -> bool:
-        """Whether it answers requests and may be given more."""
-        return self.worker.state in SERVING
+        """Whether the worker answers requests and may be given more."""
+        return self.worker.state is State.READY
 
     async def until_ready(self) -> None:
         """Wait until the worker is READY. Raises `LaunchError` when it is not, in time or ever."""
@@ -62,9 +63,10 @@ class Member:
         except WorkerDied as death:
             raise LaunchError(f"a worker died before it was READY: {death}") from death
 
-    def settle(self, limits: Limits) -> None:
+    def set_bounds(self, limits: MemoryLimits) -> None:
         """The worker is READY: what it holds now is its baseline."""
         self.bounds = bounds_for(self.worker.baseline_rss, limits)
+        self.bounded = True
 
     def observe(self, rss: int) -> None:
         """A tick of the clock found the worker holding `rss` bytes.
@@ -75,15 +77,13 @@ class Member:
         soft = self.bounds.soft
         self.over_soft = self.over_soft + 1 if soft is not None and rss > soft else 0
 
-    def due(self, policy: Policy) -> Reason | None:
-        """Why the worker is to end now, by what is known of it; None while it may stay."""
-        worker = self.worker
-        sample = Sample(
-            rss=worker.rss,
+    def sample(self) -> Sample:
+        """What memory policy judges by."""
+        return Sample(
+            rss=self.worker.rss,
             bounds=self.bounds,
             over_soft=self.over_soft,
-            age=time.monotonic() - worker.started,
-            requests=worker.requests,
+            age=time.monotonic() - self.worker.started,
+            requests=self.worker.requests,
             spread=self.spread,
         )
-        return decide(sample, policy)

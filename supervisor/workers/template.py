@@ -10,12 +10,13 @@ from typing import Any
 
 from ipc.channel import ControlSocket
 from ipc.codec import FrameError
-from ipc.messages import Exited, Failed, Fork, Forked, Json, Ready
+from ipc.engines import EngineInfo
+from ipc.messages import Exited, Failed, Fork, Forked, Ready
 from supervisor.log import logger
 from supervisor.memory.usage import to_mb
 from supervisor.workers.child_log import open_log
 from supervisor.workers.config import PoolConfig
-from supervisor.workers.handle import Worker
+from supervisor.workers.handle import WorkerHandle
 from supervisor.workers.launch import (
     CHILD_ENVIRONMENT,
     NO_RESOURCES,
@@ -25,9 +26,15 @@ from supervisor.workers.launch import (
     SpawnLauncher,
     WorkerPipes,
 )
-from supervisor.workers.process import Process, describe_exit, end, start_python
+from supervisor.workers.process import (
+    LEAVE_SECONDS,
+    Process,
+    describe_exit,
+    end,
+    start_python,
+)
+from supervisor.workers.worker import Worker
 
-_LEAVE_SECONDS = 2.0
 _FORK_SECONDS = 10.0
 """How long a fork may take; it takes milliseconds unless the machine is in trouble."""
 
@@ -44,7 +51,7 @@ class Template:
         self.name = f"{config.model}-template"
         self.ready_timeout = config.warm_up_timeout
         self.process: Process | None = None
-        self.info: Json = {}
+        self.info: EngineInfo | None = None
         self.baseline_rss = 0
         self.started = time.monotonic()
         self.ready = False
@@ -72,7 +79,7 @@ class Template:
             ) from None
         except LaunchError:
             # It leaves by itself, unless the model has started a thread that does not end.
-            await end(self.process, ask=lambda: None, grace=_LEAVE_SECONDS)
+            await end(self.process, ask=lambda: None, grace=LEAVE_SECONDS)
             raise
         if self.process.exited.done():  # whoever waits for that was told before it was ready
             raise LaunchError(f"the template died: {self.last_exit}")
@@ -105,7 +112,7 @@ class Template:
         asyncio.get_running_loop().add_reader(ours.socket, self._on_readable)
         return process
 
-    async def launch(self, name: str, on_change: Callable[[Worker], None]) -> Worker:
+    async def launch(self, name: str, on_change: Callable[[WorkerHandle], None]) -> Worker:
         """Fork a worker. Raises `LaunchError` when the template is gone or does not answer."""
         pipes = await WorkerPipes.open(name)
         forked: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
@@ -141,7 +148,12 @@ class Template:
         self.closing = True
         self._close_control()
         if self.process is not None:
-            await end(self.process, ask=lambda: None, grace=_LEAVE_SECONDS)
+            await end(self.process, ask=lambda: None, grace=LEAVE_SECONDS)
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended without being asked to."""
+        return self.process is not None and self.process.exited.done() and not self.closing
 
     @property
     def last_exit(self) -> str:
@@ -238,7 +250,7 @@ class Templates:
         return self.current
 
     async def reload(self, config: PoolConfig) -> Template | None:
-        """From now on go by `config`; returns the template that has had its day, to be closed.
+        """Go by `config` from now on. Returns the previous template, for the caller to close.
 
         Raises `LaunchError` when a new one cannot be loaded; then everything stays as it was.
         """

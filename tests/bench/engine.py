@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
 
-from ipc.messages import Json, Request
-from model_procs.engine import EngineConfig
+from ipc.engines import EngineInfo
+from ipc.operations import AnyOperation, Speak, SpeechResult
+from model_procs.engine import EngineConfig, Output
 
 
 class Answering:
@@ -21,14 +21,15 @@ class Answering:
     def warm_up(self) -> None:
         """There is nothing to warm up."""
 
-    def info(self) -> Json:
+    def info(self) -> EngineInfo:
         """The least that is asked of an engine."""
-        return {"engine": "answering"}
+        return EngineInfo(engine="answering", sample_rate=1)
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
-        """`params["size"]` bytes in one piece."""
-        size: int = request.params["size"]
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        """As many bytes as the text says, in one piece."""
+        assert isinstance(operation, Speak)
+        size = int(operation.text)
         if size not in self._answers:
             self._answers[size] = bytes(size)
         yield self._answers[size]
-        return {}
+        return SpeechResult(sample_rate=1, samples=0)

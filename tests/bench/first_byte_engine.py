@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
+from ipc.operations import Sampling
 from model_procs.audio.decode import decode
 from model_procs.engine import EngineConfig
 from model_procs.engines.pocket import PocketEngine
-from model_procs.speech.base import SpeechOptions
 from tests.bench.varied import Varied
 
 _WARM = 3
@@ -33,7 +33,7 @@ def main(folder: str, rounds: str, text: str) -> None:
     last: list[float] = []
     for number in range(_WARM + int(rounds)):
         started = time.perf_counter()
-        pieces = engine.synthesize(text, voice, SpeechOptions(seed=0), threading.Event())
+        pieces = engine.synthesize(text, voice, Sampling(seed=0), threading.Event())
         next(pieces)
         first_at = time.perf_counter() - started
         for _ in pieces:

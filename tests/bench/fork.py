@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from ipc.engines import EngineSpec
+from ipc.messages import WorkerOptions
 from supervisor import log
 from supervisor.workers.launch import LaunchConfig, Launcher, SpawnLauncher
 from supervisor.workers.template import Template
@@ -42,12 +43,12 @@ def run(*, quick: bool) -> list[Table]:
 async def _row(spec: EngineSpec, folder: Path, forks: int, colds: int) -> tuple[Cell, ...]:
     lifeline, lifeline_writer = os.pipe()
     config = LaunchConfig(
-        model=spec.model,
+        model=spec.kind,
         factory=spec.factory,
         models_dir=str(folder),
         threads=1,
         options={"quantize": True},
-        worker_options={},
+        worker_options=WorkerOptions(),
         lifeline=lifeline,
         load_timeout=300.0,
     )
@@ -84,5 +85,5 @@ async def _launch(launcher: Launcher, name: str) -> tuple[float, float]:
     await asyncio.wait_for(worker.ready, 300)
     ready = time.perf_counter() - started
     worker.stop("measured", grace=5.0)
-    await worker.process.exited
+    await worker.exited
     return exists, ready

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.bench.clients import Client, busy
 from tests.bench.load import Measured, Plan, finish, start
 from tests.bench.report import Cell, Table, step
-from tests.support.service import RunningService, ears_form, running, script_form
+from tests.support.service import RunningService, recording_form, running, script_form
 
 _AIM_MB = 64
 _CLIENTS = 8
@@ -25,7 +25,7 @@ class _Load:
 
 
 def _upload(size: int) -> Client:
-    return Client("/v1/transcribe", lambda _: ears_form("pid", size))
+    return Client("/v1/transcribe", lambda _: recording_form("pid", size))
 
 
 def _speech(pieces: int, *, stream: bool) -> Client:

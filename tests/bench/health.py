@@ -6,11 +6,11 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from ipc.messages import Json
+from ipc.engines import Json
 from tests.bench.clients import Answers, Client, busy
 from tests.bench.load import Measured, Plan, finish, start
 from tests.bench.report import Cell, Table, step
-from tests.support.service import RunningService, ears_form, running, script_form
+from tests.support.service import RunningService, recording_form, running, script_form
 
 _RATE = 20.0
 _AIM_MS = 50.0
@@ -86,7 +86,7 @@ async def _row(service: RunningService, scenario: _Scenario, seconds: int) -> tu
         # Each request is another one: the same one again would be quarantined.
         speech = Client("/v1/clone", lambda n: script_form(f"{script}; print {n}"))
         clients = [speech] * scenario.clients
-        clients += [Client("/v1/transcribe", lambda n: ears_form("sleep 0.01"))] * 2
+        clients += [Client("/v1/transcribe", lambda n: recording_form("sleep 0.01"))] * 2
     before = _failures(service)
     async with busy(service, clients) as answers:
         plan = Plan(service.port, "/health", int(seconds * _RATE), rate=_RATE)

@@ -1,6 +1,6 @@
 """Part `loop`: how long supervision holds the front's event loop.
 
-The service's own pools, dispatchers and watch around real production workers, in a process of its
+The service's own pools, dispatchers and monitor around real production workers, in a process of its
 own (`python -m tests.bench.loop SECONDS FOLDER`) in which every callback of the loop is timed.
 """
 
@@ -21,17 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipc.engines import Kind
 from ipc.errors import ServiceError
+from ipc.operations import Recording, Sampling, Speak, Transcribe, Voice
 from supervisor import log
-from supervisor.dispatch.cost import SOUND
-from supervisor.dispatch.dispatcher import Job
-from supervisor.dispatch.response_buffer import Answer
+from supervisor.dispatch.backend import LocalBackend
+from supervisor.dispatch.cost import Unit, Work
+from supervisor.dispatch.job import Job
+from supervisor.dispatch.models import Model
+from supervisor.dispatch.response_buffer import ResponseBuffer, SegmentBuffer
 from supervisor.memory.malloc import keep_front_small
 from supervisor.memory.recycling import Reason
 from supervisor.service import Service
 from supervisor.settings import Settings
-from supervisor.workers.pool import PoolState
-from supervisor.workers.slot import Member
+from supervisor.workers.lifecycle import ModelState
+from supervisor.workers.pool import Pool
 from tests.bench.models import models_folder
 from tests.bench.report import Table, step
 from tests.bench.varied import Varied
@@ -125,27 +129,27 @@ async def main(seconds: float, folder: Path) -> dict[str, Any]:
             models_dir=folder,
             voices_dir=Path(voices),
             profile="production",
-            tts_workers=_WORKERS,
-            stt_workers=_WORKERS,
+            tts_workers=str(_WORKERS),
+            stt_workers=str(_WORKERS),
             min_lifetime=0,
         )
         asyncio.Handle._run = _timed(times)  # type: ignore[assignment,method-assign]
         service = Service(settings)
         service.start()
-        pools = service.pools.values()
-        while any(pool.state is not PoolState.SERVING for pool in pools):  # noqa: ASYNC110 - no event
+        pools = _pools(service)
+        while any(pool.state is not ModelState.SERVING for pool in pools):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
         varied = Varied(0)
         counts = {"requests": 0, "killed": 0, "templates": 0}
         clients = [
             asyncio.create_task(_client(service, model, varied, counts))
-            for model in ("tts", "tts", "stt", "stt")
+            for model in [*service.models, *service.models]
         ]
         await _trouble(service, seconds, counts)
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-        recycled = sum(pool.recycles.total() for pool in service.pools.values())
+        recycled = sum(pool.recycles.total() for pool in pools)
         await service.drain(asyncio.get_running_loop().time() + 30.0)
         await service.close()
     ours = {
@@ -182,40 +186,49 @@ async def _trouble(service: Service, seconds: float, counts: dict[str, int]) -> 
         await asyncio.sleep(_ROUND_SECONDS)
         if time.monotonic() > end:
             return
-        pool = list(service.pools.values())[number % 2]
-        members: list[Member] = pool.replaceable()
+        pools = _pools(service)
+        pool = pools[number % len(pools)]
+        slots = pool.replaceable()
         if number % 20 == 19 and pool.templates.current is not None:
             pool.templates.current.kill()
             counts["templates"] += 1
-        elif number % 5 == 4 and members:
-            members[0].worker.process.send_signal(signal.SIGKILL)
+        elif number % 5 == 4 and slots:
+            os.kill(slots[0].worker.pid, signal.SIGKILL)
             counts["killed"] += 1
-        elif members:
-            pool.recycle(members[0], Reason.FORCED)
+        elif slots:
+            pool.recycle(slots[0], Reason.FORCED)
 
 
-async def _client(service: Service, model: str, varied: Varied, counts: dict[str, int]) -> None:
+def _pools(service: Service) -> list[Pool]:
+    return [
+        model.backend.pool for model in service.models if isinstance(model.backend, LocalBackend)
+    ]
+
+
+async def _client(service: Service, model: Model, varied: Varied, counts: dict[str, int]) -> None:
     """Requests as the routes make them, one after the other."""
     while True:
-        params: dict[str, Any] = {"language": "auto", "itn": True}
-        if model == "tts":
-            params = {"text": varied.text(3, 8), "stream": False, "seed": 1, "eos_threshold": -20.0}
-        job = Job(
-            operation="speak" if model == "tts" else "transcribe",
-            params=params,
-            answer=Answer(service.spool),
-            deadline=time.monotonic() + 60,
-            client="",
-            kind="text" if model == "tts" else SOUND,
-            size=100,
-            digest=os.urandom(8),
-            audio=varied.wav(1.0),
-        )
         with suppress(ServiceError):
-            await service.dispatchers[model].run(job)
+            await _ask(service, model, varied)
             counts["requests"] += 1
-        job.answer.close()
         await asyncio.sleep(0.01)
+
+
+async def _ask(service: Service, model: Model, varied: Varied) -> None:
+    recording = Recording(os.urandom(32).hex(), varied.wav(1.0))
+    deadline = time.monotonic() + 60
+    if model.kind is Kind.STT:
+        work = Work(Unit.SECONDS, 100)
+        await model.backend.run(Job(Transcribe(recording), SegmentBuffer(), deadline, "", work))
+        return
+    speech = Speak(
+        varied.text(3, 8), Voice(recording=recording), Sampling(seed=1, eos_threshold=-20.0)
+    )
+    buffer = ResponseBuffer(service.spool)
+    try:
+        await model.backend.run(Job(speech, buffer, deadline, "", Work(Unit.CHARACTERS, 100)))
+    finally:
+        buffer.close()
 
 
 if __name__ == "__main__":

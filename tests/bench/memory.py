@@ -22,7 +22,7 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 
 def run(*, quick: bool) -> list[Table]:
     """Measure the service with both production engines, before and after a request to each."""
-    engines = {f"VOICE_ENGINE_{spec.model.upper()}_ENGINE": spec.name for spec in PRODUCTION}
+    engines = {f"VOICE_ENGINE_{spec.kind.upper()}_ENGINE": spec.name for spec in PRODUCTION}
     folder = models_folder(quick=quick)
     step("memory: starting the service")
     with running({**engines, "VOICE_ENGINE_MODELS_DIR": str(folder)}) as service:

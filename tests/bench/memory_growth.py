@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipc.messages import Request
+from ipc.engines import Kind
+from ipc.messages import WorkerOptions
+from ipc.operations import Recording, Sampling, Speak, Voice
 from supervisor import log
 from supervisor.memory.usage import resident_bytes
-from supervisor.workers import launch as launcher
+from supervisor.workers import launch
 from supervisor.workers.launch import LaunchConfig
 from supervisor.workers.template import Template
 from tests.bench.models import models_folder
@@ -77,12 +79,14 @@ async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> G
     if not measures.collect:
         factory = "tests.bench.memory_engines:WithoutCollection"
     config = LaunchConfig(
-        model="tts",
+        model=Kind.TTS,
         factory=factory,
         models_dir=str(folder),
         threads=1,
         options={"quantize": True},
-        worker_options={"trim_growth": (_TRIM_GROWTH_MB if measures.trim else _NEVER_MB) * _MB},
+        worker_options=WorkerOptions(
+            trim_growth=(_TRIM_GROWTH_MB if measures.trim else _NEVER_MB) * _MB
+        ),
         lifeline=lifeline,
         load_timeout=300.0,
     )
@@ -93,9 +97,9 @@ async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> G
         await asyncio.wait_for(worker.ready, 60)
         ready = worker.baseline_rss / _MB
         rss = []
-        for request in _requests(requests, seed, Path(scratch)):
-            worker.assign()
-            await worker.run(request, lambda _: None, 1.0)
+        for number, speech in enumerate(_requests(requests, seed, Path(scratch))):
+            worker.reserve(number)
+            await worker.run(number, speech, 0, lambda _: None, 1.0)
             await asyncio.sleep(_PAUSE_SECONDS)
             rss.append((resident_bytes(worker.process.pid) or 0) / _MB)
         worker.stop("measured", grace=5.0)
@@ -106,27 +110,27 @@ async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> G
     return Growth(measures, ready, rss)
 
 
-def _requests(count: int, seed: int, scratch: Path) -> Iterator[Request]:
+def _requests(count: int, seed: int, scratch: Path) -> Iterator[Speak]:
     """The same for every set of measures."""
     varied = Varied(seed)
     for number in range(1, count + 1):
         reference = scratch / str(number)
         reference.write_bytes(varied.recording(3, 25)[0])
-        params = {"text": varied.text(), "seed": number, "stream": False}
-        yield Request(number, "speak", params, audio_path=str(reference))
+        voice = Voice(recording=Recording(str(number), path=str(reference)))
+        yield Speak(varied.text(), voice, Sampling(seed=number))
 
 
 @contextmanager
 def _malloc_settings(*, on: bool) -> Iterator[None]:
     """Take glibc's settings out of what children get, or leave them there."""
-    kept = dict(launcher.CHILD_ENVIRONMENT)
+    kept = dict(launch.CHILD_ENVIRONMENT)
     if not on:
         for name in [name for name in kept if name.startswith("MALLOC_")]:
-            del launcher.CHILD_ENVIRONMENT[name]
+            del launch.CHILD_ENVIRONMENT[name]
     try:
         yield
     finally:
-        launcher.CHILD_ENVIRONMENT.update(kept)
+        launch.CHILD_ENVIRONMENT.update(kept)
 
 
 def table(grown: list[Growth], size: str, seed: int) -> Table:

@@ -17,10 +17,13 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from ipc.engines import Kind
+from ipc.operations import Sampling, Speak, Voice
 from supervisor import log
 from supervisor.app import listen
-from supervisor.dispatch.dispatcher import Job
-from supervisor.dispatch.response_buffer import Answer
+from supervisor.dispatch.cost import Unit, Work
+from supervisor.dispatch.job import Job
+from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.http.routes.health import report
 from supervisor.memory.malloc import keep_front_small
 from supervisor.service import SERVICE, Service
@@ -42,23 +45,21 @@ async def bare(request: web.Request) -> web.Response:
 async def piped(request: web.Request) -> web.Response:
     """GET /SIZE: the same, from a worker."""
     service = request.app[SERVICE]
+    buffer = ResponseBuffer(service.spool)
     job = Job(
-        operation="answer",
-        params={"size": int(request.match_info["size"])},
-        answer=Answer(service.spool),
+        Speak(request.match_info["size"], Voice(), Sampling(seed=0)),
+        buffer,
         deadline=time.monotonic() + service.settings.request_timeout,
         client=request.remote or "",
-        kind="text",
-        size=1,
-        digest=b"",
+        work=Work(Unit.CHARACTERS, 1),
     )
     try:
-        await service.dispatchers["tts"].run(job)
+        await service.models.default(Kind.TTS).backend.run(job)
         pieces = []
-        while data := await job.answer.read():
+        while data := await buffer.read():
             pieces.append(data)
     finally:
-        job.answer.close()
+        buffer.close()
     return web.Response(body=b"".join(pieces))
 
 
@@ -89,7 +90,7 @@ async def main(way: str) -> None:
     ready = {
         "port": sock.getsockname()[1],
         "pid": os.getpid(),
-        "workers": [c.pid for c in children if (c.role, c.model) == ("worker", "tts")],
+        "workers": [c.pid for c in children if (c.role, c.kind) == ("worker", Kind.TTS)],
     }
     print(json.dumps(ready), flush=True)
     await asyncio.to_thread(sys.stdin.read)

@@ -16,8 +16,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json, Request
+from ipc.messages import Request
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.audio.pitch import median_pitch

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json, Request
+from ipc.messages import Request
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import VOICES, FliteEngine

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.messages import Json, Request
+from ipc.engines import Json
+from ipc.messages import Request
 from ipc.spacing import join
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig

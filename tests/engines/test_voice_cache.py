@@ -27,8 +27,9 @@ import aiohttp
 import numpy as np
 import pytest
 
+from ipc.engines import Json
 from ipc.errors import ServiceError
-from ipc.messages import Json, Request
+from ipc.messages import Request
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig

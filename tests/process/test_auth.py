@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.service import ROOT, Gate, RunningService, ears_form, running, script_form
+from tests.support.service import ROOT, Gate, RunningService, recording_form, running, script_form
 
 ANNA, BEN, ADMIN = "k-anna-2f81", "k-ben-77d0", "k-admin-03c9"
 PAGE = "https://app.example"
@@ -73,7 +73,9 @@ async def ask(
 async def test_a_key_lets_in(
     locked: RunningService, headers: dict[str, str], status: int, code: str
 ) -> None:
-    response, body = await ask(locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"))
+    response, body = await ask(
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid")
+    )
     assert response.status == status
     if code:
         error = (await response.json())["error"]
@@ -133,7 +135,7 @@ async def test_an_upload_without_a_key_is_neither_invited_nor_awaited(
 async def test_an_upload_with_a_key_is_invited(locked: RunningService) -> None:
     headers = {"X-API-Key": ANNA}
     response, _ = await ask(
-        locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"), expect100=True
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid"), expect100=True
     )
     assert response.status == 200
 
@@ -328,7 +330,7 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
     )
     # While the first computes and the second waits, a third has its whole turn elsewhere.
     begun = time.monotonic()
-    third = send("/v1/transcribe", ears_form("sleep 0.1; pid"))
+    third = send("/v1/transcribe", recording_form("sleep 0.1; pid"))
     await third
     lasted = (time.monotonic() - begun) * 1000
     gate.open()
@@ -349,7 +351,9 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "", "nan", "inf", "1e9", "5 s", "1_0", "0.0"])
 async def test_a_timeout_that_is_none(locked: RunningService, value: str) -> None:
     headers = {"X-API-Key": ANNA, "X-Request-Timeout": value}
-    response, body = await ask(locked, "POST", "/v1/transcribe", headers, data=ears_form("pid"))
+    response, body = await ask(
+        locked, "POST", "/v1/transcribe", headers, data=recording_form("pid")
+    )
     assert response.status == 400
     assert b"X-Request-Timeout" in body
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.service import RunningService, ears_form, running, script_form
+from tests.support.service import RunningService, recording_form, running, script_form
 
 pytestmark = pytest.mark.quick
 
@@ -302,5 +302,5 @@ async def test_after_all_that_it_still_serves() -> None:
         async with aiohttp.ClientSession(service.url) as client:
             async with client.post("/v1/clone", data=script_form("say 1")) as response:
                 assert response.status == 200
-            async with client.post("/v1/transcribe", data=ears_form("pid")) as response:
+            async with client.post("/v1/transcribe", data=recording_form("pid")) as response:
                 assert response.status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import operator
 import os
 import random
@@ -27,7 +28,7 @@ from tests.support.service import (
     SCRIPTED,
     Gate,
     RunningService,
-    ears_form,
+    recording_form,
     running,
     script_form,
 )
@@ -45,7 +46,7 @@ async def speak(client: aiohttp.ClientSession, script: str, **options: str) -> t
 
 async def hear(client: aiohttp.ClientSession, script: str) -> tuple[int, Any]:
     """Status of a /v1/transcribe request, and its JSON."""
-    async with client.post("/v1/transcribe", data=ears_form(script)) as response:
+    async with client.post("/v1/transcribe", data=recording_form(script)) as response:
         return response.status, await response.json()
 
 
@@ -264,7 +265,7 @@ async def test_garbage_on_the_pipe_ends_that_worker_only(service: RunningService
         assert error_code(await speak(client, "garbage; say 1")) == (500, "worker_crashed")
         assert (await speak(client, "say 1"))[0] == 200
         status, transcript = await hear(client, "pid")
-    assert (status, transcript["pid"]) == (200, ears["pid"])
+    assert (status, json.loads(transcript["raw"])["pid"]) == (200, ears["pid"])
     death = await asyncio.to_thread(service.wait_for, "worker_died")
     assert "protocol" in death["reason"]
 

@@ -16,8 +16,8 @@ from tests.support.service import (
     NET,
     Gate,
     RunningService,
-    ears_form,
     read_wav,
+    recording_form,
     running,
     script_form,
 )
@@ -124,10 +124,10 @@ async def test_uploads_of_any_size_reach_the_worker_whole(
 ) -> None:
     async with (
         aiohttp.ClientSession(service.url) as client,
-        client.post("/v1/transcribe", data=ears_form("pid", size)) as response,
+        client.post("/v1/transcribe", data=recording_form("pid", size)) as response,
     ):
         assert response.status == 200
-        assert (await response.json())["bytes"] == size
+        assert json.loads((await response.json())["raw"])["bytes"] == size
 
 
 @pytest.mark.quick

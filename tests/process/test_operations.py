@@ -20,10 +20,20 @@ import numpy as np
 import pytest
 import soundfile
 
+from ipc.engines import Kind
+from supervisor.dispatch.backend import LocalBackend
 from supervisor.memory.cgroup import Container
 from supervisor.service import Service
 from supervisor.settings import Settings
-from tests.support.service import NET, ROOT, Gate, RunningService, ears_form, running, script_form
+from tests.support.service import (
+    NET,
+    ROOT,
+    Gate,
+    RunningService,
+    recording_form,
+    running,
+    script_form,
+)
 
 MB = 1024 * 1024
 
@@ -240,22 +250,24 @@ async def test_a_kill_by_the_kernel_is_told_as_such(
     service = Service(
         Settings(
             tts_engine="tests.support.script_engine:Script",
-            stt_engine="tests.support.script_engine:ScriptedEars",
+            stt_engine="tests.support.script_engine:ScriptedRecognizer",
             spool_dir=tmp_path,
             voices_dir=tmp_path / "voices",
         )
     )
     service.start()
     try:
-        pool = service.pools["tts"]
+        backend = service.models.default(Kind.TTS).backend
+        assert isinstance(backend, LocalBackend)
+        pool = backend.pool
         await until(pool.replaceable)
         for killed_by_kernel in (False, True):
-            (member,) = pool.replaceable()
+            (slot,) = pool.replaceable()
             if killed_by_kernel:
                 events.write_text("oom_kill 1\n")
-            os.kill(member.worker.process.pid, signal.SIGKILL)
-            await member.worker.process.exited
-            told = member.worker.last_exit
+            os.kill(slot.worker.pid, signal.SIGKILL)
+            await slot.worker.exited
+            told = slot.worker.last_exit
             assert told == (
                 "killed by the kernel: the container is out of memory"
                 if killed_by_kernel
@@ -484,7 +496,7 @@ async def test_a_slow_reader_holds_no_worker() -> None:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         async with aiohttp.ClientSession(service.url) as client:
             assert await speak(client, "say 1") == 200
-            async with client.post("/v1/transcribe", data=ears_form("pid")) as response:
+            async with client.post("/v1/transcribe", data=recording_form("pid")) as response:
                 assert response.status == 200
         # It comes back to an answer that is still whole.
         rest = await reader.read()

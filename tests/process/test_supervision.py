@@ -20,10 +20,11 @@ import psutil
 import pytest
 
 from ipc.channel import ControlSocket
+from ipc.engines import EngineSpec, Footprint, Kind
 from ipc.errors import ServiceError
-from ipc.messages import Message
+from ipc.messages import Message, WorkerOptions
 from supervisor.memory.cgroup import find_container
-from supervisor.memory.limits import MB, Limit, Limits
+from supervisor.memory.limits import MB, Limit, MemoryLimits
 from supervisor.memory.recycling import Policy
 from supervisor.workers import process
 from supervisor.workers.backoff import Backoff
@@ -31,7 +32,7 @@ from supervisor.workers.config import PoolConfig
 from supervisor.workers.handle import WorkerDied
 from supervisor.workers.launch import LaunchConfig, LaunchError, SpawnLauncher
 from supervisor.workers.lifecycle import State
-from supervisor.workers.monitor import Watch, WatchConfig
+from supervisor.workers.monitor import Monitor, MonitorConfig
 from supervisor.workers.pool import Environment, Pool
 from supervisor.workers.template import Template
 from tests.support.service import NET, Gate, RunningService, running, script_form
@@ -48,7 +49,7 @@ async def launch_config() -> AsyncIterator[LaunchConfig]:
             models_dir="",
             threads=1,
             options={},
-            worker_options={},
+            worker_options=WorkerOptions(),
             lifeline=lifeline,
             load_timeout=60.0,
         )
@@ -246,13 +247,19 @@ def pool_of(config: LaunchConfig) -> Pool:
     return Pool(
         PoolConfig(
             model="tts",
-            engine="Script",
-            profile="custom",
+            engine=EngineSpec(
+                "Script",
+                Kind.TTS,
+                "custom",
+                "tests.support.script_engine:Script",
+                Footprint(64, 32, 32),
+            ),
+            limit_setting="",
             size=1,
             start_method="fork",
             launch=config,
             policy=Policy(
-                limits=Limits(soft=limit, hard=limit),
+                limits=MemoryLimits(soft=limit, hard=limit),
                 soft_samples=1,
                 min_lifetime=0.0,
                 max_requests=0,
@@ -283,7 +290,7 @@ async def test_a_change_in_the_moment_of_the_stop_does_not_hold_it_up(
             async with asyncio.timeout(NET):
                 await pool.close()
             assert [task for task in pool._tasks if not task.done()] == []
-            assert pool.members == []
+            assert pool.slots == []
 
 
 @pytest.mark.parametrize("last", range(1, 6))
@@ -298,8 +305,7 @@ async def test_a_pause_that_ends_between_two_looks_is_over(
         pool = pool_of(config)
         pool.start()
         async with asyncio.timeout(NET):
-            info = await pool.known_info()
-        assert info["engine"] == "script"
+            assert await pool.known_info() is not None
         await pool.close()
 
 
@@ -336,17 +342,16 @@ async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting(
     try:
         async with launch_config() as config:
             pool = pool_of(config)
-            watch = Watch(WatchConfig(0.01, 60.0, 0.9), find_container())
-            watch.pools = {"tts": pool}
-            watching = asyncio.create_task(watch.run())
+            monitor = Monitor(MonitorConfig(0.01, 60.0, 0.9), find_container())
+            monitor.pools = [pool]
+            monitoring = asyncio.create_task(monitor.run())
             pool.start()
             async with asyncio.timeout(NET):
-                info = await pool.known_info()
-            assert info["engine"] == "script"
-            await until(lambda: watch.usage > 0)
-            assert not watching.done()
+                assert await pool.known_info() is not None
+            await until(lambda: monitor.usage > 0)
+            assert not monitoring.done()
             assert not disk.done()
-            watching.cancel()
+            monitoring.cancel()
             await pool.close()
     finally:
         go_on.set()
@@ -381,16 +386,16 @@ async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
 async def test_a_container_that_is_paused_loses_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     async with launch_config() as config:
         pool = pool_of(config)
-        watch = Watch(WatchConfig(interval=0.01, ping_timeout=60.0, pressure=0.9), find_container())
-        watch.pools = {"tts": pool}
+        monitor = Monitor(MonitorConfig(0.01, 60.0, 0.9), find_container())
+        monitor.pools = [pool]
         pool.start()
         await pool.known_info()
         await until(lambda: len(pool.replaceable()) == 1)
-        (member,) = pool.replaceable()
-        worker = member.worker
-        watching = asyncio.create_task(watch.run())
+        (slot,) = pool.replaceable()
+        worker = slot.worker
+        monitoring = asyncio.create_task(monitor.run())
         try:
-            worker.process.send_signal(signal.SIGSTOP)
+            os.kill(worker.pid, signal.SIGSTOP)
             await until(lambda: worker.unanswered_pings > 0)  # one was on its way
             # Both stand still for an hour, and the front is the first to go on.
             for clock in ("monotonic", "time"):
@@ -398,11 +403,11 @@ async def test_a_container_that_is_paused_loses_no_worker(monkeypatch: pytest.Mo
                 monkeypatch.setattr(time, clock, lambda real=real: real() + 3600)
             looked = worker.unanswered_pings
             await until(lambda: worker.unanswered_pings > looked + 3)
-            worker.process.send_signal(signal.SIGCONT)
+            os.kill(worker.pid, signal.SIGCONT)
             await until(lambda: worker.unanswered_pings == 0)
-            assert (worker.state, worker.end_reason) == (State.IDLE, None)
-            assert pool.replaceable() == [member]
+            assert (worker.state, worker.end_reason) == (State.READY, None)
+            assert pool.replaceable() == [slot]
         finally:
-            watching.cancel()
-            worker.process.send_signal(signal.SIGCONT)
+            monitoring.cancel()
+            os.kill(worker.pid, signal.SIGCONT)
             await pool.close()

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json, Request
+from ipc.messages import Request
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket import PocketEngine

@@ -18,7 +18,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from ipc.messages import Json
+from ipc.engines import Json
 from tests.support.formats import encode
 from tests.support.recordings import spoken
 from tests.support.sentences import SENTENCES

@@ -22,15 +22,17 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from ipc.messages import Json, Request
+from ipc.engines import Kind
+from ipc.operations import AnyOperation, EncodeVoice, Sampling, Speak, Transcribe
 from model_procs.audio.pcm import Samples
+from model_procs.engine import Output
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
-from model_procs.listening.base import TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.base import TranscriptionEngine
 from model_procs.listening.transcript import Piece
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 from tests.support.script_engine import write_garbage
 
 ORDERS = "VOICE_SOAK_ORDERS"
@@ -82,9 +84,14 @@ def _obey(order: str) -> None:
 class _Moments:
     """The points of one request at which it looks for an order; its seed decides which."""
 
-    def __init__(self, model: str, request: Request) -> None:
+    def __init__(self, model: str, operation: AnyOperation) -> None:
         self._model = model
-        self._random = random.Random(request.params["seed"])
+        match operation:
+            case Speak():
+                seed: int | str = operation.sampling.seed
+            case EncodeVoice() | Transcribe():
+                seed = operation.recording.key
+        self._random = random.Random(seed)
 
     def pass_by(self, chance: float = _CHANCE) -> None:
         """A point of the request: look for an order, perhaps."""
@@ -97,19 +104,26 @@ class _ChaoticSpeech(SpeechEngine):
 
     _moments: _Moments
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
-        self._moments = _Moments("tts", request)
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        self._moments = _Moments(Kind.TTS, operation)
         self._moments.pass_by()
-        result = yield from super().run(request, stop)
+        result = yield from super().run(operation, stop)
         self._moments.pass_by(1.0)
         return result
 
     def synthesize(
-        self, text: str, voice: Any, options: SpeechOptions, stop: threading.Event
+        self,
+        text: str,
+        voice: Any,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
     ) -> Generator[Samples, None, None]:
-        pieces = super().synthesize(text, voice, options, stop)
+        pieces = super().synthesize(text, voice, sampling, stop, exact=exact)
         try:
             for piece in pieces:
+                assert piece is not None  # no engine here serves several requests at once
                 yield piece
                 if hasattr(self, "_moments"):  # not while it warms up
                     self._moments.pass_by()
@@ -118,24 +132,26 @@ class _ChaoticSpeech(SpeechEngine):
                 pieces.close()
 
 
-class _ChaoticEars(TranscriptionEngine):
+class _ChaoticRecognition(TranscriptionEngine):
     """Looks before decoding, around the inference, and before the answer is complete."""
 
     _moments: _Moments
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
-        self._moments = _Moments("stt", request)
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        self._moments = _Moments(Kind.STT, operation)
         self._moments.pass_by()
-        result = yield from super().run(request, stop)
+        result = yield from super().run(operation, stop)
         self._moments.pass_by(1.0)
         return result
 
-    def hear(
-        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         if hasattr(self, "_moments"):
             self._moments.pass_by()
-        yield from super().hear(samples, options, stop)
+        for piece in super().recognize(samples, options, stop):
+            assert piece is not None
+            yield piece
 
 
 class ChaoticFlite(_ChaoticSpeech, FliteEngine):
@@ -146,9 +162,9 @@ class ChaoticPocket(_ChaoticSpeech, PocketEngine):
     """Pocket TTS, as told."""
 
 
-class ChaoticSphinx(_ChaoticEars, SphinxEngine):
+class ChaoticSphinx(_ChaoticRecognition, SphinxEngine):
     """pocketsphinx, as told."""
 
 
-class ChaoticSenseVoice(_ChaoticEars, SenseVoiceEngine):
+class ChaoticSenseVoice(_ChaoticRecognition, SenseVoiceEngine):
     """SenseVoiceSmall, as told."""

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from tqdm import tqdm
 
-from ipc.messages import Json
+from ipc.engines import Json
 from tests.soak.catalog import Catalog, Clone, Transcribe, WrongAnswer
 
 _WEIGHTS = {"clone": 35, "stream": 25, "transcribe": 30, "health": 10}
@@ -36,12 +36,12 @@ _HEALTH = {
 }
 _MODEL = {
     *("state", "engine", "profile", "message", "retry_in_s", "notes", "in_flight", "queued"),
-    *("backlog_s", "replays", "recycles"),
+    *("backlog_s", "replays", "recycles", "kind"),
 }
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),
     *("pss_mb", "baseline_mb", "soft_limit_mb", "hard_limit_mb", "requests", "restarts"),
-    "last_exit",
+    *("last_exit", "kind", "lifecycle", "in_flight", "capacity"),
 }
 
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from ipc.messages import Json
+from ipc.engines import BuiltinVoice, EngineInfo
+from ipc.operations import Sampling, Transcribe
 from model_procs.audio.pcm import Samples
-from model_procs.engine import EngineConfig
-from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import Piece
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 
 
 class Hum(SpeechEngine):
     """Hums as loudly as the reference is."""
 
+    name = "hum"
     sample_rate = reference_rate = 24_000
     default_voice = "hum"
 
@@ -33,13 +36,9 @@ class Hum(SpeechEngine):
     def warm_up(self) -> None:
         """Nor to warm up."""
 
-    def describe(self) -> Json:
-        """As real engines describe themselves."""
-        return {"engine": "hum", "notes": []}
-
-    def builtin_voices(self) -> list[Json]:
+    def builtin_voices(self) -> list[BuiltinVoice]:
         """The one that is as loud as can be."""
-        return [{"id": "hum", "name": "Hum", "language": "en"}]
+        return [BuiltinVoice("hum", "Hum", "en")]
 
     def load_builtin_voice(self, name: str) -> float:
         """Its loudness."""
@@ -50,15 +49,45 @@ class Hum(SpeechEngine):
         return float(np.sqrt(np.mean(reference**2)))
 
     def synthesize(
-        self, text: str, voice: float, options: SpeechOptions, stop: threading.Event
+        self,
+        text: str,
+        voice: float,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
     ) -> Iterator[Samples]:
         """20 ms for every sentence."""
         time = np.arange(480) / self.sample_rate
         yield (voice * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
 
 
+class GatedHum(Hum):
+    """The same; at a sentence "Wait PATH." it goes on when there is a file of that path."""
+
+    name = "gated-hum"
+
+    def synthesize(
+        self,
+        text: str,
+        voice: float,
+        sampling: Sampling,
+        stop: threading.Event,
+        *,
+        exact: bool = False,
+    ) -> Iterator[Samples]:
+        """As `Hum` does."""
+        if text.startswith("Wait "):
+            while not Path(text.removeprefix("Wait ").rstrip(".")).exists():
+                if stop.wait(0.01):
+                    raise Cancelled
+        yield from super().synthesize(text, voice, sampling, stop, exact=exact)
+
+
 class Meter(TranscriptionEngine):
-    """Hears nothing but how loud a recording is."""
+    """Recognizes nothing but how loud a recording is."""
+
+    name = "meter"
 
     def __init__(self, config: EngineConfig) -> None:
         pass
@@ -69,12 +98,12 @@ class Meter(TranscriptionEngine):
     def warm_up(self) -> None:
         """Nor to warm up."""
 
-    def info(self) -> Json:
+    def info(self) -> EngineInfo:
         """As real engines describe themselves."""
-        return {"engine": "meter", "sample_rate": RATE, "languages": ["en"], "notes": []}
+        return EngineInfo(self.name, RATE, languages=("en",))
 
-    def hear(
-        self, samples: Samples, options: TranscriptionOptions, stop: threading.Event
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         """One piece, for which every sample is read."""
         loudness = float(np.sqrt(np.mean(samples**2)))

@@ -17,11 +17,13 @@ The text of a request is a script of commands separated by ";":
     raise TEXT     fail as a model's bug would
     alarm SECONDS  die so much later
     thread         leave a thread behind, for which the process waits at its end
-    pid            put the worker's pid into the description of the answer
+    pid            nothing: for recordings, whose transcript tells the pid in any case
     segment TEXT   hear a sentence of one second
 
-`Script` speaks (its answer is a WAV), `ScriptedEars` transcribes: the script is the recording, and
-the transcript too if it has no segments.
+`Script` speaks (its answer is a WAV), `ScriptedRecognizer` transcribes: the script is the recording,
+and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the number of
+bytes. `ScriptedBatch` speaks up to four scripts at once: while one of them waits or sleeps, the others
+go on.
 """
 
 from __future__ import annotations
@@ -38,9 +40,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ipc.messages import Json, Request
+from ipc.engines import EngineInfo
+from ipc.operations import (
+    AnyOperation,
+    Paralinguistics,
+    Segment,
+    Speak,
+    SpeechResult,
+    Transcribe,
+    Transcript,
+)
 from model_procs.audio.pcm import pcm16, wav_header
-from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engine import Cancelled, EngineConfig, Output
 
 SAMPLE_RATE = 24_000
 PIECE = 480
@@ -67,66 +78,96 @@ class Script:
         for command, argument in _parse(_setting(self.warm_up_script)):
             _obey(command, argument, threading.Event())
 
-    def info(self) -> Json:
+    def info(self) -> EngineInfo:
         """As real engines describe themselves."""
-        return {"engine": "script", "sample_rate": SAMPLE_RATE, "voices": [], "notes": []}
+        return EngineInfo(engine="script", sample_rate=SAMPLE_RATE)
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """Run the script in `text`."""
-        rng = np.random.default_rng(request.params["seed"])
+        assert isinstance(operation, Speak)
+        rng = np.random.default_rng(operation.sampling.seed)
         samples = 0
-        result: Json = {}
         pieces: list[bytes] = []
-        streamed = request.params["stream"]
-        if streamed:
+        if operation.streamed:
             yield wav_header(SAMPLE_RATE, None)
-        for command, argument in _parse(request.params["text"]):
+        for command, argument in _parse(operation.text):
             if command == "say":
                 for _ in range(int(argument)):
                     piece = pcm16(rng.uniform(-0.5, 0.5, PIECE).astype(np.float32))
                     samples += PIECE
-                    if streamed:
+                    if operation.streamed:
                         yield piece
                     else:
                         pieces.append(piece)
             elif command == "own":
                 for _ in range(int(argument)):
                     yield np.full(PIECE, os.getpid() % 2**15, "<i2").tobytes()
-            elif command == "pid":
-                result["pid"] = os.getpid()
             else:
-                _obey(command, argument, stop)
-        if not streamed:
+                yield from self._wait(command, argument, stop)
+        if not operation.streamed:
             yield wav_header(SAMPLE_RATE, samples) + b"".join(pieces)
-        return {"duration": samples / SAMPLE_RATE, **result}
+        return SpeechResult(SAMPLE_RATE, samples)
+
+    def _wait(
+        self, command: str, argument: str, stop: threading.Event
+    ) -> Generator[None, None, None]:
+        """Obey a command that says nothing."""
+        _obey(command, argument, stop)
+        yield from ()
 
 
-class ScriptedEars(Script):
+class ScriptedBatch(Script):
+    """A speech engine of capacity 4: scripts that sleep or wait do so together, step by step."""
+
+    capacity = 4
+
+    def step(self) -> None:
+        """Ten milliseconds for all that wait."""
+        time.sleep(0.01)
+
+    def _wait(
+        self, command: str, argument: str, stop: threading.Event
+    ) -> Generator[None, None, None]:
+        if command == "sleep":
+            end = time.monotonic() + float(argument)
+            while time.monotonic() < end:
+                yield None
+        elif command == "wait":
+            while not Path(argument).exists():
+                yield None
+        else:
+            _misbehave(command, argument)
+
+
+class ScriptedRecognizer(Script):
     """A transcription engine that does as the recording tells it, and always starts."""
 
     load_script = warm_up_script = "VOICE_TEST_NOTHING"
 
-    def run(self, request: Request, stop: threading.Event) -> Generator[bytes, None, Json]:
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """Run the script in the recording's bytes; the transcript is the script."""
-        data = request.audio
+        assert isinstance(operation, Transcribe)
+        data = operation.recording.data
         if data is None:
-            data = Path(str(request.audio_path)).read_bytes()
+            data = Path(str(operation.recording.path)).read_bytes()
         script = data.rstrip(b"\0").decode()
-        how: Json = {"language": "en", "emotion": "NEUTRAL", "events": ["Speech"]}
-        segments: list[Json] = []
+        told = Paralinguistics("en", "NEUTRAL", ("Speech",))
+        segments: list[Segment] = []
         for command, argument in _parse(script):
             if command == "segment":
                 number = len(segments)
-                segments.append(
-                    {"id": number, "start": number, "end": number + 1, "text": argument, **how}
-                )
-                if request.params["stream"]:
-                    yield json.dumps(segments[-1]).encode() + b"\n"
+                segments.append(Segment(number, number, number + 1, argument, told))
+                if operation.streamed:
+                    yield segments[-1]
             else:
                 _obey(command, argument, stop)
-        text = " ".join(segment["text"] for segment in segments) or script
-        seen = {"pid": os.getpid(), "bytes": len(data)}
-        return {"text": text, "segments": segments, "duration": len(segments), **how, **seen}
+        return Transcript(
+            text=" ".join(segment.text for segment in segments) or script,
+            raw=json.dumps({"pid": os.getpid(), "bytes": len(data)}),
+            duration=len(segments),
+            paralinguistics=told,
+            segments=tuple(segments),
+        )
 
 
 def _setting(name: str) -> str:

@@ -41,7 +41,7 @@ Tests of one of these limits set their own.
 
 SCRIPTED = {
     "VOICE_ENGINE_TTS_ENGINE": "tests.support.script_engine:Script",
-    "VOICE_ENGINE_STT_ENGINE": "tests.support.script_engine:ScriptedEars",
+    "VOICE_ENGINE_STT_ENGINE": "tests.support.script_engine:ScriptedRecognizer",
     "VOICE_ENGINE_PING_INTERVAL": "0.2",
     "VOICE_ENGINE_BACKOFF_BASE": "0.05",
 }
@@ -72,6 +72,7 @@ class RunningService:
         environment: dict[str, str],
         arguments: Sequence[str] = (),
         module: str = "supervisor.cli",
+        folder: Path = ROOT,
     ) -> None:
         # Voices go here, not into the checkout's own folder.
         self.folder = tempfile.TemporaryDirectory(
@@ -87,7 +88,7 @@ class RunningService:
             ],
             stderr=subprocess.PIPE,
             env={**os.environ, **environment},
-            cwd=ROOT,
+            cwd=folder,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -160,7 +161,7 @@ class RunningService:
         return health
 
     def children(self, role: str = "worker", model: str | None = None) -> list[dict[str, Any]]:
-        """The children that /health lists."""
+        """The children that /health lists, of one model or of all."""
         return [
             child
             for child in self.health()["children"]
@@ -195,10 +196,14 @@ class RunningService:
 
 @contextlib.contextmanager
 def running(
-    environment: dict[str, str] | None = None, arguments: Sequence[str] = ()
+    environment: dict[str, str] | None = None, arguments: Sequence[str] = (), folder: Path = ROOT
 ) -> Iterator[RunningService]:
-    """A service that is gone afterwards, with all its processes, whatever the test did."""
-    service = RunningService({**PATIENT, **SCRIPTED, **(environment or {})}, arguments)
+    """A service that is gone afterwards, with all its processes, whatever the test did.
+
+    It is that of the tree in `folder`.
+    """
+    settings = {**PATIENT, **SCRIPTED, **(environment or {})}
+    service = RunningService(settings, arguments, folder=folder)
     try:
         yield service
     finally:
@@ -226,7 +231,7 @@ def script_form(script: str, **options: str) -> aiohttp.FormData:
     return form
 
 
-def ears_form(script: str, size: int = 0) -> aiohttp.FormData:
+def recording_form(script: str, size: int = 0) -> aiohttp.FormData:
     """A /v1/transcribe request for the scripted engine, padded with zeros to `size` bytes."""
     form = aiohttp.FormData()
     recording = io.BytesIO(script.encode().ljust(size, b"\0"))

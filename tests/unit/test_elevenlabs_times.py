@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.messages import Json
+from ipc.engines import Json
 from model_procs.speech.text import sentences, strip_tags
 from supervisor.http.routes.elevenlabs.transcription import scribe_words
 from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text

@@ -8,8 +8,9 @@ from collections.abc import Generator
 import pytest
 
 from ipc.channel import BlockingChannel
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Chunk, Json, Request
+from ipc.messages import Chunk, Request
 from model_procs.worker import _send_chunks
 
 

@@ -14,9 +14,9 @@ import torch
 import yaml
 from torch import nn
 
-from model_procs.engines.pocket_voice import FOLDER as VOICES_FOLDER
-from model_procs.engines.pocket_voice import to_bytes
 from model_procs.weights.lean_import import lean_import
+from model_procs.weights.locate import VOICES_FOLDER
+from model_procs.weights.pocket_voice import to_bytes
 from model_procs.weights.synthetic import SEED
 from model_procs.weights.synthetic.layers import randomise
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode
-from ipc.messages import Json
 from supervisor.http.api.openapi_parts import (
     ABOUT,
     HEADERS,
@@ -19,9 +19,17 @@ from supervisor.http.api.openapi_parts import (
     headers,
     ref,
 )
-from supervisor.http.api.operation import FORM, JSON, Access, Answer, Content, Nothing, Operation
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    SERVER_SENT,
+    Access,
+    Answer,
+    Content,
+    Nothing,
+    Operation,
+)
 from supervisor.http.api.schemas import REF, example, form_field, schemas_of
-from supervisor.http.shared.streaming import SERVER_SENT
 
 _ANYWHERE = (ErrorCode.invalid_request, ErrorCode.internal_error)
 _LIMITED = (ErrorCode.unauthorized, ErrorCode.rate_limited)

@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 from pydantic import BaseModel
 
+from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Json
 from supervisor.http.api.operation import JSON
 from supervisor.http.api.schemas import REF
 from supervisor.http.errors import error_body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from pydantic import BaseModel, ConfigDict
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
 from supervisor.http.api.read import FileField, invite, read_form, read_json, validate
-from supervisor.http.context import deadline
+from supervisor.http.context import time_limit
 from supervisor.service import SERVICE, Service
 
 FORM = "multipart/form-data"
 JSON = "application/json"
+SERVER_SENT = "text/event-stream"
+"""Media type of server-sent events."""
 
 
 class Nothing(BaseModel):
@@ -41,7 +44,8 @@ ParamsT = TypeVar("ParamsT", bound=BaseModel)
 class Call(Generic[BodyT, ParamsT]):
     """One request, read and checked: `params` are those of path and query.
 
-    `upload` holds the file; its size is 0 when none came, which only an optional file allows.
+    `upload` holds the file; its size is 0 when none came, which only an optional file allows. The
+    response must be there by `deadline`, on the clock of `time.monotonic`.
     """
 
     request: web.Request
@@ -49,6 +53,7 @@ class Call(Generic[BodyT, ParamsT]):
     body: BodyT
     params: ParamsT
     upload: Upload
+    deadline: float = math.inf
 
 
 class Access(Enum):
@@ -65,7 +70,7 @@ Content = type[BaseModel] | str
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One kind of answer: its media types, and the headers that it has beside those of all."""
+    """One kind of response: its media types, and the headers that it has beside those of all."""
 
     description: str
     content: Mapping[str, Content]
@@ -110,13 +115,14 @@ class Operation(Generic[BodyT, ParamsT]):
         given |= {name: [value] for name, value in request.match_info.items()}
         params = validate(self.params, given, "parameter")
         async with Upload(service.spool) as upload:
-            if self.media:
-                async with _upload_deadline(request):
-                    body = await self._read(request, upload)
-            else:
+            if not self.media:
                 invite(request)
-                body = self.body()
-            return await self.handler(Call(request, service, body, params, upload))
+                return await self.handler(Call(request, service, self.body(), params, upload))
+            limit = time_limit(request)
+            async with _upload_deadline(limit.deadline()):
+                body = await self._read(request, upload)
+            call = Call(request, service, body, params, upload, limit.deadline())
+            return await self.handler(call)
 
     async def _read(self, request: web.Request, upload: Upload) -> BodyT:
         if request.content_type == FORM and FORM in self.media:
@@ -177,9 +183,9 @@ def operation(
 
 
 @contextlib.asynccontextmanager
-async def _upload_deadline(request: web.Request) -> AsyncIterator[None]:
+async def _upload_deadline(deadline: float) -> AsyncIterator[None]:
     """A client that sends a byte a second does not keep its connection for ever."""
-    seconds = max(0.0, deadline(request) - time.monotonic())
+    seconds = max(0.0, deadline - time.monotonic())
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from ipc.messages import Json
+from ipc.engines import Json
 
 REF = "#/components/schemas/{model}"
 

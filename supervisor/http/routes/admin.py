@@ -8,8 +8,16 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from ipc.errors import ErrorCode, ServiceError
-from supervisor.http.api.operation import JSON, Access, Answer, Call, Nothing, Operations, operation
-from supervisor.memory.recycling import Reason
+from supervisor.http.api.operation import (
+    JSON,
+    Access,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    json_answer,
+    operation,
+)
 
 
 class ChildPath(BaseModel):
@@ -32,16 +40,15 @@ class Recycling(BaseModel):
 async def recycle(call: Call[Nothing, ChildPath]) -> web.StreamResponse:
     """Replace a worker, its successor ready before it leaves; answers at once."""
     name = call.params.name
-    for pool in call.service.pools.values():
-        for member in pool.members:
-            if member.worker.name == name:
-                if not pool.recycle(member, Reason.FORCED):
-                    raise ServiceError(
-                        ErrorCode.conflict,
-                        f"{name} is {member.worker.state.value} or being replaced already; "
-                        "see /health",
-                    )
-                return web.json_response({"status": "recycling", "name": name}, status=202)
+    for model in call.service.models:
+        if (begun := model.backend.recycle(name)) is None:
+            continue
+        if not begun:
+            raise ServiceError(
+                ErrorCode.conflict,
+                f"{name} does not serve, or is being replaced already; see /health",
+            )
+        return json_answer(Recycling(status="recycling", name=name), status=202)
     raise ServiceError(ErrorCode.not_found, f"there is no worker called {name[:64]}; see /health")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
+from supervisor.dispatch.backend import BackendStatus, ChildStatus
+from supervisor.dispatch.models import Model as ServedModel
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -22,12 +25,14 @@ from supervisor.http.api.operation import (
 )
 from supervisor.memory.usage import resident_bytes, to_mb
 from supervisor.service import VERSION, Service
-from supervisor.workers.monitor import Watch
-from supervisor.workers.pool import Pool, PoolState
-from supervisor.workers.slot import Member
-from supervisor.workers.template import Template
+from supervisor.workers.lifecycle import ModelState, State
 
 TAG = "Operation"
+
+_SERVING = "IDLE", "BUSY"
+"""`state` of a READY worker without and with requests."""
+_DRAINING = "RETIRING"
+"""`state` of a DRAINING worker."""
 
 
 class Child(BaseModel):
@@ -39,10 +44,14 @@ class Child(BaseModel):
                 {
                     "name": "tts-1",
                     "role": "worker",
-                    "model": "tts",
+                    "model": Kind.TTS,
+                    "kind": Kind.TTS,
                     "engine": "pocket",
                     "pid": 4711,
                     "state": "IDLE",
+                    "lifecycle": "READY",
+                    "in_flight": 0,
+                    "capacity": 1,
                     "rss_mb": 746.2,
                     "uss_mb": 89.4,
                     "pss_mb": 417.0,
@@ -60,10 +69,19 @@ class Child(BaseModel):
 
     name: str
     role: Literal["template", "worker"]
-    model: str
+    model: Annotated[
+        str, Field(description="the kind's name for its default model, else the engine's")
+    ]
+    kind: Annotated[str, Field(description="tts or stt")]
     engine: str
     pid: int
-    state: str
+    state: Annotated[
+        str,
+        Field(description="IDLE or BUSY for READY workers, RETIRING for DRAINING ones"),
+    ]
+    lifecycle: Annotated[str, Field(description="STARTING, READY, DRAINING or STOPPING")]
+    in_flight: Annotated[int | None, Field(description="requests that it works on")]
+    capacity: Annotated[int | None, Field(description="requests that it can work on at once")]
     rss_mb: float | None
     uss_mb: Annotated[float | None, Field(description="what its end would give back")]
     pss_mb: float | None
@@ -83,6 +101,7 @@ class Model(BaseModel):
         json_schema_extra={
             "examples": [
                 {
+                    "kind": Kind.TTS,
                     "state": "SERVING",
                     "engine": "pocket",
                     "profile": "production",
@@ -99,6 +118,7 @@ class Model(BaseModel):
         }
     )
 
+    kind: Annotated[str, Field(description="tts or stt")]
     state: str
     engine: str
     profile: str
@@ -169,7 +189,7 @@ async def readyz(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     """200 while a model serves and requests are taken."""
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
-    if not any(pool.state is PoolState.SERVING for pool in call.service.pools.values()):
+    if not any(model.backend.state is ModelState.SERVING for model in call.service.models):
         raise ServiceError(
             ErrorCode.model_unavailable, "no model serves yet; /health has the details"
         )
@@ -178,103 +198,89 @@ async def readyz(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 def report(service: Service) -> Health:
     """What /health answers."""
-    states = {model: pool.state for model, pool in service.pools.items()}
+    statuses = [(model, model.backend.status()) for model in service.models]
+
+    def loaded(kind: Kind) -> bool:
+        return any(
+            model.kind is kind and status.state is ModelState.SERVING for model, status in statuses
+        )
+
     return Health(
-        status=_status(list(states.values())),
+        status=_status([status.state for _, status in statuses]),
         version=VERSION,
         uptime_s=round(time.monotonic() - service.started, 1),
-        asr_loaded=states["stt"] is PoolState.SERVING,
-        tts_loaded=states["tts"] is PoolState.SERVING,
+        asr_loaded=loaded(Kind.STT),
+        tts_loaded=loaded(Kind.TTS),
         voices_loaded=len(service.builtin_voices) + len(service.voices.list()),
         memory=Memory(
             limit_mb=to_mb(service.container.limit),
             source=service.container.source,
-            usage_mb=to_mb(service.watch.usage),
+            usage_mb=to_mb(service.monitor.usage),
             front_rss_mb=to_mb(resident_bytes(os.getpid())),
         ),
-        models={model: _model(service, model) for model in service.pools},
+        models={model.name: _model(model, status) for model, status in statuses},
         children=[
-            child for pool in service.pools.values() for child in _children(pool, service.watch)
+            _child(model, status, child) for model, status in statuses for child in status.children
         ],
     )
 
 
-def _status(states: list[PoolState]) -> Literal["starting", "ok", "degraded"]:
-    if all(state is PoolState.SERVING for state in states):
+def _status(states: list[ModelState]) -> Literal["starting", "ok", "degraded"]:
+    if all(state is ModelState.SERVING for state in states):
         return "ok"
-    if all(state in (PoolState.SERVING, PoolState.STARTING) for state in states):
+    if all(state in (ModelState.SERVING, ModelState.STARTING) for state in states):
         return "starting"
     return "degraded"
 
 
-def _model(service: Service, model: str) -> Model:
-    dispatcher, pool = service.dispatchers[model], service.pools[model]
+def _model(model: ServedModel, status: BackendStatus) -> Model:
     return Model(
-        state=pool.state.value,
-        engine=pool.config.engine,
-        profile=pool.config.profile,
-        message=pool.message,
-        retry_in_s=round(pool.retry_after, 1),
-        notes=pool.info.get("notes", []),
-        in_flight=dispatcher.in_flight,
-        queued=dispatcher.queued,
-        backlog_s=round(dispatcher.backlog, 2),
-        replays=dispatcher.replays,
-        recycles={reason.value: count for reason, count in pool.recycles.items()},
+        kind=model.kind,
+        state=status.state.value,
+        engine=status.engine.name,
+        profile=status.engine.profile,
+        message=status.message,
+        retry_in_s=round(status.retry_after, 1),
+        notes=list(status.info.notes) if status.info else [],
+        in_flight=status.in_flight,
+        queued=status.queued,
+        backlog_s=round(status.backlog, 2),
+        replays=status.replays,
+        recycles=dict(status.recycles),
     )
 
 
-def _children(pool: Pool, watch: Watch) -> list[Child]:
-    children = [_worker(pool, member, watch) for member in pool.members]
-    template = pool.templates.current
-    if template is not None and template.process is not None:
-        children.insert(0, _template(pool, template, template.process.pid, watch))
-    return children
-
-
-def _template(pool: Pool, template: Template, pid: int, watch: Watch) -> Child:
+def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Child:
+    """USS and PSS are as old as the last reading."""
     return Child(
-        name=template.name,
-        role="template",
-        state="READY" if template.ready else "STARTING",
-        **_process(pool, pid, resident_bytes(pid), template.started, watch),
-        baseline_mb=to_mb(template.baseline_rss or None),
-        soft_limit_mb=None,
-        hard_limit_mb=None,
-        requests=None,
-        restarts=pool.templates.restarts,
-        last_exit=pool.templates.last_exit,
+        name=child.name,
+        role=child.role,
+        model=model.name,
+        kind=model.kind,
+        engine=status.engine.name,
+        pid=child.pid,
+        state=_older_state(child),
+        lifecycle=child.state,
+        in_flight=child.in_flight,
+        capacity=child.capacity,
+        rss_mb=to_mb(child.rss),
+        uss_mb=to_mb(child.share.uss) if child.share else None,
+        pss_mb=to_mb(child.share.pss) if child.share else None,
+        baseline_mb=to_mb(child.baseline),
+        soft_limit_mb=to_mb(child.soft_limit),
+        hard_limit_mb=to_mb(child.hard_limit),
+        uptime_s=round(time.monotonic() - child.started, 1),
+        requests=child.requests,
+        restarts=child.restarts,
+        last_exit=child.last_exit,
     )
 
 
-def _worker(pool: Pool, member: Member, watch: Watch) -> Child:
-    worker = member.worker
-    return Child(
-        name=worker.name,
-        role="worker",
-        state=worker.state.value,
-        **_process(pool, worker.process.pid, worker.rss or None, worker.started, watch),
-        baseline_mb=to_mb(worker.baseline_rss or None),
-        soft_limit_mb=to_mb(member.bounds.soft),
-        hard_limit_mb=to_mb(member.bounds.hard),
-        requests=worker.requests,
-        restarts=member.lineage.restarts,
-        last_exit=member.lineage.last_exit,
-    )
-
-
-def _process(pool: Pool, pid: int, rss: int | None, started: float, watch: Watch) -> dict[str, Any]:
-    """What templates and workers have in common. USS and PSS are as old as the last reading."""
-    share = watch.shares.get(pid)
-    return {
-        "model": pool.config.model,
-        "engine": pool.config.engine,
-        "pid": pid,
-        "uptime_s": round(time.monotonic() - started, 1),
-        "rss_mb": to_mb(rss),
-        "uss_mb": to_mb(share.uss) if share else None,
-        "pss_mb": to_mb(share.pss) if share else None,
-    }
+def _older_state(child: ChildStatus) -> str:
+    """The state in the words that clients have known from the beginning."""
+    if child.role == "worker" and child.state == State.READY.value:
+        return _SERVING[bool(child.in_flight)]
+    return _DRAINING if child.state == State.DRAINING.value else child.state
 
 
 OPERATIONS: Operations = (

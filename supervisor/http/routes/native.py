@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
+from ipc import operations
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
-from supervisor.http.api.operation import FORM, JSON, Answer, Call, Nothing, Operations, operation
+from ipc.operations import AUTO_LANGUAGE, Speak, Voice
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    Answer,
+    Call,
+    Nothing,
+    Operations,
+    json_answer,
+    operation,
+)
 from supervisor.http.routes.voices import SAMPLE
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.synthesis import (
     DecodeSteps,
     EosThreshold,
-    Order,
     Rate,
     Seed,
     Speed,
     Temperature,
     named,
+    sampling,
     sound_answer,
     speak,
-    uploaded,
 )
 from supervisor.http.shared.transcription import (
     PLAIN_CONTENT,
     RECORDING,
     Word,
     plain_answer,
-    transcribed,
-    transcription_job,
+    transcription,
 )
 from supervisor.voices.store import VoiceId
 
@@ -58,6 +73,18 @@ class CloneFields(BaseModel):
     decode_steps: DecodeSteps | None = None
     eos_threshold: EosThreshold | None = None
 
+    def speech(self, voice: Voice) -> Speak:
+        """The operation that is asked for."""
+        return Speak(
+            self.text,
+            voice,
+            sampling(self.seed, self.temperature, self.decode_steps, self.eos_threshold),
+            self.response_format,
+            self.stream,
+            self.sample_rate,
+            speed=1.0 if self.speed is None else self.speed,
+        )
+
 
 class TtsFields(CloneFields):
     """What to say, in which voice, and how."""
@@ -75,7 +102,7 @@ class TranscribeFields(BaseModel):
 
     language: Annotated[
         str, Field(max_length=16, description="a hint: auto, zh, en, yue, ja, ko")
-    ] = "auto"
+    ] = AUTO_LANGUAGE
     itn: Annotated[bool, Field(description="punctuation, and numbers as digits")] = True
     timestamps: Annotated[
         bool, Field(description="the answer has segments: start, end, text, emotion, ...")
@@ -100,6 +127,24 @@ class Segment(BaseModel):
     events: list[str]
     event_probability: float | None
     words: list[Word] | None = None
+
+    @classmethod
+    def of(cls, segment: operations.Segment) -> Segment:
+        """As a worker has found it."""
+        told = segment.paralinguistics
+        return cls(
+            id=segment.id,
+            start=segment.start,
+            end=segment.end,
+            text=segment.text,
+            language=told.language,
+            language_probability=told.language_probability,
+            emotion=told.emotion,
+            emotion_probability=told.emotion_probability,
+            events=list(told.events),
+            event_probability=told.event_probability,
+            words=None if segment.words is None else [Word.of(word) for word in segment.words],
+        )
 
 
 class Transcript(BaseModel):
@@ -136,6 +181,31 @@ class Transcript(BaseModel):
     duration: Annotated[float, Field(description="seconds")]
     segments: list[Segment] | None = None
 
+    @classmethod
+    def of(cls, transcript: operations.Transcript, *, segments: bool) -> Transcript:
+        """As a worker has found it, with or without its segments."""
+        told = transcript.paralinguistics
+        return cls(
+            text=transcript.text,
+            language=told.language,
+            language_probability=told.language_probability,
+            emotion=told.emotion,
+            emotion_probability=told.emotion_probability,
+            events=list(told.events),
+            raw=transcript.raw,
+            duration=transcript.duration,
+            segments=[Segment.of(each) for each in transcript.segments] if segments else None,
+        )
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not there: probabilities of engines that have none, unwanted segments."""
+        dumped = {name: value for name, value in dump(self).items() if value is not None}
+        for segment in dumped.get("segments", ()):
+            if segment["words"] is None:
+                del segment["words"]
+        return dumped
+
 
 async def clone(call: Call[CloneFields, Nothing]) -> web.StreamResponse:
     """Speak a text in the voice of a recording.
@@ -143,8 +213,8 @@ async def clone(call: Call[CloneFields, Nothing]) -> web.StreamResponse:
     With `stream` the sound comes chunk by chunk, as it is made; without it comes whole, with its
     Content-Length.
     """
-    order = Order(**call.body.model_dump(), voice=uploaded(call.upload))
-    return await speak(call.request, call.service, order)
+    voice = Voice(recording=call.upload.recording)
+    return await speak(call, call.body.speech(voice))
 
 
 async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
@@ -152,7 +222,6 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
 
     In a form or as JSON; a recording can only come in a form.
     """
-    fields = call.body.model_dump(exclude={"voice_id"})
     voice_id = call.body.voice_id
     if call.upload.size and voice_id is not None:
         raise ServiceError(
@@ -160,31 +229,25 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
             f"there are both voice_id and {_REFERENCE.name}; send only one of them",
         )
     if call.upload.size:
-        order = Order(**fields, voice=uploaded(call.upload))
-        return await speak(call.request, call.service, order)
+        voice = Voice(recording=call.upload.recording)
+        return await speak(call, call.body.speech(voice))
     async with named(call.service, voice_id) as voice:
-        return await speak(call.request, call.service, Order(**fields, voice=voice))
+        return await speak(call, call.body.speech(voice))
 
 
 async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamResponse:
     """What is said in a recording, in which language and mood."""
     fields = call.body
-    job = transcription_job(
-        call.request,
-        call.service,
-        call.upload,
-        language=language_code(fields.language),
-        itn=fields.itn,
-        words=fields.words,
+    asked = transcription(
+        call, language=language_code(fields.language), itn=fields.itn, words=fields.words
     )
-    result = await transcribed(call.service, job)
+    transcript = await asked.run()
     if fields.response_format == "json":
-        if not (fields.timestamps or fields.words):
-            result.pop("segments", None)
-        response = web.json_response(result)
+        segments = fields.timestamps or fields.words
+        response = json_answer(Transcript.of(transcript, segments=segments))
     else:
-        response = plain_answer(result, fields.response_format)
-    response.headers["Server-Timing"] = timing(job, result)
+        response = plain_answer(transcript, fields.response_format)
+    response.headers["Server-Timing"] = timing(asked.job)
     return response
 
 

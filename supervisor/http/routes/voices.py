@@ -6,13 +6,17 @@ import asyncio
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
-from supervisor.dispatch.upload import Upload
+from ipc.operations import EncodeVoice
+from supervisor.dispatch.cost import Unit, Work
+from supervisor.dispatch.models import Model
+from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -156,12 +160,13 @@ async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
 def _lasting(service: Service) -> list[VoiceEntry]:
     """The voices that are built in or registered."""
     builtin = [
-        _entry(service, voice["id"], "builtin", name=voice["name"], language=voice.get("language"))
-        for voice in service.builtin_voices
+        _entry(model, voice.id, "builtin", name=voice.name, language=voice.language)
+        for voice, model in service.builtin_voices
     ]
+    default = service.models.default(Kind.TTS)
     registered = [
         _entry(
-            service,
+            default,
             voice.id,
             "registered",
             name=voice.name,
@@ -179,52 +184,41 @@ async def _cached(service: Service) -> list[VoiceEntry]:
     folder = service.settings.voices_dir / CACHED
     keys = await asyncio.get_running_loop().run_in_executor(None, _cached_keys, folder)
     known = {voice.key for voice in service.voices.list()}
+    default = service.models.default(Kind.TTS)
     return [
-        _entry(service, cached_id(key), "cached", name=f"recording {key[:8]}")
+        _entry(default, cached_id(key), "cached", name=f"recording {key[:8]}")
         for key in keys
         if key not in known
     ]
 
 
 async def register_voice(
-    call_request: web.Request,
-    service: Service,
-    upload: Upload,
-    *,
-    voice_id: str,
-    name: str | None,
-    consent: str | None,
+    call: Call[Any, Any], *, voice_id: str, name: str | None, consent: str | None
 ) -> str:
     """Prove that the recording makes a voice, and keep it. Raises `ServiceError`.
 
     Returns its Server-Timing.
     """
+    service, upload = call.service, call.upload
     _refuse_builtin(service, voice_id)
     if is_cached_id(voice_id):
         raise ServiceError(
             ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; take another id"
         )
     service.voices.check_room(voice_id)
-    job = make_job(
-        call_request,
-        service,
-        "encode",
-        {"voice_key": upload.digest.hex(), "keep_voice": True},
-        kind="voice",
-        size=1,
-        audio=upload.data,
-        audio_path=upload.path,
-    )
-    async with service.voices.hold(upload.digest.hex()):
+    recording = upload.recording
+    output = ResponseBuffer(service.spool)
+    job = make_job(call, EncodeVoice(recording), Work(Unit.VOICES, 1), output)
+    async with service.voices.hold(recording.key):
         try:
-            result = await service.dispatchers["tts"].run(job)
+            result = await service.models.default(Kind.TTS).backend.run(job)
         finally:
-            job.answer.close()
+            output.close()
         _refuse_builtin(service, voice_id)  # now the engine's voices are known for sure
         await service.voices.save(
-            voice_id, upload, name=name, seconds=result["seconds"], consent=consent
+            voice_id, upload, name=name, seconds=result.seconds, consent=consent
         )
-        return timing(job, result)
+        return timing(job)
 
 
 async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
@@ -240,12 +234,7 @@ async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
     """
     fields = call.body
     spent = await register_voice(
-        call.request,
-        call.service,
-        call.upload,
-        voice_id=fields.voice_id,
-        name=fields.name,
-        consent=fields.consent,
+        call, voice_id=fields.voice_id, name=fields.name, consent=fields.consent
     )
     registered = Registered(status="ok", voice_id=fields.voice_id)
     return json_answer(registered, headers={"Server-Timing": spent})
@@ -292,14 +281,14 @@ def _no_voice(voice_id: str, kind: str = "") -> ServiceError:
 
 
 def _refuse_builtin(service: Service, voice_id: str) -> None:
-    if any(voice["id"] == voice_id for voice in service.builtin_voices):
+    if any(voice.id == voice_id for voice, _ in service.builtin_voices):
         raise ServiceError(
             ErrorCode.conflict, f"'{voice_id}' is one of the engine's own voices; take another id"
         )
 
 
 def _entry(
-    service: Service,
+    model: Model,
     voice_id: str,
     kind: Literal["builtin", "registered", "cached"],
     *,
@@ -314,7 +303,7 @@ def _entry(
         voice_id=voice_id,
         name=name,
         type=kind,
-        engine=service.pools["tts"].config.engine,
+        engine=model.backend.engine.name,
         category="premade" if kind == "builtin" else "cloned",
         language=language,
         seconds=seconds,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 
-from ipc.messages import Json
+from ipc.operations import SentenceTime
 
 
 class CharacterTimes(BaseModel):
@@ -17,7 +17,7 @@ class CharacterTimes(BaseModel):
     character_end_times_seconds: list[float]
 
 
-def align_text(text: str, sentences: Sequence[Json], duration: float) -> CharacterTimes:
+def align_text(text: str, sentences: Sequence[SentenceTime], duration: float) -> CharacterTimes:
     """The times of all characters of `text`, of which `sentences` have been said.
 
     Each of those has its `text` and its `start` and `end` in seconds; characters share the time of
@@ -27,20 +27,22 @@ def align_text(text: str, sentences: Sequence[Json], duration: float) -> Charact
     times: list[tuple[float, float]] = []
     clock = 0.0
     for begin, end, sentence in _places(text, sentences):
-        times += evenly(begin - len(times), clock, sentence["start"])
-        times += evenly(end - begin, sentence["start"], sentence["end"])
-        clock = sentence["end"]
+        times += evenly(begin - len(times), clock, sentence.start)
+        times += evenly(end - begin, sentence.start, sentence.end)
+        clock = sentence.end
     times += evenly(len(text) - len(times), clock, max(clock, duration))
     return _character_times(text, times)
 
 
-def align_sentences(sentences: Sequence[Json]) -> CharacterTimes:
+def align_sentences(sentences: Sequence[SentenceTime]) -> CharacterTimes:
     """The times of all characters of what has been said, with a blank between two sentences."""
-    text = " ".join(sentence["text"] for sentence in sentences)
-    return align_text(text, sentences, sentences[-1]["end"] if sentences else 0.0)
+    text = " ".join(sentence.text for sentence in sentences)
+    return align_text(text, sentences, sentences[-1].end if sentences else 0.0)
 
 
-def _places(text: str, sentences: Sequence[Json]) -> Iterator[tuple[int, int, Json]]:
+def _places(
+    text: str, sentences: Sequence[SentenceTime]
+) -> Iterator[tuple[int, int, SentenceTime]]:
     """Where in `text` each sentence begins and ends.
 
     A sentence is what `text` says there but for white space and what has been left out, so it is
@@ -49,7 +51,7 @@ def _places(text: str, sentences: Sequence[Json]) -> Iterator[tuple[int, int, Js
     end = 0
     for sentence in sentences:
         begin: int | None = None
-        for character in "".join(sentence["text"].split()):
+        for character in "".join(sentence.text.split()):
             place = text.find(character, end)
             if place >= 0:
                 begin = place if begin is None else begin

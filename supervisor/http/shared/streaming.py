@@ -1,4 +1,4 @@
-"""Answers that arrive while they are made: bytes as they are, or framed as events. In the front."""
+"""Responses that arrive while they are made: bytes as they are, or framed as events. In the front."""
 
 from __future__ import annotations
 
@@ -7,34 +7,66 @@ import json
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import HttpVersion11, web
 
+from ipc.engines import Json
 from ipc.errors import ServiceError
-from ipc.messages import Json
-from supervisor.dispatch.dispatcher import Dispatcher, Job
+from ipc.operations import ResultT
+from supervisor.dispatch.backend import Backend
+from supervisor.dispatch.job import Job
 from supervisor.http.errors import error_body
 from supervisor.log import logger
 from supervisor.service import SERVICE
 
-SERVER_SENT = "text/event-stream"
-"""Media type of server-sent events."""
+ItemT_co = TypeVar("ItemT_co", covariant=True)
+ItemT = TypeVar("ItemT")
+ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
+ResultT_contra = TypeVar("ResultT_contra", contravariant=True)
 
 
-class Framing(Protocol):
-    """How a worker's bytes look on the wire."""
+class Source(Protocol[ItemT_co]):
+    """What a response reads: `ResponseBuffer` or `SegmentBuffer`."""
+
+    async def read(self) -> ItemT_co | None:
+        """The next item; a false value at the end. Raises the job's error."""
+
+    def close(self) -> None:
+        """Drop what was not read."""
+
+
+class Framing(Protocol[ItemT_contra, ResultT_contra]):
+    """How a stream looks on the wire."""
 
     media_type: str
 
-    def data(self, data: bytes) -> bytes:
-        """The frames of the next bytes; b"" when they make none yet."""
+    def item(self, item: ItemT_contra) -> bytes:
+        """The bytes of the next item."""
 
-    def end(self, result: Json) -> bytes:
-        """The last frames, once the worker has described its whole answer."""
+    def end(self, result: ResultT_contra) -> bytes:
+        """The last bytes, once the whole result is known."""
 
     def error(self, error: ServiceError) -> bytes:
-        """The frame that tells of an error after the answer has begun; b"" cuts the connection."""
+        """What tells of an error after the response has begun; b"" cuts the connection."""
+
+
+class Raw:
+    """Bytes as they are."""
+
+    media_type = ""
+
+    def item(self, item: bytes) -> bytes:
+        """Those bytes."""
+        return item
+
+    def end(self, _: Any) -> bytes:
+        """Nothing follows."""
+        return b""
+
+    def error(self, _: ServiceError) -> bytes:
+        """Nothing could tell."""
+        return b""
 
 
 def server_sent(data: Json, event: str | None = None) -> bytes:
@@ -48,50 +80,35 @@ def server_sent_error(error: ServiceError) -> bytes:
     return server_sent(error_body(error), "error")
 
 
-class _Raw:
-    """The bytes as they are."""
-
-    media_type = ""
-
-    def data(self, data: bytes) -> bytes:
-        return data
-
-    def end(self, _: Json) -> bytes:
-        return b""
-
-    def error(self, _: ServiceError) -> bytes:
-        return b""
-
-
 async def stream(
     request: web.Request,
-    dispatcher: Dispatcher,
-    job: Job,
+    backend: Backend,
+    job: Job[ResultT],
+    *,
+    source: Source[ItemT],
+    framing: Framing[ItemT, ResultT],
     headers: Callable[[], dict[str, str]],
-    framing: Framing | None = None,
 ) -> web.StreamResponse:
-    """Run `job` and answer chunk by chunk, each as soon as it exists.
+    """Run `job` and send what it puts into `source`, each item as soon as it exists.
 
-    `headers` is asked once the first chunk exists: before, the engine may not be known. An error
-    before the first byte is an ordinary answer. After it the connection is cut without a valid end,
-    so that no client takes half an answer for a whole one.
+    `headers` is asked once the first item exists: before, the engine may not be known. An error
+    before the first byte is an ordinary response. After it the connection is cut without a valid
+    end, so that no client takes half a response for a whole one.
     """
-    framing = framing or _Raw()
-    running = asyncio.create_task(dispatcher.run(job))
+    running = asyncio.create_task(backend.run(job))
     running.add_done_callback(_retrieve)
     try:
-        data = await job.answer.read()
+        item = await source.read()
         response = web.StreamResponse(headers=headers())
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         else:
-            response.force_close()  # nothing else tells such a client where the answer ends
+            response.force_close()  # nothing else tells such a client where the response ends
         await response.prepare(request)
         try:
-            while data:
-                if frames := framing.data(data):
-                    await send(request, response, frames)
-                data = await job.answer.read()
+            while item:
+                await send(request, response, framing.item(item))
+                item = await source.read()
         except ServiceError as error:
             if last := framing.error(error):
                 await send(request, response, last)
@@ -106,7 +123,7 @@ async def stream(
         return response
     finally:
         running.cancel()
-        job.answer.close()
+        source.close()
 
 
 async def send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -125,12 +142,12 @@ async def send(request: web.Request, response: web.StreamResponse, data: bytes) 
 
 
 def _end_by_reset(transport: asyncio.Transport) -> None:
-    """Have the connection end with an error: its mere end would be that of a whole answer."""
+    """Have the connection end with an error: its mere end would be that of a whole response."""
     at_once = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
-def _retrieve(task: asyncio.Task[Json]) -> None:
-    """The error reaches the client through the answer; here it only counts as seen."""
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """The error reaches the client through the response; here it only counts as seen."""
     if not task.cancelled():
         task.exception()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ipc.messages import Json
+from ipc.operations import Segment
 
 
-def srt(segments: Sequence[Json]) -> str:
+def srt(segments: Sequence[Segment]) -> str:
     """SubRip: numbered, with commas before the milliseconds."""
     return "".join(
         f"{number}\n{_span(segment, ',')}\n{_line(segment)}\n\n"
@@ -15,14 +15,14 @@ def srt(segments: Sequence[Json]) -> str:
     )
 
 
-def vtt(segments: Sequence[Json]) -> str:
+def vtt(segments: Sequence[Segment]) -> str:
     """WebVTT, https://www.w3.org/TR/webvtt1/."""
     cues = (f"{_span(segment, '.')}\n{_escape(_line(segment))}\n\n" for segment in segments)
     return "WEBVTT\n\n" + "".join(cues)
 
 
-def _span(segment: Json, point: str) -> str:
-    return f"{_clock(segment['start'], point)} --> {_clock(segment['end'], point)}"
+def _span(segment: Segment, point: str) -> str:
+    return f"{_clock(segment.start, point)} --> {_clock(segment.end, point)}"
 
 
 def _clock(seconds: float, point: str) -> str:
@@ -32,9 +32,9 @@ def _clock(seconds: float, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
 
 
-def _line(segment: Json) -> str:
+def _line(segment: Segment) -> str:
     """The text on one line: an empty one would end the cue."""
-    return " ".join(segment["text"].split())
+    return " ".join(segment.text.split())
 
 
 def _escape(text: str) -> str:

@@ -6,61 +6,28 @@ needs. Their voices are in `elevenlabs_voices.py`, transcription in `elevenlabs_
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipc.formats import FORMATS
-from ipc.messages import Json
-from supervisor.http.api.operation import JSON, Answer, Call, Operations, operation
+from ipc.formats import OutputFormat
+from ipc.operations import Speak, SpeechResult, Voice
+from supervisor.http.api.operation import JSON, Answer, Call, Operation, Operations, operation
 from supervisor.http.routes.elevenlabs.voices import ElevenLabsVoiceSettings
 from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
 from supervisor.http.shared.synthesis import (
     SOUND_HEADERS,
-    Order,
     Seed,
-    VoiceSource,
     named,
+    sampling,
     sound_answer,
     speak,
     speak_in_json,
 )
 
 TAG = "ElevenLabs"
-
-OutputFormat = Literal[
-    "mp3_22050_32",
-    "mp3_24000_48",
-    "mp3_44100_32",
-    "mp3_44100_64",
-    "mp3_44100_96",
-    "mp3_44100_128",
-    "mp3_44100_192",
-    "pcm_8000",
-    "pcm_16000",
-    "pcm_22050",
-    "pcm_24000",
-    "pcm_32000",
-    "pcm_44100",
-    "pcm_48000",
-    "wav_8000",
-    "wav_16000",
-    "wav_22050",
-    "wav_24000",
-    "wav_32000",
-    "wav_44100",
-    "wav_48000",
-    "opus_48000_32",
-    "opus_48000_64",
-    "opus_48000_96",
-    "opus_48000_128",
-    "opus_48000_192",
-    "ulaw_8000",
-    "alaw_8000",
-]
-
-_CODECS = {str(name): name for name in FORMATS}
 
 _HI: Any = {
     "characters": ["H", "i"],
@@ -139,13 +106,15 @@ async def text_to_speech(call: _TtsCall) -> web.StreamResponse:
     """
     whole = call.params.output_format.startswith("wav_")
     async with named(call.service, call.params.voice_id) as voice:
-        return await speak(call.request, call.service, _order(call, voice, stream=not whole))
+        speech = _speech(call, voice, streamed=not whole)
+        return await speak(call, speech, model=call.body.model_id)
 
 
 async def text_to_speech_stream(call: _TtsCall) -> web.StreamResponse:
     """Speak a text in a built-in or registered voice; the sound comes while it is made."""
     async with named(call.service, call.params.voice_id) as voice:
-        return await speak(call.request, call.service, _order(call, voice, stream=True))
+        speech = _speech(call, voice, streamed=True)
+        return await speak(call, speech, model=call.body.model_id)
 
 
 async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
@@ -155,72 +124,70 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
     `alignment_exact` is false.
     """
 
-    def times(result: Json) -> SpeechTimes:
-        sentences = result["alignment"]
+    def times(result: SpeechResult) -> SpeechTimes:
+        sentences = result.alignment or ()
         return SpeechTimes(
-            alignment=align_text(call.body.text, sentences, result["duration"]),
+            alignment=align_text(call.body.text, sentences, result.duration),
             normalized_alignment=align_sentences(sentences),
-            alignment_exact=result["alignment_exact"],
-            alignment_granularity="character" if result["alignment_exact"] else "sentence",
+            alignment_exact=result.alignment_exact,
+            alignment_granularity="character" if result.alignment_exact else "sentence",
         )
 
-    service = call.service
-    async with named(service, call.params.voice_id) as voice:
-        order = _order(call, voice, stream=False, alignment=True)
-        return await speak_in_json(call.request, service, order, times)
+    async with named(call.service, call.params.voice_id) as voice:
+        speech = _speech(call, voice, alignment=True)
+        return await speak_in_json(call, speech, times, model=call.body.model_id)
 
 
-def _order(call: _TtsCall, voice: VoiceSource, *, stream: bool, alignment: bool = False) -> Order:
+def _speech(
+    call: _TtsCall, voice: Voice, *, streamed: bool = False, alignment: bool = False
+) -> Speak:
+    """The operation that is asked for."""
     fields = call.body
     codec, rate, *kbits = call.params.output_format.split("_")
-    return Order(
-        text=fields.text,
-        voice=voice,
-        response_format=_CODECS[codec],
+    speed = fields.voice_settings.speed if fields.voice_settings else None
+    return Speak(
+        fields.text,
+        voice,
+        sampling(fields.seed),
+        response_format=codec,
+        streamed=streamed,
         sample_rate=int(rate),
         bit_rate=int(kbits[0]) * 1000 if kbits else None,
-        speed=fields.voice_settings.speed if fields.voice_settings else None,
-        seed=fields.seed,
-        stream=stream,
+        speed=1.0 if speed is None else speed,
         alignment=alignment,
     )
 
 
-_SPEECH = "/v1/text-to-speech/{voice_id}"
-_SOUND = sound_answer(formats=("mp3", "pcm", "wav", "opus", "ulaw", "alaw"))
+def _speech_operation(
+    end: str,
+    handler: Callable[[_TtsCall], Awaitable[web.StreamResponse]],
+    summary: str,
+    answer: Answer,
+) -> Operation[TextToSpeechFields, TextToSpeechParams]:
+    """One of the operations that take a text and a voice."""
+    return operation(
+        "POST",
+        f"/v1/text-to-speech/{{voice_id}}{end}",
+        handler,
+        summary=summary,
+        tag=TAG,
+        body=TextToSpeechFields,
+        params=TextToSpeechParams,
+        media=(JSON,),
+        answers={200: answer},
+    )
+
+
+_SOUND = sound_answer(elevenlabs=True)
+_TIMED = Answer("The sound and its times.", {JSON: SpeechWithTimes}, SOUND_HEADERS)
 
 OPERATIONS: Operations = (
-    operation(
-        "POST",
-        _SPEECH,
-        text_to_speech,
-        summary="Speak",
-        tag=TAG,
-        body=TextToSpeechFields,
-        params=TextToSpeechParams,
-        media=(JSON,),
-        answers={200: _SOUND},
-    ),
-    operation(
-        "POST",
-        f"{_SPEECH}/stream",
-        text_to_speech_stream,
-        summary="Speak in a stream",
-        tag=TAG,
-        body=TextToSpeechFields,
-        params=TextToSpeechParams,
-        media=(JSON,),
-        answers={200: _SOUND},
-    ),
-    operation(
-        "POST",
-        f"{_SPEECH}/with-timestamps",
+    _speech_operation("", text_to_speech, "Speak", _SOUND),
+    _speech_operation("/stream", text_to_speech_stream, "Speak in a stream", _SOUND),
+    _speech_operation(
+        "/with-timestamps",
         text_to_speech_with_timestamps,
-        summary="Speak, and tell when each character is said",
-        tag=TAG,
-        body=TextToSpeechFields,
-        params=TextToSpeechParams,
-        media=(JSON,),
-        answers={200: Answer("The sound and its times.", {JSON: SpeechWithTimes}, SOUND_HEADERS)},
+        "Speak, and tell when each character is said",
+        _TIMED,
     ),
 )

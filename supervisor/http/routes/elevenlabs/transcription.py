@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ipc.messages import Json
+from ipc.operations import Segment, Transcript, Word
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -22,7 +22,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.shared.character_times import evenly
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import ISO_639_3, language_code
-from supervisor.http.shared.transcription import RECORDING, transcribed, transcription_job
+from supervisor.http.shared.transcription import RECORDING, transcription
 
 TAG = "ElevenLabs"
 
@@ -43,7 +43,7 @@ _REFUSED = {
     "entity_detection": "the service detects no entities; leave entity_detection out",
     "entity_redaction": "the service redacts nothing; leave entity_redaction out",
 }
-"""What is not done, where doing nothing would give an answer that is not what was asked for."""
+"""Options we reject, because ignoring them would return a wrong result."""
 
 
 class SpeechToTextFields(BaseModel):
@@ -149,39 +149,36 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
     """What is said in a recording, with the times of its words, in which language and mood."""
     fields = call.body
     timed = fields.timestamps_granularity != "none"
-    job = transcription_job(
-        call.request,
-        call.service,
-        call.upload,
+    asked = transcription(
+        call,
+        model=fields.model_id,
         language=language_code(fields.language_code),
         words=timed,
     )
-    result = await transcribed(call.service, job)
+    transcript = await asked.run()
     words: list[ScribeWord] = []
     if timed:
         characters = fields.timestamps_granularity == "character"
-        words = scribe_words(result, characters=characters, events=fields.tag_audio_events)
-    transcript = ScribeTranscript(
-        language_code=ISO_639_3.get(result["language"], result["language"]),
-        language_probability=result.get("language_probability"),
-        text=result["text"],
+        words = scribe_words(transcript, characters=characters, events=fields.tag_audio_events)
+    told = transcript.paralinguistics
+    answer = ScribeTranscript(
+        language_code=ISO_639_3.get(told.language, told.language),
+        language_probability=told.language_probability,
+        text=transcript.text,
         words=words,
-        audio_duration_secs=result["duration"],
-        emotion=result["emotion"],
-        emotion_probability=result.get("emotion_probability"),
-        events=result["events"],
+        audio_duration_secs=transcript.duration,
+        emotion=told.emotion,
+        emotion_probability=told.emotion_probability,
+        events=list(told.events),
     )
-    return json_answer(transcript, headers={"Server-Timing": timing(job, result)})
+    return json_answer(answer, headers={"Server-Timing": timing(asked.job)})
 
 
-def scribe_words(result: Json, *, characters: bool, events: bool) -> list[ScribeWord]:
+def scribe_words(transcript: Transcript, *, characters: bool, events: bool) -> list[ScribeWord]:
     """The words of a transcript, what stands between them, and with `events` what else is heard."""
-    segments: list[Json] = result["segments"]
-    said = [word for segment in segments for word in segment.get("words") or ()]
-    words = list(_words(result["text"], said, characters=characters))
-    # Where nobody speaks there are no segments, though there may be music.
-    whole = {"start": 0.0, "end": result["duration"], "events": result["events"]}
-    for event in _events(segments or [whole]) if events else ():
+    said = [word for segment in transcript.segments for word in segment.words or ()]
+    words = list(_words(transcript.text, said, characters=characters))
+    for event in _events(transcript) if events else ():
         later = (
             place
             for place, word in enumerate(words)
@@ -191,54 +188,55 @@ def scribe_words(result: Json, *, characters: bool, events: bool) -> list[Scribe
     return words
 
 
-def _words(text: str, said: Sequence[Json], *, characters: bool) -> Iterator[ScribeWord]:
+def _words(text: str, said: Sequence[Word], *, characters: bool) -> Iterator[ScribeWord]:
     """The words of `text` and what stands between them."""
     cursor, clock = 0, 0.0
     for word in said:
-        place = text.find(word["word"], cursor)
+        place = text.find(word.word, cursor)
         if place < 0:
             continue
         if place > cursor:
-            start, end = sorted((clock, word["start"]))  # words may overlap by a little
+            start, end = sorted((clock, word.start))  # words may overlap by a little
             yield ScribeWord(text=text[cursor:place], start=start, end=end, type="spacing")
         yield _word(word, characters=characters)
-        cursor, clock = place + len(word["word"]), word["end"]
+        cursor, clock = place + len(word.word), word.end
     if cursor < len(text):
         yield ScribeWord(text=text[cursor:], start=clock, end=clock, type="spacing")
 
 
-def _word(word: Json, *, characters: bool) -> ScribeWord:
-    text: str = word["word"]
-    times = evenly(len(text), word["start"], word["end"])
+def _word(word: Word, *, characters: bool) -> ScribeWord:
+    times = evenly(len(word.word), word.start, word.end)
     return ScribeWord(
-        text=text,
-        start=word["start"],
-        end=word["end"],
+        text=word.word,
+        start=word.start,
+        end=word.end,
         type="word",
         characters=[
             ScribeCharacter(text=character, start=round(start, 3), end=round(end, 3))
-            for character, (start, end) in zip(text, times, strict=True)
+            for character, (start, end) in zip(word.word, times, strict=True)
         ]
         if characters
         else None,
     )
 
 
-def _events(segments: Sequence[Json]) -> Iterator[ScribeWord]:
+def _events(transcript: Transcript) -> Iterator[ScribeWord]:
     """What is heard besides speech; segments that follow each other share one."""
+    # Where nobody speaks there are no segments, though there may be music.
+    whole = Segment(0, 0.0, transcript.duration, "", transcript.paralinguistics)
     going: dict[str, ScribeWord] = {}
-    for segment in segments:
-        events = [event for event in segment["events"] if event != "Speech"]
+    for segment in transcript.segments or (whole,):
+        events = [event for event in segment.paralinguistics.events if event != "Speech"]
         for event in [event for event in going if event not in events]:
             yield going.pop(event)
         for event in events:
             if event in going:
-                going[event].end = segment["end"]
+                going[event].end = segment.end
             else:
                 going[event] = ScribeWord(
                     text=f"({event.lower()})",
-                    start=segment["start"],
-                    end=segment["end"],
+                    start=segment.start,
+                    end=segment.end,
                     type="audio_event",
                 )
     yield from going.values()

@@ -116,14 +116,7 @@ async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
     description, labels and remove_background_noise, nothing is kept or done.
     """
     voice_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
-    spent = await register_voice(
-        call.request,
-        call.service,
-        call.upload,
-        voice_id=voice_id,
-        name=call.body.name,
-        consent=None,
-    )
+    spent = await register_voice(call, voice_id=voice_id, name=call.body.name, consent=None)
     added = AddedVoice(voice_id=voice_id, requires_verification=False)
     return json_answer(added, headers={"Server-Timing": spent})
 

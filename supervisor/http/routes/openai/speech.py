@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from typing import Annotated, Literal
 
@@ -15,11 +16,13 @@ import psutil
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipc.engines import BuiltinVoice, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
-from ipc.messages import Json
+from ipc.operations import Speak, SpeechResult
 from supervisor.http.api.operation import (
     JSON,
+    SERVER_SENT,
     Answer,
     Call,
     Nothing,
@@ -27,10 +30,9 @@ from supervisor.http.api.operation import (
     json_answer,
     operation,
 )
-from supervisor.http.context import deadline
 from supervisor.http.routes.openai.transcription import TRANSCRIPTION
-from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error
-from supervisor.http.shared.synthesis import Order, Speed, named, sound_answer, speak
+from supervisor.http.shared.streaming import server_sent, server_sent_error
+from supervisor.http.shared.synthesis import Speed, named, sampling, sound_answer, speak
 from supervisor.service import Service
 
 TAG = "OpenAI"
@@ -45,10 +47,10 @@ PCM_RATE = 24_000
 """Hz of OpenAI's raw PCM, which nothing in it could tell."""
 
 _MODELS = {
-    "tts": ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
-    "stt": ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    Kind.TTS: ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+    Kind.STT: ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
 }
-"""OpenAI's names for the models of which this service has one each."""
+"""OpenAI's names for the default models."""
 
 _PIECES_A_SECOND = 20
 """What counts as a token of sound: 50 ms, nearly what OpenAI's speech models make a second of."""
@@ -138,12 +140,12 @@ class _SpeechEvents:
     def __init__(self, text: str) -> None:
         self._characters = len(text)
 
-    def data(self, data: bytes) -> bytes:
-        audio = base64.b64encode(data).decode()
+    def item(self, item: bytes) -> bytes:
+        audio = base64.b64encode(item).decode()
         return server_sent({"type": "speech.audio.delta", "audio": audio})
 
-    def end(self, result: Json) -> bytes:
-        pieces = round(result["duration"] * _PIECES_A_SECOND)
+    def end(self, result: SpeechResult) -> bytes:
+        pieces = round(result.duration * _PIECES_A_SECOND)
         usage = {
             "input_tokens": self._characters,
             "output_tokens": pieces,
@@ -163,21 +165,23 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
     """
     fields = call.body
     asked = fields.voice if isinstance(fields.voice, str) else fields.voice.id
-    voice_id = await _voice(call.request, call.service, asked)
+    voice_id = await _voice(call, asked)
     response_format = fields.response_format or "mp3"
     async with named(call.service, voice_id) as voice:
-        order = Order(
-            text=fields.input,
-            voice=voice,
+        speech = Speak(
+            fields.input,
+            voice,
+            sampling(),
             response_format=response_format,
-            stream=True,
+            streamed=True,
             sample_rate=PCM_RATE if response_format == "pcm" else None,
-            speed=fields.speed,
+            speed=1.0 if fields.speed is None else fields.speed,
         )
         framing = _SpeechEvents(fields.input) if fields.stream_format == "sse" else None
-        spoken_by = voice_id or call.service.pools["tts"].info.get("default_voice")
+        info = call.service.models.default(Kind.TTS).backend.info
+        spoken_by = voice_id or (info and info.default_voice)
         headers = {"X-Voice-Id": spoken_by} if spoken_by else {}
-        return await speak(call.request, call.service, order, framing=framing, headers=headers)
+        return await speak(call, speech, model=fields.model, framing=framing, headers=headers)
 
 
 async def openai_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
@@ -196,39 +200,39 @@ async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
     )
 
 
-async def _voice(request: web.Request, service: Service, asked: str) -> str | None:
+async def _voice(call: Call[SpeechFields, Nothing], asked: str) -> str | None:
     """The id of the voice that a client calls `asked`; None is the engine's default one."""
-    if asked not in VOICES or service.voices.get(asked) is not None:
+    if asked not in VOICES or call.service.voices.get(asked) is not None:
         return asked
-    builtin: list[str] = [voice["id"] for voice in await _builtin(request, service)]
+    builtin = [voice.id for voice in await _builtin(call)]
     if asked in builtin:
         return asked
     return builtin[VOICES.index(asked) % len(builtin)] if builtin else None
 
 
-async def _builtin(request: web.Request, service: Service) -> list[Json]:
+async def _builtin(call: Call[SpeechFields, Nothing]) -> tuple[BuiltinVoice, ...]:
     """The engine's own voices, which are known once it has loaded; a request may come before."""
-    pool = service.pools["tts"]
-    try:
-        async with asyncio.timeout(deadline(request) - time.monotonic()):
-            info = await pool.known_info()
-    except TimeoutError:
-        info = {}
-    if not info:
+    model = call.service.models.resolve(Kind.TTS, model=call.body.model)
+    info = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(call.deadline - time.monotonic()):
+            info = await model.backend.known_info()
+    if info is None:
         raise ServiceError(
             ErrorCode.model_unavailable,
-            "the model for tts has not loaded yet, so its voices are not known; try again",
-            retry_after=max(1.0, pool.retry_after),
+            f"the model for {model.name} has not loaded yet, so its voices are not known; try "
+            "again",
+            retry_after=max(1.0, model.backend.retry_after),
         )
-    voices: list[Json] = info.get("voices", [])
-    return voices
+    return info.voices
 
 
 def _models(service: Service) -> list[ModelEntry]:
     created = int(psutil.Process().create_time())
-    engines = {name: pool.config.engine for name, pool in service.pools.items()}
-    names = [(engine, engine) for engine in engines.values()]
-    names += [(name, engine) for kind, engine in engines.items() for name in _MODELS[kind]]
+    engines = [(model, model.backend.engine.name) for model in service.models]
+    names = [(engine, engine) for _, engine in engines]
+    for model, engine in engines:
+        names += [(name, engine) for name in _MODELS[model.kind] if model.default]
     return [ModelEntry(id=name, created=created, engine=engine) for name, engine in names]
 
 

@@ -6,31 +6,38 @@ The shapes of transcripts are in `openai_transcripts`. All names are those of th
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ipc.errors import ServiceError
-from ipc.messages import Json
+from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
-from supervisor.http.api.operation import FORM, JSON, Answer, Call, Nothing, json_answer, operation
+from supervisor.http.api.operation import (
+    FORM,
+    JSON,
+    SERVER_SENT,
+    Answer,
+    Call,
+    Nothing,
+    json_answer,
+    operation,
+)
 from supervisor.http.routes.openai.transcripts import (
     OpenAITranscription,
-    feelings,
     plain,
+    told,
     verbose,
 )
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import language_code
-from supervisor.http.shared.streaming import SERVER_SENT, server_sent, server_sent_error, stream
+from supervisor.http.shared.streaming import server_sent, server_sent_error, stream
 from supervisor.http.shared.transcription import (
     PLAIN_CONTENT,
     RECORDING,
     plain_answer,
-    transcribed,
-    transcription_job,
+    transcription,
 )
 
 _STREAMED = ("json", "text")
@@ -92,26 +99,26 @@ class _TranscriptionEvents:
     media_type = SERVER_SENT
 
     def __init__(self) -> None:
-        self._line = b""
         self._text = ""
 
-    def data(self, data: bytes) -> bytes:
-        *lines, self._line = (self._line + data).split(b"\n")
-        return b"".join(self._delta(json.loads(line)) for line in lines)
-
-    def _delta(self, segment: Json) -> bytes:
-        text: str = segment["text"]
-        delta = seam(self._text, text) + text
+    def item(self, item: Segment) -> bytes:
+        delta = seam(self._text, item.text) + item.text
         self._text += delta
-        times = {name: segment[name] for name in ("start", "end", "language")}
         return server_sent(
-            {"type": "transcript.text.delta", "delta": delta, **times, **feelings(segment)}
+            {
+                "type": "transcript.text.delta",
+                "delta": delta,
+                "start": item.start,
+                "end": item.end,
+                "language": item.paralinguistics.language,
+                **told(item.paralinguistics),
+            }
         )
 
-    def end(self, result: Json) -> bytes:
+    def end(self, result: Transcript) -> bytes:
         return server_sent(
             {"type": "transcript.text.done", **plain(result).model_dump(exclude={"usage"})}
-            | {"duration": result["duration"]}
+            | {"duration": result.duration}
         )
 
     def error(self, error: ServiceError) -> bytes:
@@ -125,36 +132,39 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
     """
     fields = call.body
     words = "word" in fields.timestamp_granularities
-    job = transcription_job(
-        call.request,
-        call.service,
-        call.upload,
+    asked = transcription(
+        call,
+        model=fields.model,
         language=_hint(fields),
         words=words,
-        stream=fields.stream,
+        streamed=fields.stream,
     )
     if fields.stream:
-        dispatcher = call.service.dispatchers["stt"]
         head = {"Content-Type": SERVER_SENT}
-        return await stream(call.request, dispatcher, job, lambda: head, _TranscriptionEvents())
-    result = await transcribed(call.service, job)
-    response = _answer(result, fields)
-    response.headers["Server-Timing"] = timing(job, result)
+        return await stream(
+            call.request,
+            asked.model.backend,
+            asked.job,
+            source=asked.segments,
+            framing=_TranscriptionEvents(),
+            headers=lambda: head,
+        )
+    response = _answer(await asked.run(), fields)
+    response.headers["Server-Timing"] = timing(asked.job)
     return response
 
 
-def _answer(result: Json, fields: TranscriptionFields) -> web.Response:
+def _answer(transcript: Transcript, fields: TranscriptionFields) -> web.Response:
     match fields.response_format:
         case "json":
-            return json_answer(plain(result))
+            return json_answer(plain(transcript))
         case "verbose_json":
-            transcript = verbose(result)
             wanted = fields.timestamp_granularities
             left_out = {f"{name}s" for name in ("segment", "word") if name not in wanted}
-            text = transcript.model_dump_json(exclude=left_out)
+            text = verbose(transcript).model_dump_json(exclude=left_out)
             return web.Response(text=text, content_type=JSON)
         case form:
-            return plain_answer(result, form)
+            return plain_answer(transcript, form)
 
 
 def _hint(fields: TranscriptionFields) -> str:

@@ -7,14 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from ipc.messages import Json
+from ipc.engines import Json
+from ipc.operations import NO_LANGUAGE, Paralinguistics, Segment, Transcript
 from supervisor.http.shared.languages import ENGLISH_NAMES
 from supervisor.http.shared.transcription import Word
-
-_NO_LANGUAGE = "nospeech"
-
-_FEELINGS = ("language_probability", "emotion", "emotion_probability", "events")
-"""What is added to OpenAI's fields and called the same in every kind of answer."""
 
 
 class DetectedLanguage(BaseModel):
@@ -30,7 +26,7 @@ class UsageDuration(BaseModel):
     seconds: float
 
 
-class Feelings(BaseModel):
+class Told(BaseModel):
     """How something is said; probabilities are null where the engine has none."""
 
     language_probability: float | None = None
@@ -39,7 +35,7 @@ class Feelings(BaseModel):
     events: list[str]
 
 
-class PlainTranscription(Feelings):
+class PlainTranscription(Told):
     """A transcript: OpenAI's `json`, and how it is said."""
 
     model_config = ConfigDict(
@@ -65,7 +61,7 @@ class PlainTranscription(Feelings):
     usage: UsageDuration
 
 
-class TimedSegment(Feelings):
+class TimedSegment(Told):
     """A sentence or so: OpenAI's fields, and how it is said.
 
     No engine can tell what is null here; `seek`, `tokens` and `temperature` are always the same.
@@ -86,7 +82,7 @@ class TimedSegment(Feelings):
     language: Annotated[str, Field(description="its code")]
 
 
-class VerboseTranscription(Feelings):
+class VerboseTranscription(Told):
     """A transcript with times: OpenAI's `verbose_json`, and how it is said."""
 
     model_config = ConfigDict(
@@ -141,48 +137,51 @@ class OpenAITranscription(RootModel[VerboseTranscription | PlainTranscription]):
     """A transcript, as `response_format` asks."""
 
 
-def plain(result: Json) -> PlainTranscription:
-    """A worker's transcript as OpenAI's `json`."""
-    code: str = result["language"]
+def plain(transcript: Transcript) -> PlainTranscription:
+    """A transcript as OpenAI's `json`."""
+    code = transcript.paralinguistics.language
     return PlainTranscription(
-        text=result["text"],
-        languages=[] if code == _NO_LANGUAGE else [DetectedLanguage(code=code)],
+        text=transcript.text,
+        languages=[] if code == NO_LANGUAGE else [DetectedLanguage(code=code)],
         language=code,
-        usage=UsageDuration(seconds=result["duration"]),
-        **feelings(result),
+        usage=UsageDuration(seconds=transcript.duration),
+        **told(transcript.paralinguistics),
     )
 
 
-def verbose(result: Json) -> VerboseTranscription:
-    """A worker's transcript as OpenAI's `verbose_json`."""
-    segments: list[Json] = result["segments"]
-    code: str = result["language"]
+def verbose(transcript: Transcript) -> VerboseTranscription:
+    """A transcript as OpenAI's `verbose_json`."""
+    code = transcript.paralinguistics.language
     return VerboseTranscription(
         language=ENGLISH_NAMES.get(code, code),
         language_code=code,
-        duration=result["duration"],
-        text=result["text"],
-        segments=[_segment(segment) for segment in segments],
-        words=[Word(**word) for segment in segments for word in segment.get("words", [])],
-        usage=UsageDuration(seconds=result["duration"]),
-        **feelings(result),
+        duration=transcript.duration,
+        text=transcript.text,
+        segments=[_segment(segment) for segment in transcript.segments],
+        words=[Word.of(word) for segment in transcript.segments for word in segment.words or ()],
+        usage=UsageDuration(seconds=transcript.duration),
+        **told(transcript.paralinguistics),
     )
 
 
-def _segment(segment: Json) -> TimedSegment:
-    text: str = segment["text"]
-    data = text.encode()
+def _segment(segment: Segment) -> TimedSegment:
+    data = segment.text.encode()
     return TimedSegment(
-        id=segment["id"],
-        start=segment["start"],
-        end=segment["end"],
-        text=text,
+        id=segment.id,
+        start=segment.start,
+        end=segment.end,
+        text=segment.text,
         compression_ratio=round(len(data) / len(zlib.compress(data)), 4),
-        language=segment["language"],
-        **feelings(segment),
+        language=segment.paralinguistics.language,
+        **told(segment.paralinguistics),
     )
 
 
-def feelings(source: Json) -> Json:
-    """How a transcript or a segment of it is said."""
-    return {name: source[name] for name in _FEELINGS if name in source}
+def told(source: Paralinguistics) -> Json:
+    """What is added to OpenAI's fields, and called the same in every kind of response."""
+    return {
+        "language_probability": source.language_probability,
+        "emotion": source.emotion,
+        "emotion_probability": source.emotion_probability,
+        "events": list(source.events),
+    }

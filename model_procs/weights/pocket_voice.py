@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-FOLDER = "voices"
-"""Beside the weights: the built-in voices, NAME.safetensors."""
+from model_procs.weights.locate import VOICES_FOLDER
 
 _NAME = r"[A-Za-z0-9_-]{1,64}"
 
@@ -79,7 +78,7 @@ def find(weights: Path, example: Any) -> tuple[dict[str, Path], list[str]]:
     """
     found: dict[str, Path] = {}
     misfits: list[str] = []
-    for path in sorted((weights / FOLDER).glob("*.safetensors")):
+    for path in sorted((weights / VOICES_FOLDER).glob("*.safetensors")):
         if not re.fullmatch(_NAME, path.stem):
             continue
         try:

@@ -1,0 +1,265 @@
+"""Where a model runs: the seam between the routes and everything below. Runs in the front.
+
+Routes know the protocol `Backend` alone. `LocalBackend` is a queue and a pool of workers in this
+container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ipc.engines import EngineInfo, EngineSpec
+from ipc.operations import ResultT
+from supervisor.dispatch.cost import CostModel
+from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
+from supervisor.dispatch.job import Job
+from supervisor.dispatch.quarantine import Quarantine
+from supervisor.memory.recycling import Reason
+from supervisor.memory.usage import Share, resident_bytes
+from supervisor.workers.backoff import Backoff
+from supervisor.workers.config import PoolConfig
+from supervisor.workers.lifecycle import ModelState
+from supervisor.workers.monitor import Monitor
+from supervisor.workers.pool import Environment, Pool
+from supervisor.workers.slot import Slot
+from supervisor.workers.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """A template or a worker. Memory is in bytes, `started` on the clock of `time.monotonic`."""
+
+    name: str
+    role: Literal["template", "worker"]
+    pid: int
+    state: str
+    started: float
+    rss: int | None
+    share: Share | None
+    baseline: int | None
+    soft_limit: int | None
+    hard_limit: int | None
+    requests: int | None
+    """How many it has finished; None for a template, which serves none."""
+    in_flight: int | None
+    capacity: int | None
+    restarts: int
+    last_exit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """How a model is doing; times in seconds."""
+
+    state: ModelState
+    engine: EngineSpec
+    info: EngineInfo | None
+    message: str | None
+    retry_after: float
+    in_flight: int
+    queued: int
+    backlog: float
+    replays: int
+    recycles: Mapping[str, int]
+    children: tuple[ChildStatus, ...]
+
+
+class Backend(Protocol):
+    """Runs the operations of one model."""
+
+    @property
+    def state(self) -> ModelState:
+        """How the model is doing."""
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine that runs."""
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """What the engine says of itself; None until it has loaded once."""
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the next try to start; 0 when one is under way."""
+
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        """Have `job` answered; its stream goes to `job.output`. Raises `ServiceError`."""
+
+    async def known_info(self) -> EngineInfo | None:
+        """`info`, once the first start has worked; still None when all tries have failed."""
+
+    def status(self) -> BackendStatus:
+        """All that operators want to know, at once and without waiting."""
+
+    def recycle(self, child: str) -> bool | None:
+        """Replace the worker of that name; False when that is not possible now, None without it."""
+
+    async def drain(self) -> None:
+        """Refuse new jobs from now on, and wait until none is in flight."""
+
+    async def close(self) -> None:
+        """End all that belongs to the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """What a `LocalBackend` is made of; `reload` changes it."""
+
+    pool: PoolConfig
+    dispatch: DispatchConfig
+
+
+class LocalBackend:
+    """A queue and a pool of workers in this container: a `Backend`.
+
+    `on_serving` is called when the model serves for the first time.
+    """
+
+    def __init__(
+        self,
+        config: LocalConfig,
+        backoff: Backoff,
+        quarantine: Quarantine,
+        monitor: Monitor,
+        on_serving: Callable[[], None],
+    ) -> None:
+        self._monitor = monitor
+        self._on_serving: Callable[[], None] | None = on_serving
+        self.pool = Pool(
+            config.pool,
+            backoff,
+            Environment(
+                on_change=self._on_change,
+                has_room=monitor.has_room,
+                kernel_killed=monitor.kernel_killed,
+            ),
+        )
+        self.dispatcher = Dispatcher(config.dispatch, CostModel(), quarantine, self.pool)
+
+    @property
+    def state(self) -> ModelState:
+        """How the pool is doing."""
+        return self.pool.state
+
+    @property
+    def engine(self) -> EngineSpec:
+        """The engine of the pool's workers."""
+        return self.pool.config.engine
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """As the last worker told."""
+        return self.pool.info
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the pool's next try to start."""
+        return self.pool.retry_after
+
+    def start(self) -> None:
+        """Begin to load the model; returns at once."""
+        self.dispatcher.start()
+        self.pool.start()
+
+    async def run(self, job: Job[ResultT]) -> ResultT:
+        """Have a worker answer `job`."""
+        return await self.dispatcher.run(job)
+
+    async def known_info(self) -> EngineInfo | None:
+        """`info`, once a worker was READY, or enough tries have failed."""
+        return await self.pool.known_info()
+
+    def status(self) -> BackendStatus:
+        """The pool, its children and the queue."""
+        pool, dispatcher = self.pool, self.dispatcher
+        template = pool.templates.current
+        children = [_worker(slot, self._monitor.shares) for slot in pool.slots]
+        if template is not None and template.process is not None:
+            children.insert(
+                0, _template(pool, template, template.process.pid, self._monitor.shares)
+            )
+        return BackendStatus(
+            state=pool.state,
+            engine=pool.config.engine,
+            info=pool.info,
+            message=pool.message,
+            retry_after=pool.retry_after,
+            in_flight=dispatcher.in_flight,
+            queued=dispatcher.queued,
+            backlog=dispatcher.backlog,
+            replays=dispatcher.replays,
+            recycles={reason.value: count for reason, count in pool.recycles.items()},
+            children=tuple(children),
+        )
+
+    def recycle(self, child: str) -> bool | None:
+        """Replace a worker, its successor READY before it leaves."""
+        for slot in self.pool.slots:
+            if slot.worker.name == child:
+                return self.pool.recycle(slot, Reason.FORCED)
+        return None
+
+    async def drain(self) -> None:
+        """Refuse new jobs, and wait for those that were admitted."""
+        self.dispatcher.drain()
+        await self.dispatcher.idle()
+
+    async def reload(self, config: LocalConfig) -> None:
+        """Take over `config`, losing no request. Raises `LaunchError`; the pool is then as before."""
+        self.dispatcher.config = config.dispatch
+        await self.pool.reload(config.pool)
+
+    async def close(self) -> None:
+        """Stop the workers and the template."""
+        self.dispatcher.close()
+        await self.pool.close()
+
+    def _on_change(self) -> None:
+        self.dispatcher.wake()
+        if self._on_serving is not None and self.pool.state is ModelState.SERVING:
+            self._on_serving()
+            self._on_serving = None
+
+
+def _template(pool: Pool, template: Template, pid: int, shares: Mapping[int, Share]) -> ChildStatus:
+    return ChildStatus(
+        name=template.name,
+        role="template",
+        pid=pid,
+        state="READY" if template.ready else "STARTING",
+        started=template.started,
+        rss=resident_bytes(pid),
+        share=shares.get(pid),
+        baseline=template.baseline_rss or None,
+        soft_limit=None,
+        hard_limit=None,
+        requests=None,
+        in_flight=None,
+        capacity=None,
+        restarts=pool.templates.restarts,
+        last_exit=pool.templates.last_exit,
+    )
+
+
+def _worker(slot: Slot, shares: Mapping[int, Share]) -> ChildStatus:
+    worker = slot.worker
+    return ChildStatus(
+        name=worker.name,
+        role="worker",
+        pid=worker.pid,
+        state=worker.state.value,
+        started=worker.started,
+        rss=worker.rss or None,
+        share=shares.get(worker.pid),
+        baseline=worker.baseline_rss or None,
+        soft_limit=slot.bounds.soft,
+        hard_limit=slot.bounds.hard,
+        requests=worker.requests,
+        in_flight=worker.in_flight,
+        capacity=worker.capacity,
+        restarts=slot.history.restarts,
+        last_exit=slot.history.last_exit,
+    )

@@ -1,0 +1,52 @@
+"""One client's request for one model, on its way to a worker and back. Runs in the front."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, cast
+
+from ipc.codec import content
+from ipc.operations import AnyOperation, Operation, ResultT
+from supervisor.dispatch.cost import Work
+
+_ids = itertools.count(1)
+
+
+class Sink(Protocol):
+    """Where the stream of a response goes: bytes of speech, or segments of a transcript."""
+
+    size: int
+    """How much has been appended: bytes, or segments."""
+
+    def append(self, item: Any) -> None:
+        """The next part of the stream."""
+
+    def rewind(self) -> None:
+        """Forget it all, unless some has been read: it will be made again from its beginning."""
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; with an `error` the reader gets it at the end."""
+
+
+@dataclass(slots=True)
+class Job(Generic[ResultT]):
+    """One request. `deadline` is on the clock of `time.monotonic`, `client` is for fairness."""
+
+    operation: Operation[ResultT]
+    output: Sink
+    deadline: float
+    client: str
+    work: Work
+    id: int = field(default_factory=_ids.__next__)
+    cost: float = 0.0
+    """Estimated seconds of computing."""
+    queued_s: float = 0.0
+    running_s: float = 0.0
+    attempts: int = 0
+    """How many workers it may have killed."""
+
+    def digest(self) -> bytes:
+        """A hash of what is asked for: equal for requests that would fail alike."""
+        return hashlib.sha256(content(cast(AnyOperation, self.operation))).digest()

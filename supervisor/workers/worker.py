@@ -1,0 +1,298 @@
+"""A worker process behind two pipes: its state, its requests in flight. Runs in the front."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ipc.channel import PipeChannel
+from ipc.codec import FrameError
+from ipc.engines import EngineInfo
+from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import (
+    Begun,
+    Cancel,
+    Chunk,
+    Done,
+    Failed,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    Recognized,
+    Request,
+)
+from ipc.operations import RESULT_OF, AnyOperation, Operation, ResultT, Segment, Transcribe
+from supervisor.memory.usage import resident_bytes
+from supervisor.workers.handle import Item, WorkerDied
+from supervisor.workers.lifecycle import Event, State, next_state
+from supervisor.workers.process import LEAVE_SECONDS, Process, describe_exit, end
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A request that was sent; `begun` when the worker's death may be its fault."""
+
+    operation: AnyOperation
+    on_item: Callable[[Item], None]
+    outcome: asyncio.Future[Any]
+    """Cancelled when nobody waits for it any more."""
+    begun: bool
+
+    def succeed(self, result: Any) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_exception(error)
+            self.outcome.exception()  # retrieved here: the caller may be cancelled meanwhile
+
+    def accepts(self, item: Item) -> bool:
+        """Whether its stream is of such items."""
+        return isinstance(item, Segment if isinstance(self.operation, Transcribe) else bytes)
+
+
+def _ignore(_: Item) -> None:
+    """Takes the rest of a stream that nobody waits for."""
+
+
+class Worker:
+    """One worker process, from its start to its death: a `WorkerHandle`.
+
+    `on_change` is called after every transition, and when a slot has become free.
+    """
+
+    def __init__(self, name: str, process: Process, on_change: Callable[[Worker], None]) -> None:
+        self.name = name
+        self.process = process
+        self.state = State.STARTING
+        self.started = time.monotonic()
+        self.info: EngineInfo | None = None
+        self.capacity = 1
+        self.baseline_rss = 0
+        self.rss = 0
+        self.requests = 0
+        self.unanswered_pings = 0
+        self.end_reason: str | None = None
+        self.planned = False
+        self.diagnosis: str | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_change = on_change
+        self._channel = PipeChannel(self._on_message, self._on_close)
+        self._in_flight: dict[int, _InFlight | None] = {}
+        """By request id; None for a slot that is only reserved."""
+        self._alone: int | None = None
+        """The id of the request beside which no other may run."""
+        self._blames = True
+        """Whether a request may be why this worker ended."""
+        self._broken: str | None = None
+        self._pings = 0
+        self._ending: asyncio.Task[int | None] | None = None
+        process.exited.add_done_callback(self._on_exit)
+
+    async def open(self, replies_fd: int, requests_fd: int) -> None:
+        """Take over the front's ends of the pipes."""
+        await self._channel.open(replies_fd, requests_fd)
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self.process.pid
+
+    @property
+    def exited(self) -> asyncio.Future[int | None]:
+        """Done when its process has ended."""
+        return self.process.exited
+
+    @property
+    def in_flight(self) -> int:
+        """How many slots are taken."""
+        return len(self._in_flight)
+
+    @property
+    def free_slots(self) -> int:
+        """How many more requests it can be given now."""
+        if self.state is not State.READY or self._alone in self._in_flight:
+            return 0
+        return self.capacity - len(self._in_flight)
+
+    @property
+    def last_exit(self) -> str:
+        """How this dead worker ended."""
+        if self.diagnosis is not None:
+            return self.diagnosis
+        if self.end_reason is not None:
+            return self.end_reason
+        status = describe_exit(self.process.exited.result())
+        return f"{self._broken}; {status}" if self._broken else status
+
+    @property
+    def killed_from_outside(self) -> bool:
+        """Whether a SIGKILL ended it that the front did not send."""
+        if self.end_reason is not None:
+            return False
+        return describe_exit(self.process.exited.result()) == "SIGKILL"
+
+    def usage(self) -> int | None:
+        """Read its RSS, in bytes."""
+        return resident_bytes(self.process.pid)
+
+    def reserve(self, request_id: int, *, alone: bool = False) -> None:
+        """Take a slot."""
+        self._in_flight[request_id] = None
+        if alone:
+            self._alone = request_id
+
+    def release(self, request_id: int) -> None:
+        """Give back the slot of a request that was not run."""
+        if request_id in self._in_flight:
+            self._free(request_id)
+
+    async def run(
+        self,
+        request_id: int,
+        operation: Operation[ResultT],
+        skip: int,
+        on_item: Callable[[Item], None],
+        cancel_grace: float,
+    ) -> ResultT:
+        """See `WorkerHandle`."""
+        if self.state not in (State.READY, State.DRAINING) or request_id not in self._in_flight:
+            self._in_flight.pop(request_id, None)
+            raise WorkerDied(self.end_reason or "ended before the request reached it", blame=False)
+        asked = cast(AnyOperation, operation)
+        outcome: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        flight = _InFlight(asked, on_item, outcome, begun=self.capacity == 1)
+        self._in_flight[request_id] = flight
+        self._channel.send(Request(request_id, asked, skip))
+        try:
+            return await outcome
+        except asyncio.CancelledError:
+            # The caller's end only: the slot is taken until the worker says otherwise.
+            self._cancel(request_id, flight, cancel_grace)
+            raise
+
+    def _cancel(self, request_id: int, flight: _InFlight, grace: float) -> None:
+        flight.on_item = _ignore
+        self._channel.send(Cancel(request_id))
+
+        def kill_if_still_busy() -> None:
+            if self._in_flight.get(request_id) is flight:
+                # The other requests of this worker are not to blame, and nobody waits for this one.
+                self.stop("did not stop a cancelled request", blame=False)
+
+        asyncio.get_running_loop().call_later(grace, kill_if_still_busy)
+
+    def drain(self, reason: str) -> None:
+        """Take no new requests, finish those in flight, leave."""
+        if self.state is State.READY:
+            self.end_reason = self.end_reason or reason
+            self._blames = False
+            self.planned = True
+            self._advance(Event.DRAIN)
+            if not self._in_flight:
+                self._advance(Event.EMPTY)
+
+    def stop(
+        self, reason: str, *, grace: float = 0.0, blame: bool = True, planned: bool = False
+    ) -> None:
+        """End the worker now; with a `grace` it is asked first."""
+        if self.state not in (State.STOPPING, State.DEAD):
+            self.end_reason = reason
+            self.planned = planned
+            self._blames = blame
+            self._advance(Event.STOP, grace=grace)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self._pings += 1
+        self.unanswered_pings += 1
+        self._channel.send(Ping(self._pings))
+
+    def _advance(self, event: Event, *, grace: float = LEAVE_SECONDS) -> None:
+        self.state = next_state(self.state, event)
+        if self.state is State.STOPPING and self._ending is None:
+            ask = self._channel.close if grace > 0 else None
+            self._ending = asyncio.get_running_loop().create_task(
+                end(self.process, ask=ask, grace=grace)
+            )
+        self._on_change(self)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Pong():
+                self.unanswered_pings = 0
+            case Chunk() if (flight := self._in_flight.get(message.id)) is not None:
+                self._take(flight, message.data)
+            case Done() if (flight := self._in_flight.get(message.id)) is not None:
+                if type(message.result) is not RESULT_OF[type(flight.operation)]:
+                    raise FrameError(f"{type(message.result).__name__} answers another operation")
+                self._finish(message.id, message.rss)
+                flight.succeed(message.result)
+            case Recognized() if (flight := self._in_flight.get(message.id)) is not None:
+                self._take(flight, message.segment)
+            case Begun() if (flight := self._in_flight.get(message.id)) is not None:
+                flight.begun = True
+            case Failed() if (flight := self._in_flight.get(message.id)) is not None:
+                self._finish(message.id, message.rss)
+                code = ErrorCode.from_wire(message.code)
+                flight.fail(ServiceError(code, message.message))
+            case Ready() if self.state is State.STARTING and not self.ready.done():
+                self.info = message.info
+                self.capacity = message.capacity
+                self.baseline_rss = self.rss = message.rss
+                self.ready.set_result(None)
+                self._advance(Event.READY)
+            case Failed(id=0) if not self.ready.done():
+                code = ErrorCode.from_wire(message.code)
+                self.ready.set_exception(ServiceError(code, message.message))
+                # It leaves by itself, unless the model has started a thread that does not end.
+                if self.state is State.STARTING:
+                    self._advance(Event.STOP)
+            case _ if self.state is State.STOPPING:
+                pass
+            case _:
+                raise FrameError(f"{type(message).__name__} came out of turn")
+
+    @staticmethod
+    def _take(flight: _InFlight, item: Item) -> None:
+        if not flight.accepts(item):
+            raise FrameError(f"{type(item).__name__} is no item of this stream")
+        flight.on_item(item)
+
+    def _finish(self, request_id: int, rss: int) -> None:
+        self.requests += 1
+        self.rss = rss
+        self._free(request_id)
+
+    def _free(self, request_id: int) -> None:
+        """A slot is free again."""
+        del self._in_flight[request_id]
+        if self.state is State.DRAINING and not self._in_flight:
+            self._advance(Event.EMPTY)
+        elif self.state is State.READY:
+            self._on_change(self)
+
+    def _on_close(self, error: Exception | None) -> None:
+        if error is not None:
+            self._broken = f"broken pipe protocol: {error}"
+        if self.state not in (State.STOPPING, State.DEAD):
+            # It closed its pipe or speaks nonsense; either way it is of no more use.
+            self._advance(Event.STOP, grace=0.0 if error is not None else LEAVE_SECONDS)
+
+    def _on_exit(self, _: asyncio.Future[int | None]) -> None:
+        self._channel.read_rest()
+        self._channel.close()
+        self._advance(Event.EXIT)
+        if not self.ready.done():
+            self.ready.set_exception(WorkerDied(self.last_exit, blame=False))
+            self.ready.exception()  # retrieved here: nobody waits when the pool is closing
+        lost, self._in_flight = self._in_flight, {}
+        for flight in lost.values():
+            if flight is not None:
+                blame = self._blames and flight.begun
+                flight.fail(WorkerDied(self.last_exit, blame=blame))
