@@ -271,6 +271,10 @@ def _union(members: tuple[Any, ...]) -> _Form:
         number = numbers[type(value)]
         return [number, *shapes[number].pack(value)]
 
+    def content(value: Any) -> list[Any]:
+        number = numbers[type(value)]
+        return [number, *shapes[number].content(value)]
+
     def unpack(values: list[Any]) -> Any:
         number, *fields = values or [None]
         if type(number) is not int or not 0 <= number < len(shapes):
@@ -278,7 +282,7 @@ def _union(members: tuple[Any, ...]) -> _Form:
         return shapes[number].unpack(fields)
 
     plain = [member for member in members if member is type(None)]
-    return _Form((list, *plain), pack, unpack)
+    return _Form((list, *plain), pack, unpack, content)
 
 
 _made: dict[type[Any], _Shape] = {}

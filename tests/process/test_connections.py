@@ -13,8 +13,6 @@ import pytest
 
 from tests.support.service import NET, ROOT, RunningService, running
 
-pytestmark = pytest.mark.quick
-
 LIMIT = 8
 
 

@@ -11,8 +11,6 @@ import pytest
 from model_procs.audio.pcm import wav_header
 from tests.support.service import EMBEDDED, RunningService, running
 
-pytestmark = pytest.mark.quick
-
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
 
 

@@ -23,8 +23,6 @@ import pytest
 
 from tests.support.service import NET
 
-pytestmark = pytest.mark.quick
-
 _SCRIPT = Path(__file__).parent.parent.parent / "ops" / "status.py"
 
 _OK: dict[str, Any] = {

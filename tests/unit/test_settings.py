@@ -138,7 +138,7 @@ def test_each_model_knows_the_setting_of_its_limits() -> None:
         ({"tts_workers": "65"}, "tts_workers: '65' is no number"),
         ({"tts_workers": "flite=2=3"}, "there is no engine flite=2"),
         ({"tts_workers": "٣"}, "is no number of workers"),
-        ({"tts_hard_limit_mb": "flite=lots"}, "tts_hard_limit_mb: 'lots' is no limit"),
+        ({"tts_hard_limit_mb": "flite=lots"}, "tts_hard_limit_mb: 'lots' is not a limit"),
     ],
 )
 def test_what_several_engines_cannot_have(values: dict[str, str], complaint: str) -> None:
