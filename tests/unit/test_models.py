@@ -37,8 +37,14 @@ class FakeBackend:
         """There are no children."""
         return None
 
+    def start(self) -> None:
+        """Nothing has to load."""
+
     async def drain(self) -> None:
         """Nothing is in flight."""
+
+    async def reload(self) -> None:
+        """Nothing changes."""
 
     async def close(self) -> None:
         """Nothing is open."""
