@@ -1,6 +1,6 @@
 # Everything a newcomer needs: `make run`, `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types check format bench soak clean
+.PHONY: help setup run test test-fast lint types check format bench soak clean
 
 PYTHON_ENV := .venv/bin/python
 
@@ -14,8 +14,19 @@ run: ## serve on every interface, on PORT (8000); ARGS are handed to voice-engin
 	@ops/setup.sh
 	@exec .venv/bin/voice-engine serve $(ARGS)
 
-test: setup ## run the tests; ARGS="tests/test_x.py -k name" picks some
-	@$(PYTHON_ENV) -m pytest $(ARGS)
+# Each test process keeps what it compiles; otherwise every run, and every child, compiles it anew.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
+# A worker takes the second half of what another has left, so that tests of one file, which share a
+# running service, mostly stay together.
+IN_PARALLEL = -n $(WORKERS) --dist worksteal --durations 10
+WORKERS ?= 2
+
+test: setup ## run all tests on WORKERS (2); ARGS="tests/unit/test_x.py -k name" picks some
+	@$(PYTHON_ENV) -m pytest $(if $(ARGS),$(ARGS),$(IN_PARALLEL) --cov)
+
+test-fast: setup ## run the unit tests and the quickest with real processes, in a minute
+	@$(PYTHON_ENV) -m pytest $(IN_PARALLEL) -m "unit or quick" tests/unit tests/process $(ARGS)
 
 lint: setup ## check format and style
 	@$(PYTHON_ENV) -m ruff format --check .
@@ -41,5 +52,5 @@ soak: setup ## use the service for MINUTES (10) while it is hurt; see tests/soak
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))
 
 clean: ## remove .venv and caches; models and voices stay
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,10 @@
-"""The codec over file descriptors: asyncio in the front, blocking calls in the children.
+"""Send and receive messages over file descriptors. Used in the front and its children.
 
-PipeChannel     front     non-blocking pair of pipes to one worker, callbacks on the loop
-BlockingChannel worker    the other end of it
-ControlSocket   both      one packet a frame between front and template, with descriptors
+The front uses asyncio, the children use blocking calls.
+
+PipeChannel      front            two non-blocking pipes to one worker, callbacks on the loop
+BlockingChannel  worker           the other end of these pipes
+ControlSocket    front, template  one packet per message, with file descriptors
 """
 
 from __future__ import annotations
@@ -19,22 +21,22 @@ from ipc.codec import Decoder, FrameError, encode, encode_parts
 from ipc.messages import Message
 
 PIPE_SIZE = 1024 * 1024
-"""Bytes a pipe holds: Linux's usual cap. With the default, 64 KiB, large frames come in crumbs."""
+"""Capacity of a pipe in bytes, Linux's usual maximum. The default of 64 KiB splits large frames."""
 
 _READ_SIZE = 260 * 1024
-"""Room for a worker's longest chunk, 256 KiB, and its frame. Each channel has one buffer to read
-into: a new one for each read would be mapped and unmapped, with our settings of malloc."""
+"""Room for a worker's largest chunk, 256 KiB, with its frame. Each channel reuses one read buffer:
+with our malloc settings, a new buffer for each read would be mapped and unmapped every time."""
 
 _MAX_PACKET = 64 * 1024
-"""Control messages are short; a longer packet arrives cut and is a FrameError."""
+"""Control messages are short. A longer packet arrives truncated, which is a FrameError."""
 
 _MAX_DESCRIPTORS = 8
 
 
 def make_pipe() -> tuple[int, int]:
-    """A pipe with room for large frames: (read end, write end), not inherited by programs."""
+    """A pipe for large frames: (read end, write end). Both are closed on exec."""
     read_fd, write_fd = os.pipe()
-    with contextlib.suppress(OSError):  # over the user's quota: a smaller pipe is slower, not wrong
+    with contextlib.suppress(OSError):  # over the user's quota: a smaller pipe is only slower
         fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     return read_fd, write_fd
 
@@ -42,8 +44,8 @@ def make_pipe() -> tuple[int, int]:
 class PipeChannel:
     """The front's end of a worker's two pipes.
 
-    `on_message` gets each message; `on_close` is called once, with the `FrameError` or `OSError`
-    that ended the connection, or None for a plain EOF.
+    `on_message` is called with each message. `on_close` is called once: with the `FrameError` or
+    `OSError` that ended the connection, or with None at EOF.
     """
 
     def __init__(
@@ -60,38 +62,40 @@ class PipeChannel:
         self._read_fd = -1
 
     async def open(self, read_fd: int, write_fd: int) -> None:
-        """Take over both descriptors; they are closed with the channel."""
+        """Take ownership of both descriptors. `close` closes them."""
         loop = asyncio.get_running_loop()
         os.set_blocking(read_fd, False)
         self._read_fd = read_fd
         self._writer, _ = await loop.connect_write_pipe(
             lambda: _WriterProtocol(self._on_writer_lost), os.fdopen(write_fd, "wb", buffering=0)
         )
-        if self._closed:  # the worker ended meanwhile
+        if self._closed:  # the worker has ended in the meantime
             self._writer.abort()
         else:
             loop.add_reader(read_fd, self._read)
 
     @property
     def closed(self) -> bool:
-        """Whether either side has ended the connection."""
+        """Whether either side has closed the connection."""
         return self._closed
 
     def send(self, message: Message) -> None:
-        """Queue `message`. After the end of the connection it goes nowhere, as it might anyway."""
+        """Queue `message`. It is dropped when the connection is closed."""
         frame = encode(message)
         if self._writer is not None and not self._closed:
             self._writer.write(frame)
 
     def read_rest(self) -> None:
-        """Handle what a worker that has ended wrote before; its last words may be in the pipe."""
+        """Handle messages that are still in the pipe after the worker has ended."""
         while not self._closed and self._read():
             pass
 
     def close(self) -> None:
-        """End the connection: the worker reads EOF and leaves. `on_close` is not called."""
+        """Close the connection; the worker reads EOF and exits. `on_close` is not called."""
         self._closed = True
-        self._buffer = bytearray()  # the channel may outlive its worker in a cycle of references
+        self._buffer = (
+            bytearray()
+        )  # a reference cycle may keep the channel alive longer than its worker
         if self._read_fd >= 0:
             asyncio.get_running_loop().remove_reader(self._read_fd)
             os.close(self._read_fd)
@@ -100,7 +104,7 @@ class PipeChannel:
             self._writer.abort()
 
     def _read(self) -> bool:
-        """Handle what one read brings; False when it brings nothing."""
+        """Read once and handle the messages; False when there was nothing to read."""
         try:
             size = os.readv(self._read_fd, [self._buffer])
             for message in self._decoder.feed(memoryview(self._buffer)[:size]):
@@ -115,7 +119,7 @@ class PipeChannel:
         return not self._closed
 
     def _on_writer_lost(self, error: Exception | None) -> None:
-        # A broken pipe is how a worker's death looks from here; what it wrote before comes first.
+        # A broken pipe means that the worker has ended. Handle first what it wrote before.
         self.read_rest()
         self._end(None if isinstance(error, BrokenPipeError) else error)
 
@@ -126,7 +130,7 @@ class PipeChannel:
 
 
 class _WriterProtocol(asyncio.BaseProtocol):
-    """Tells the channel that the worker has closed the pipe that the front writes to."""
+    """Notifies the channel when the worker closes the pipe that the front writes to."""
 
     def __init__(self, on_lost: Callable[[Exception | None], None]) -> None:
         self._on_lost = on_lost
@@ -136,7 +140,7 @@ class _WriterProtocol(asyncio.BaseProtocol):
 
 
 class BlockingChannel:
-    """A worker's end: `receive` from one thread, `send` from any."""
+    """A worker's end: call `receive` from one thread only, `send` from any thread."""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
@@ -157,30 +161,32 @@ class BlockingChannel:
         return self._received.pop(0)
 
     def send(self, message: Message) -> None:
-        """Write the whole frame. Raises `OSError` when the front has gone."""
+        """Write the whole frame. Raises `OSError` when the front has closed the pipe."""
         head, data = encode_parts(message)
         with self._lock:
             written = os.writev(self._write_fd, [head, data])
-            if written < len(head) + len(data):  # a signal came while the pipe was full
+            if written < len(head) + len(
+                data
+            ):  # a signal interrupted the write while the pipe was full
                 rest = memoryview(head + data)[written:]
                 while rest:
                     rest = rest[os.write(self._write_fd, rest) :]
 
 
 class ControlSocket:
-    """One packet is one frame, so that descriptors stay with the message that they belong to."""
+    """A socket between front and template. One packet is one frame with its file descriptors."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
 
     @classmethod
     def pair(cls) -> tuple[ControlSocket, ControlSocket]:
-        """Two connected ends."""
+        """Two connected sockets."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send `message`; the peer gets duplicates of `descriptors`. Raises `OSError`."""
+        """Send `message`; the peer receives duplicates of `descriptors`. Raises `OSError`."""
         if descriptors:
             socket.send_fds(self.socket, [encode(message)], list(descriptors))
         else:

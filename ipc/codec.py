@@ -1,10 +1,10 @@
 """Frames: a 4-byte big-endian length, then a msgpack array. No I/O; used in every process.
 
 The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass. A field
-that is a dataclass is the array of its own fields; where it may be one of several, the number of its
-class stands before them. Whatever is wrong with a frame (its length, version, kind, fields, or that
-it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any more, and the
-connection ends.
+that is a dataclass is the array of its own fields; where it may be one of several classes, the
+number of its class stands before them. Whatever is wrong with a frame (its length, version, kind,
+fields, or that it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any
+more, and the connection ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BIN32 = struct.Struct(">BI")
 """What msgpack writes before bytes: 0xc6 and how many they are."""
 
 _PACK_BUFFER = 16 * 1024
-"""The packer's first buffer, which grows. msgpack's default is mapped and unmapped for each frame."""
+"""The packer's first buffer, in bytes; it grows. msgpack's own is mapped anew for each frame."""
 
 
 class FrameError(Exception):
@@ -271,6 +271,10 @@ def _union(members: tuple[Any, ...]) -> _Form:
         number = numbers[type(value)]
         return [number, *shapes[number].pack(value)]
 
+    def content(value: Any) -> list[Any]:
+        number = numbers[type(value)]
+        return [number, *shapes[number].content(value)]
+
     def unpack(values: list[Any]) -> Any:
         number, *fields = values or [None]
         if type(number) is not int or not 0 <= number < len(shapes):
@@ -278,7 +282,7 @@ def _union(members: tuple[Any, ...]) -> _Form:
         return shapes[number].unpack(fields)
 
     plain = [member for member in members if member is type(None)]
-    return _Form((list, *plain), pack, unpack)
+    return _Form((list, *plain), pack, unpack, content)
 
 
 _made: dict[type[Any], _Shape] = {}

@@ -1,7 +1,7 @@
-"""Every kind of error once: wire name, HTTP status, type. Used in every process.
+"""All error codes: wire name, HTTP status, type. Used in every process.
 
-A worker sends a kind by its wire name in `Failed`; the front turns it into an HTTP answer. The
-message is written where the error is found: only that place knows what the client should do.
+A worker sends the wire name in `Failed`; the front turns it into an HTTP response. The message is
+written where the error is detected: only that place knows what the client should do.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _RATE = "rate_limit_error"
 
 
 class ErrorCode(Enum):
-    """The kinds of error: wire name, HTTP status, OpenAI's `error.type`."""
+    """The error codes: wire name, HTTP status, OpenAI's `error.type`."""
 
-    # The client's request is at fault; sending it again unchanged fails again.
+    # An error in the request. Sent again unchanged, it fails again.
     invalid_request = ("invalid_request", 400, _CLIENT)
     missing_field = ("missing_field", 400, _CLIENT)
     unknown_option = ("unknown_option", 400, _CLIENT)
@@ -39,7 +39,7 @@ class ErrorCode(Enum):
     quarantined = ("quarantined", 422, _CLIENT)
     rate_limited = ("rate_limited", 429, _RATE)
     cancelled = ("cancelled", 499, _CLIENT)
-    # The service is at fault, or busy.
+    # An error in the service, or the service is busy.
     internal_error = ("internal_error", 500, _SERVER)
     engine_error = ("engine_error", 500, _SERVER)
     worker_crashed = ("worker_crashed", 500, _SERVER)
@@ -56,14 +56,14 @@ class ErrorCode(Enum):
 
     @classmethod
     def from_wire(cls, name: str) -> ErrorCode:
-        """The kind called `name`; `engine_error` when no kind is called that."""
+        """The code with this wire name; `engine_error` for an unknown name."""
         return cls.__members__.get(name, cls.engine_error)
 
 
 class ServiceError(Exception):
-    """An error that a client is told about.
+    """An error that is reported to the client.
 
-    `message` says what is wrong and what to do. `retry_after` is in seconds and goes out as the
+    `message` says what is wrong and what to do. `retry_after`, in seconds, is sent in the
     Retry-After header.
     """
 

@@ -1,4 +1,4 @@
-"""What makes a change of files last. Used in every process."""
+"""Flush changes of folders to the disk. Used in every process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """What has been made, renamed or removed in `folder` is so after a power cut, too."""
+    """Make created, renamed and removed files in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

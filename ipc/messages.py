@@ -118,10 +118,11 @@ class Pong:
 class WorkerOptions:
     """What a worker is told when it starts. Sizes are in bytes, folders are paths or None.
 
-    `trim_growth` is by how much an idle worker may have grown before it trims its heap. Encoded
-    voices with a name are kept in `voice_dir`, others in `voice_cache_dir` up to `voice_cache_bytes`
-    (0 keeps none) and in memory up to `voice_cache_memory_bytes`. `other_engines` are the engines
-    that use the same folders.
+    - `trim_growth`: by how much an idle worker may have grown before it trims its heap;
+    - `voice_dir`: where the encoded voices of registered voices are kept;
+    - `voice_cache_dir`: where others are kept, up to `voice_cache_bytes` (0 = none), and in memory
+      up to `voice_cache_memory_bytes`;
+    - `other_engines`: the engines that use the same folders.
     """
 
     trim_growth: int = 0

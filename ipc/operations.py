@@ -1,7 +1,7 @@
 """What the front asks of a model, and what it answers: frozen dataclasses. Used in every process.
 
-A route makes an operation, the codec carries it, and an engine gets it; its result goes the same way
-back. All fields are typed, so that mypy follows a value from the HTTP form to the engine.
+A route makes an operation, the codec carries it, and an engine gets it; its result comes back the
+same way. All fields are typed, so that mypy follows a value from the HTTP form to the engine.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Operation(Generic[ResultT]):
 class Recording:
     """A recording as a client sent it; `key` is the SHA-256 of its bytes, in hex.
 
-    The bytes are in `data`, or in the private file at `path`. With neither, only their key is known:
-    a worker may have kept the voice in them.
+    The bytes are in `data`, or in the private file at `path`. With neither, only the key is known:
+    a worker may have kept the voice of this recording.
     """
 
     key: str
@@ -56,9 +56,9 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """The voice to speak with: a built-in one, or that of a recording; neither is the default voice.
+    """The voice to speak with: a built-in one, or that of a recording; without both, the default.
 
-    A `registered` voice has a name, so that what a worker makes of it is kept for good.
+    A `registered` voice has a name, so that its encoded form is kept until it is deleted.
     """
 
     builtin: str | None = None

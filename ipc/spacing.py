@@ -1,6 +1,7 @@
-"""Where texts stand together with a blank between them, and where without. Used in every process.
+"""Spaces between pieces of text, depending on their scripts. Used in every process.
 
-Workers join the pieces of a transcript, the front its segments; both must get the same text.
+Workers join the pieces of a transcript, and the front joins its segments. Both must get the same
+text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 
 
 def join(texts: Iterable[str]) -> str:
-    """`texts` one after the other, with a blank wherever their scripts have one."""
+    """Concatenate `texts`, with a space in between where the scripts use spaces."""
     whole = ""
     for text in texts:
         whole += seam(whole, text) + text
@@ -18,14 +19,14 @@ def join(texts: Iterable[str]) -> str:
 
 
 def seam(before: str, after: str) -> str:
-    """What stands between two texts: nothing where both are in a script without blanks."""
+    """The separator between two texts: a space, or "" when both scripts use no spaces."""
     if not before or not after or (spaceless(before[-1]) and spaceless(after[0])):
         return ""
     return " "
 
 
 def spaceless(character: str) -> bool:
-    """Whether `character` belongs to Chinese or Japanese, their punctuation included."""
+    """Whether `character` is Chinese or Japanese, including punctuation: scripts without spaces."""
     return unicodedata.east_asian_width(character) in "WF" and not unicodedata.name(
         character, ""
     ).startswith("HANGUL")

@@ -19,8 +19,8 @@ from ipc.operations import AnyOperation, AnyResult, Segment
 Output = Generator[bytes | Segment | None, None, AnyResult]
 """What an engine makes of a request: it yields the stream and returns the result.
 
-Speech is a stream of bytes, a streamed transcript one of segments. None means that the request waits
-for the next step of a `BatchEngine`.
+Speech is a stream of bytes, a streamed transcript one of segments. None means that the request
+waits for the next step of a `BatchEngine`.
 """
 
 

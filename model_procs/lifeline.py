@@ -1,9 +1,9 @@
-"""Dying with the front, whatever the model is doing. Runs in templates and workers.
+"""Kill this process when the front dies. Runs in templates and workers.
 
-The front holds the write end of one pipe and never writes. The kernel sends SIGKILL to a process
-that armed the read end when that write end closes, which it does however the front ends. Neither a
-model that holds the interpreter's lock nor SIGSTOP can delay it. A parent-death signal could not do
-this: a worker's parent is its template, which it must outlive.
+The front holds the write end of one pipe, the lifeline, and never writes to it. However the front
+ends, the write end closes, and the kernel sends SIGKILL to every process that has armed the read
+end. Neither a model that holds the interpreter's lock nor SIGSTOP can delay this. A parent-death
+signal does not work here: a worker's parent is its template, and the worker must outlive it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _F_SETSIG = 10  # <fcntl.h>; the fcntl module has no name for it
 
 
 def arm(lifeline: int) -> None:
-    """Tie this process to the pipe whose read end is `lifeline`. Call once, also after a fork."""
-    # The owner of the signal belongs to the open file, which a fork shares: open it anew.
+    """Arm `lifeline`, the read end of the pipe. Call it once in each process, also after a fork."""
+    # The signal's owner is a property of the open file, which a fork shares: open it again.
     own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
-    # Arming a pipe whose writer has already gone would wait for a signal that was sent before.
+    # If the write end closed before arming, the signal never comes: check for EOF.
     try:
         gone = os.read(own, 1) == b""
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The command line: `voice-engine serve`, `models`, `settings`. Becomes the front process."""
+"""The command line: `voice-engine serve`, `models`, `settings`. `serve` becomes the front."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from pydantic import ValidationError
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="voice-engine", description="Speech service for CPUs.")
+    parser = argparse.ArgumentParser(
+        prog="voice-engine", description="Text to speech and speech to text on CPUs, over HTTP."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the service")
-    serve.add_argument("--host", help="address to listen on (default: every one, IPv6 included)")
+    serve.add_argument(
+        "--host", help="address to listen on (default: all addresses, IPv4 and IPv6)"
+    )
     serve.add_argument("--port", type=int, help="port to listen on (default: PORT, else 8000)")
-    serve.add_argument("--env-file", help="file of settings, below the environment; see SIGHUP")
+    serve.add_argument(
+        "--env-file", help="file with settings; the environment overrides it, SIGHUP reloads it"
+    )
     models = commands.add_parser(
-        "models", help="fetch the real models, or write random ones for tests", add_help=False
+        "models", help="download the real models, or write random ones for tests", add_help=False
     )
     models.add_argument("arguments", nargs=argparse.REMAINDER)
     commands.add_parser("settings", help="list every setting")
     args = parser.parse_args(argv)
     if args.command == "models":
-        # Checkpoints need torch, which this process must never import.
+        # That command needs torch, which this process must never import.
         os.execv(
             sys.executable, [sys.executable, "-m", "model_procs.weights.fetch", *args.arguments]
         )
@@ -48,7 +54,7 @@ def _serve(host: str | None, port: int | None, env_file: str | None) -> int:
 
     def load_settings() -> Settings:
         if env_file is not None:
-            # One that is not there would be taken for an empty one, in which nobody needs a key.
+            # Settings ignores a missing file. The service would then start without API keys.
             Path(env_file).read_text(encoding="utf-8")
         return Settings(_env_file=env_file, **given)
 

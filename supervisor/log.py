@@ -1,4 +1,4 @@
-"""One JSON line an event, on stderr. Runs in the front."""
+"""Logging: one JSON line on stderr for each event. Runs in the front."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextvars import ContextVar
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """As if `package` were not installed; what has imported it already keeps it."""
+    """Make `package` look as if it were not installed. Modules that already use it keep it."""
     loaded = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]  # documented: it cannot be imported
+    sys.modules[package] = None  # type: ignore[assignment]  # documented: None prevents the import
     try:
         yield
     finally:
@@ -22,14 +22,14 @@ def _hidden(package: str) -> Iterator[None]:
             sys.modules[package] = loaded
 
 
-with _hidden("rich"):  # structlog takes it where it is installed: 3 MB for colourful tracebacks
+with _hidden("rich"):  # structlog imports it if it can: 3 MB for coloured tracebacks
     import structlog
 
 _request: ContextVar[list[str] | None] = ContextVar("request", default=None)
-"""The id of the request that is being answered, in a list that is empty once it has been.
+"""A list with the id of the current request. The list is emptied when the request ends.
 
-A task or callback that the request has started, as that which replaces a worker, inherits the
-context, and may outlive the request by days.
+A task or callback that a request starts inherits the context and may live days longer than the
+request, for example the task that replaces a worker. Its later log lines must not have the id.
 """
 
 
@@ -58,7 +58,7 @@ def configure(level: str = "info", *, human: bool | None = None) -> None:
 
 @contextlib.contextmanager
 def logged_as(request_id: str) -> Iterator[None]:
-    """What is logged meanwhile on behalf of this context has `request_id`."""
+    """Add `request_id` to everything that this context logs inside the block."""
     current = [request_id]
     token = _request.set(current)
     try:

@@ -47,7 +47,7 @@ class Service:
         self.container = find_container(None if override is None else override * MB)
         # Nothing is ever written: that the write end closes is what kills the children.
         self._lifeline, self._lifeline_writer = os.pipe()
-        configs = self._configs(settings)  # may refuse; nothing has been started yet
+        self._configs = self._make_configs(settings)  # may refuse; nothing has been started yet
         self.spool = Spool(
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
@@ -58,19 +58,17 @@ class Service:
         self.serving = asyncio.Event()
         """Set once a model serves."""
         quarantine = Quarantine(settings.quarantine)
-        self._backends = {
-            name: self._make_backend(config, quarantine) for name, config in configs.items()
-        }
+        backends = {name: self._make_backend(name, quarantine) for name in self._configs}
         self.models = Models(
-            [Model(each.name, each.kind, self._backends[each.name]) for each in settings.models]
+            [Model(each.name, each.kind, backends[each.name]) for each in settings.models]
         )
-        self.monitor.pools = [backend.pool for backend in self._backends.values()]
+        self.monitor.pools = [backend.pool for backend in backends.values()]
         self._monitoring: asyncio.Task[None] | None = None
 
-    def _make_backend(self, config: LocalConfig, quarantine: Quarantine) -> LocalBackend:
+    def _make_backend(self, name: str, quarantine: Quarantine) -> LocalBackend:
         settings = self.settings
         return LocalBackend(
-            config,
+            lambda: self._configs[name],
             Backoff(
                 base=settings.backoff_base,
                 maximum=settings.backoff_max,
@@ -94,9 +92,9 @@ class Service:
     def start(self) -> None:
         """Begin to load all models; returns at once."""
         become_subreaper()
-        for backend in self._backends.values():
-            self._announce(backend.pool.config)
-            backend.start()
+        for model in self.models:
+            self._announce(model)
+            model.backend.start()
         self._monitoring = asyncio.get_running_loop().create_task(self.monitor.run())
 
     async def drain(self, end: float) -> None:
@@ -116,28 +114,29 @@ class Service:
         and keeps things does not change, nor how long it pauses after failures. Raises `ValueError`
         when there are to be other models, for which the service must be started anew.
         """
-        configs = self._configs(settings)
-        if configs.keys() != self._backends.keys():
+        configs = self._make_configs(settings)
+        if configs.keys() != self._configs.keys():
             raise ValueError(
-                f"the models are to be {', '.join(configs)} instead of "
-                f"{', '.join(self._backends)}; restart the service for that"
+                f"the settings name the models {', '.join(configs)} instead of "
+                f"{', '.join(self._configs)}; restart the service to change them"
             )
+        self._configs = configs
         self.settings = settings
         self.voices.max_voices = settings.max_voices
         self.monitor.config = _monitor_config(settings)
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
 
-        async def reload_one(name: str, config: LocalConfig) -> None:
+        async def reload_one(model: Model) -> None:
             try:
-                await self._backends[name].reload(config)
+                await model.backend.reload()
             except LaunchError as error:
-                logger.error("reload_failed", model=name, error=str(error))
+                logger.error("reload_failed", model=model.name, error=str(error))
             else:
-                self._announce(config.pool)
-                logger.info("reloaded", model=name)
+                self._announce(model)
+                logger.info("reloaded", model=model.name)
 
-        await asyncio.gather(*(reload_one(name, config) for name, config in configs.items()))
+        await asyncio.gather(*(reload_one(model) for model in self.models))
 
     async def close(self) -> None:
         """Stop all children and remove what is on disk."""
@@ -148,11 +147,11 @@ class Service:
         os.close(self._lifeline_writer)
         self.spool.close()
 
-    def _announce(self, config: PoolConfig) -> None:
-        limits, engine = config.policy.limits, config.engine
+    def _announce(self, model: Model) -> None:
+        limits, engine = self._configs[model.name].pool.policy.limits, model.backend.engine
         logger.info(
             "engine",
-            model=config.model,
+            model=model.name,
             engine=engine.name,
             profile=engine.profile,
             soft_limit_mb=limits.soft.describe(),
@@ -164,12 +163,12 @@ class Service:
             folder = self.settings.models_dir
             logger.warning(
                 "embedded_engine",
-                model=config.model,
+                model=model.name,
                 message=f"{engine.name} stands in until the real model's weights are in "
                 f"{folder}; get them with: voice-engine models fetch {folder}",
             )
 
-    def _configs(self, settings: Settings) -> dict[str, LocalConfig]:
+    def _make_configs(self, settings: Settings) -> dict[str, LocalConfig]:
         """What each model's backend is made of, by the model's name. Raises `DoesNotFit`."""
         limits = plan(self.container.limit, {each.name: each.need for each in settings.models})
         voices = settings.voices_dir.resolve()

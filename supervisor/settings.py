@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     )
     spool_dir: Path | None = Field(
         None,
-        description="folder for large uploads and responses (default: the system's temporary folder)",
+        description="folder for large uploads and responses (default: the system's own)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level of events that are logged"
@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     # Who gets in.
     api_keys: SecretStr | None = Field(
         None,
-        description="API keys of clients, `name:key,name:key`; without API keys the service is open to everyone who "
-        "can reach it",
+        description="API keys of clients, `name:key,name:key`; without any the service is open to "
+        "everyone who can reach it",
     )
     api_key: SecretStr | None = Field(None, description="the API key, where one is enough")
     api_keys_file: Path | None = Field(
@@ -119,8 +119,8 @@ class Settings(BaseSettings):
     )
     tts_engine: str = Field(
         "",
-        description="engine for speech, a name or module:Class; of several, `a,b`, the first is the "
-        "default",
+        description="engine for speech, a name or module:Class; of several, `a,b`, the first is "
+        "the default",
     )
     stt_engine: str = Field("", description="engine for transcription, in the same way")
     tts_workers: str = Field(

@@ -1,4 +1,4 @@
-"""Telling systemd how the service is (sd_notify); silent without systemd. Runs in the front."""
+"""Report the state of the service to systemd (sd_notify). Runs in the front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as "READY=1" to the socket that systemd has named, if it has."""
+    """Send assignments such as "READY=1" to systemd's socket. Does nothing without systemd."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -21,5 +21,5 @@ def notify(*assignments: str) -> None:
 
 
 def reloading() -> None:
-    """The service reloads; systemd wants the time with it, on its own clock."""
+    """Report that the service reloads. systemd requires the time on the monotonic clock."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

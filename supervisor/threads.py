@@ -10,15 +10,15 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 SUPERVISION = ThreadPoolExecutor(max_workers=2, thread_name_prefix="supervision")
-"""For what keeps the children alive: a disk that stands still, with the loop's own threads waiting
-for it, must not keep workers from being watched and started."""
+"""Threads for supervising the children. They are separate from the loop's own threads: when a disk
+hangs and blocks those, workers must still be watched and started."""
 
 
 async def in_thread(work: Callable[[], _T], executor: ThreadPoolExecutor | None = None) -> _T:
-    """What `work` returns, done in a thread of `executor`, else in one of the loop's own.
+    """Run `work` in a thread of `executor`, or of the loop's own executor, and return its result.
 
-    A thread cannot be cancelled, and may need what its caller holds, or make what the caller is to
-    remove: a caller that is cancelled goes on when the work is over.
+    A cancelled caller waits until `work` is done. A thread cannot be cancelled, and it may use
+    something that the caller releases, or create something that the caller must remove.
     """
     running = asyncio.get_running_loop().run_in_executor(executor, work)
     try:
@@ -26,5 +26,5 @@ async def in_thread(work: Callable[[], _T], executor: ThreadPoolExecutor | None 
     except asyncio.CancelledError:
         await asyncio.wait([running])
         if not running.cancelled():
-            running.exception()  # nobody will ask for it
+            running.exception()  # marks it as retrieved; nobody else will read it
         raise

@@ -1,1 +1,1 @@
-"""Audio that clients send: decoded and measured. Runs in workers."""
+"""Decode and measure the audio that clients send. Runs in workers."""

@@ -1,4 +1,4 @@
-"""What an upload is by its first bytes, and whether a WAV is what it claims. Runs in workers."""
+"""Check uploads before decoding: the container format, and the header of a WAV. Runs in workers."""
 
 from __future__ import annotations
 
@@ -7,62 +7,36 @@ import struct
 from typing import BinaryIO
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.recordings import HEAD_BYTES, READABLE, detect, id3_size
 
 UNKNOWN_SIZES = frozenset({0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF})
-"""Sizes of a data chunk that say "unknown": from writers that cannot seek (FFmpeg, SoX, we)."""
-
-_MAGIC = (
-    (0, b"fLaC", "flac"),
-    (0, b"OggS", "ogg"),
-    (4, b"ftyp", "mov"),
-    (0, b"\x1a\x45\xdf\xa3", "matroska"),
-    (0, b"caff", "caf"),
-    (0, b"#!AMR", "amr"),
-)
-_WANTED = "send a WAV, FLAC, OGG (Vorbis or Opus), MP3, M4A/AAC or WebM recording"
+"""Sizes of a data chunk that mean "unknown", from writers that cannot seek (FFmpeg, SoX, us)."""
 
 
-def invalid(problem: str, advice: str = _WANTED) -> ServiceError:
-    """The error for a recording that is damaged, or none."""
+def invalid(problem: str, advice: str = f"send a {READABLE} recording") -> ServiceError:
+    """The error for an upload that is damaged or is not a recording."""
     return ServiceError(ErrorCode.invalid_audio, f"{problem}; {advice}")
 
 
 def empty(problem: str) -> ServiceError:
-    """The error for a recording without sound."""
+    """The error for a recording without samples."""
     return ServiceError(
         ErrorCode.empty_audio, f"{problem}; send a recording with at least one second of sound"
     )
 
 
 def kind_of(file: BinaryIO) -> str:
-    """What `file` is by its first bytes, or by the first ones after an ID3 tag."""
-    file.seek(_id3_size(file))
-    head = file.read(12)
-    for offset, magic, kind in _MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return kind
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        return "wav"
-    if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        return "aiff"
-    if len(head) == 12 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "aac" if head[1] & 0xF6 == 0xF0 else "mp3"
-    raise invalid("this is not a recording in a format that is known here")
-
-
-def _id3_size(file: BinaryIO) -> int:
+    """The kind of container, detected from the first bytes, or from those after an ID3 tag."""
     file.seek(0)
-    head = file.read(10)
-    if len(head) < 10 or head[:3] != b"ID3":
-        return 0
-    size = 0
-    for byte in head[6:]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size
+    file.seek(id3_size(file.read(HEAD_BYTES)))
+    known = detect(file.read(HEAD_BYTES))
+    if known is None:
+        raise invalid("this is not a recording in a format that the service can read")
+    return known.kind
 
 
 def check_wav(file: BinaryIO, size: int) -> bool:
-    """Whether a WAV's header knows its length. Refuses it when what it says is not true."""
+    """Whether a WAV's header gives the length. Raises `ServiceError` when the length is wrong."""
     position = 12
     for _ in range(1_000):
         file.seek(position)
@@ -79,15 +53,15 @@ def check_wav(file: BinaryIO, size: int) -> bool:
                 return False
             if claim > there:
                 raise invalid(
-                    f"the WAV is cut short: its header claims {claim:,} bytes of sound and "
-                    f"{there:,} are there",
+                    f"the WAV is cut short: its header says {claim:,} bytes of audio, but the file "
+                    f"has {there:,}",
                     "send the whole file",
                 )
             end = position + claim
             if not (_is_chunk(file, end) or _is_chunk(file, end + claim % 2)):
                 raise invalid(
-                    f"the WAV is longer than its header claims ({claim:,} bytes of sound, "
-                    f"{there:,} are there)",
+                    f"the WAV is longer than its header says: {claim:,} bytes of audio, but the "
+                    f"file has {there:,}",
                     "export it again",
                 )
             return True
@@ -96,7 +70,7 @@ def check_wav(file: BinaryIO, size: int) -> bool:
 
 
 def _is_chunk(file: BinaryIO, position: int) -> bool:
-    """Whether a whole RIFF chunk, a tag, padding or the end of the file is at `position`."""
+    """Whether a complete RIFF chunk, a tag, padding or the end of the file is at `position`."""
     size = file.seek(0, io.SEEK_END)
     file.seek(position)
     tail = file.read(65_536)

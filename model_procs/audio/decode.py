@@ -1,12 +1,11 @@
-"""Decode the audio that clients send, encode the audio that they get. Runs in workers only.
+"""Decode the recordings that clients send. Runs in workers only.
 
-An upload is untrusted bytes. What it is, is decided by its first bytes and never by its name; each
-kind then goes to exactly one decoder: libsndfile for WAV, AIFF, FLAC and OGG, FFmpeg (through PyAV)
-for MP4 and 3GP, WebM, CAF, AAC, AMR and MP3 (libsndfile's MP3 decoder writes to stderr for every
-broken frame). FFmpeg
-gets an open file, a forced container, a list of codecs and no way to open anything else. Sound is
-decoded, mixed to mono and resampled block by block, so that memory follows the result and not the
-upload.
+An upload is untrusted. Its first bytes decide the format, never its name. Each format has exactly
+one decoder: libsndfile for WAV, AIFF, FLAC and OGG; FFmpeg (through PyAV) for M4A, MP4, MOV, 3GP,
+WebM, CAF, AAC, AMR and MP3 (libsndfile's MP3 decoder writes to stderr for every broken frame).
+FFmpeg gets an open file, a fixed container format and a list of codecs, and cannot open anything
+else. Audio is decoded, mixed to mono and resampled block by block, so that memory depends on the
+result and not on the upload.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from model_procs.audio.containers import check_wav, empty, invalid, kind_of
 from model_procs.audio.pcm import Samples
 
 Blocks = Generator[tuple[int, Samples]]
-"""A recording as it is decoded: its rate in Hz and the next mono block, again and again."""
+"""A recording in decoded blocks: the sample rate in Hz and the samples, in mono."""
 
 BLOCK_SAMPLES = 65_536
-"""How many samples, over all channels, are decoded at a time."""
+"""How many samples, counting all channels, are decoded at a time."""
 MAX_CHANNELS = 32
 MIN_RATE, MAX_RATE = 2_000, 768_000
 TOLERANCE_SECONDS = 0.5
-"""How far a recording may pass the limit: encoders pad to whole frames."""
+"""How far a recording may exceed the limit, because encoders pad to whole frames."""
 
 _CODECS = (
     *("aac", "alac", "flac", "mp3", "mp3float", "opus", "libopus", "vorbis"),
@@ -43,17 +42,16 @@ _CODECS = (
     *("amrnb", "amrwb"),
 )
 
-
 _FFMPEG = ("mov", "matroska", "caf", "aac", "amr", "mp3")
-"""Kinds of recordings that FFmpeg decodes, which has the same names for them."""
+"""The kinds of recordings that FFmpeg decodes, by FFmpeg's own names."""
 
 
 def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool) -> Samples:
-    """The sound in `source` (an upload's bytes, or the path of a file that holds them).
+    """Decode `source`: the bytes of an upload, or the path of a file with them.
 
-    Returns mono float32 of shape (n,), n > 0, at `rate` Hz, within [-1, 1]. What follows the first
-    `max_seconds` is ignored with `truncate` and is an error without it. Raises `ServiceError`
-    (`empty_audio`, `invalid_audio`, `audio_too_long`), and nothing else whatever the bytes are.
+    Returns mono float32 of shape (n,), n > 0, at `rate` Hz, within [-1, 1]. Audio after the first
+    `max_seconds` is ignored with `truncate`, and is an error without it. For invalid bytes of any
+    kind, raises only `ServiceError` (`empty_audio`, `invalid_audio`, `audio_too_long`).
     """
     with _open(source) as file:
         try:
@@ -61,7 +59,7 @@ def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool
                 return _collect(blocks, rate, max_seconds, truncate)
         except ServiceError:
             raise
-        except Exception as error:  # the parsers fail in too many ways to name them all
+        except Exception as error:  # the parsers raise too many kinds to name them all
             reason = (
                 getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
             )
@@ -69,9 +67,9 @@ def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool
 
 
 def _open(source: bytes | str) -> BinaryIO:
-    """A real file in either case: libsndfile reads a descriptor without calling back into Python.
+    """A real file in both cases: libsndfile reads a descriptor without calling back into Python.
 
-    Unbuffered, so that the descriptor's position is where we left it.
+    The file is unbuffered, so that the descriptor's position is the position of our last read.
     """
     if isinstance(source, str):
         return open(source, "rb", buffering=0)
@@ -84,7 +82,7 @@ def _collect(blocks: Blocks, rate: int, max_seconds: float, truncate: bool) -> S
     """Resample `blocks` to `rate` into one array, up to the limit."""
     limit = int(max_seconds * rate)
     room = limit if truncate else limit + int(TOLERANCE_SECONDS * rate)
-    samples = np.empty(room, np.float32)  # the pages that stay unused cost nothing
+    samples = np.empty(room, np.float32)  # pages that stay unused need no memory
     filled = 0
     source_rate = 0
     stream: Any = None
@@ -92,7 +90,7 @@ def _collect(blocks: Blocks, rate: int, max_seconds: float, truncate: bool) -> S
         if stream is None and block_rate != rate:
             stream = soxr.ResampleStream(block_rate, rate, 1, dtype="float32", quality="HQ")
         if source_rate and block_rate != source_rate:
-            raise invalid("the recording changes its sampling rate half-way")
+            raise invalid("the sample rate changes within the recording")
         source_rate = block_rate
         piece = stream.resample_chunk(block, last=not len(block)) if stream else block
         if len(piece) > room - filled and not truncate:
@@ -111,7 +109,7 @@ def _collect(blocks: Blocks, rate: int, max_seconds: float, truncate: bool) -> S
 
 
 def _with_end(blocks: Blocks) -> Blocks:
-    """`blocks` without empty ones, then one empty block that tells the resampler to flush."""
+    """`blocks` without empty ones, then one empty block, which makes the resampler flush."""
     rate = 0
     for rate, block in blocks:
         if len(block):
@@ -121,12 +119,12 @@ def _with_end(blocks: Blocks) -> Blocks:
 
 
 def _read(file: BinaryIO) -> Blocks:
-    """Look at the first bytes and choose the one decoder for them."""
+    """Detect the format from the first bytes, and decode with the decoder for it."""
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise empty("the recording is empty (0 bytes)")
     kind = kind_of(file)
-    # libsndfile takes a size of 0, by which some writers say "unknown", for no sound at all.
+    # Some writers write a size of 0 for "unknown", which libsndfile takes for an empty file.
     open_ended = kind == "wav" and not check_wav(file, size)
     file.seek(0)
     if open_ended or kind in _FFMPEG:
@@ -137,7 +135,7 @@ def _read(file: BinaryIO) -> Blocks:
 def _check_shape(rate: int, channels: int) -> None:
     if not (MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS):
         raise invalid(
-            f"the recording claims {channels} channels at {rate} Hz",
+            f"the recording's header says {channels} channels at {rate} Hz",
             f"send 1 to {MAX_CHANNELS} channels at {MIN_RATE} to {MAX_RATE} Hz",
         )
 
@@ -145,7 +143,8 @@ def _check_shape(rate: int, channels: int) -> None:
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
     """A sound file that is only read forwards.
 
-    soundfile seeks after each read of a seekable file, which fails in a FLAC written to a pipe.
+    soundfile seeks after each read of a seekable file. This fails for a FLAC that was written to a
+    pipe.
     """
 
     def seekable(self) -> bool:
@@ -162,21 +161,21 @@ def _mono(block: npt.NDArray[Any], channel_axis: int) -> Samples:
 
 
 def _read_libsndfile(file: BinaryIO, exact: bool) -> Blocks:
-    """Decode with libsndfile; `exact` says that the header's number of frames can be trusted."""
+    """Decode with libsndfile. `exact`: the header's number of frames can be trusted."""
     with _ForwardFile(file.fileno(), closefd=False) as sound:
         _check_shape(sound.samplerate, sound.channels)
         frames = 0
         while True:
-            # Not past the end: FLAC takes a tag that follows the sound for damage.
+            # Do not read past the end: for FLAC, a tag after the audio would be an error.
             wanted = min(BLOCK_SAMPLES // sound.channels, sound.frames - frames)
             block = sound.read(wanted, dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
             frames += len(block)
             yield sound.samplerate, _mono(block, channel_axis=1)
-        if exact and frames < sound.frames < 1 << 40:  # streamed FLAC claims 2**63 - 1 frames
+        if exact and frames < sound.frames < 1 << 40:  # the header of streamed FLAC says 2**63 - 1
             raise invalid(
-                f"the recording is cut short: its header claims {sound.frames:,} samples and "
+                f"the recording is cut short: its header says {sound.frames:,} samples, but only "
                 f"{frames:,} can be read",
                 "send the whole file",
             )
@@ -189,8 +188,8 @@ def _refuse_to_open(url: str, _flags: int, _options: dict[str, str]) -> BinaryIO
 def _read_ffmpeg(file: BinaryIO, container_format: str) -> Blocks:
     """Decode the first audio stream with FFmpeg, which may open nothing but `file`.
 
-    MP4 says how long it is, so that one that was cut short is refused; the others are streams,
-    which are read as far as they go.
+    MP4 contains its length, so a truncated MP4 is rejected. The other formats are streams and are
+    read to their end.
     """
     import av
     import av.logging
@@ -208,9 +207,9 @@ def _read_ffmpeg(file: BinaryIO, container_format: str) -> Blocks:
         if not container.streams.audio:
             raise invalid("the file holds no audio stream")
         stream = container.streams.audio[0]
-        # The option above binds FFmpeg while it probes, not the decoder that PyAV opens.
+        # The whitelist above applies while FFmpeg probes, not to the decoder that PyAV opens.
         if stream.codec_context is None or stream.codec_context.name not in _CODECS:
-            raise invalid("the sound in this file is compressed in a way that is not read here")
+            raise invalid("the audio in this file has a codec that the service cannot read")
         stream.codec_context.thread_count = 1
         resampler = av.AudioResampler(format="fltp")
         seconds = 0.0
@@ -219,7 +218,7 @@ def _read_ffmpeg(file: BinaryIO, container_format: str) -> Blocks:
             try:
                 frames = packet.decode()
                 good += 1
-            except av.error.FFmpegError:  # one broken packet costs milliseconds of sound
+            except av.error.FFmpegError:  # one broken packet loses only milliseconds
                 frames = []
                 bad += 1
             for frame in frames:
@@ -233,7 +232,7 @@ def _read_ffmpeg(file: BinaryIO, container_format: str) -> Blocks:
         claim = float((stream.duration or 0) * (stream.time_base or 0))
         if container_format == "mov" and seconds < claim - 0.5:
             raise invalid(
-                f"the recording is cut short: its header claims {claim:.1f} seconds and "
+                f"the recording is cut short: its header says {claim:.1f} seconds, but only "
                 f"{seconds:.1f} can be read",
                 "send the whole file",
             )

@@ -1,4 +1,4 @@
-"""Mono samples, and their 16-bit form. Runs in workers."""
+"""Mono samples, and their conversion to 16-bit PCM. Runs in workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Samples = npt.NDArray[np.float32]
 
 
 def wav_header(rate: int, samples: int | None) -> bytes:
-    """The 44 bytes before mono PCM16 at `rate` Hz; `samples` None means that nobody knows yet."""
+    """The 44-byte WAV header of mono PCM16 at `rate` Hz. `samples` None: the length is unknown."""
     data = 0xFFFFFFFF if samples is None else 2 * samples
     riff = 0xFFFFFFFF if samples is None else 36 + data
     return struct.pack(

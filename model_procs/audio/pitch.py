@@ -1,7 +1,7 @@
 """The median pitch of a voice. Runs in workers.
 
 YIN (de Cheveigné and Kawahara, "YIN, a fundamental frequency estimator for speech and music",
-JASA 2002), without its last refinements: a median over seconds of speech does not need them.
+JASA 2002), without its last two steps: a median over seconds of speech does not need them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from model_procs.audio.pcm import Samples
 
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
-"""The range of speaking voices, a creaking man's to a child's."""
+"""The pitch range of speaking voices, from a creaky male voice to a child's."""
 
 _WINDOW_SECONDS = 0.04
 _HOP_SECONDS = 0.02
 _APERIODICITY = 0.15
-"""A frame is voiced when the difference function falls below this part of its mean."""
+"""A frame is voiced when the difference function is below this part of its mean."""
 _QUIET = 0.1
-"""Frames below this part of the loudest frame's level are pauses, whatever their period."""
+"""Frames below this part of the loudest frame's level count as pauses."""
 _VOICED_FRAMES = 8
-"""A voice needs 0.16 s of voiced sound, or there is nothing to measure."""
+"""With fewer voiced frames than this (0.16 s) there is no result."""
 _BLOCK_FRAMES = 256
 
 

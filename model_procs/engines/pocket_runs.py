@@ -1,4 +1,4 @@
-"""How much of a text Pocket TTS takes in one go. Used in its workers."""
+"""Split a text into runs that Pocket TTS can speak at once. Used in its workers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Iterator
 
 _RUN_TOKENS = 45
-"""Longest text that is spoken in one go; the model takes 50 tokens, and then skips words."""
+"""The longest run in tokens; the model takes 50 and skips words in longer texts."""
 
 _CLAUSE_END = re.compile(r"[^\W\d_]{5}\.$|[!?…,;:。！？、，；：،؛؟।۔]$")
-"""A full stop behind a short word or a number belongs to it."""
+"""A full stop after a short word or a number is part of it, so it does not end a clause."""
 _CLOSING_MARKS = "\"'”’»)]」』"
 
 
 def split_runs(text: str, count_tokens: Callable[[str], int]) -> list[str]:
-    """Cut `text` into what the model can take: behind a clause, or else behind a word.
+    """Split `text` into runs, after a clause if possible, else after a word.
 
-    No character but white space is lost. A clause of less than a third of what fits is not cut off,
-    for a few words by themselves sound like none.
+    Nothing but whitespace is lost. A run is at least a third of the longest one before it ends at
+    a clause, because the model speaks very short texts badly.
     """
     runs: list[str] = []
     run: list[str] = []
@@ -41,7 +41,7 @@ def split_runs(text: str, count_tokens: Callable[[str], int]) -> list[str]:
 
 
 def _split_word(word: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
-    """`word`, or equal slices of it where it alone is too long (scripts without spaces)."""
+    """`word`, or equal slices of it when it alone is too long (scripts without spaces)."""
     slices = max(1, math.ceil(count_tokens(word) / _RUN_TOKENS))
     length = math.ceil(len(word) / slices)
     return (word[start : start + length] for start in range(0, len(word), length))

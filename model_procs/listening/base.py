@@ -72,11 +72,12 @@ class TranscriptionEngine:
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """Decode the recording and transcribe it; with `streamed`, yield every segment."""
-        if not isinstance(operation, Transcribe) or operation.recording.source is None:
+        if not isinstance(operation, Transcribe):
             raise ServiceError(
                 ErrorCode.invalid_request,
                 f"the engine {self.name} has no operation {type(operation).__name__}",
             )
+        assert operation.recording.source is not None
         samples = decode(
             operation.recording.source,
             rate=RATE,

@@ -1,7 +1,7 @@
-"""When each word was said, from a CTC model's best path. Runs in workers; pure.
+"""Word times from the best path of a CTC model. Runs in workers; pure.
 
-The path has one token for each frame: a token stays while it is said, and blanks stand between
-tokens. FunASR's SenseVoice calls frame k the time from 60 k - 30 to 60 k + 30 ms; so does this.
+The path has one token for each frame. A token repeats while it is spoken; blank tokens separate
+tokens. As in FunASR's SenseVoice, frame k is the time from 60 k - 30 to 60 k + 30 ms.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ipc.spacing import spaceless
 from model_procs.listening.transcript import TimedWord
 
 QUERIES = 4
-"""Frames before the sound's own, in which SenseVoice answers with its tags."""
+"""The first frames of the path, before those of the audio; SenseVoice writes its tags there."""
 
 _FRAME_SECONDS = 0.06
 _LEAD_SECONDS = 0.03
 _HOLD_FRAMES = 3
-"""A token is only a spike in the path: its sound goes on until the next one, but no longer."""
+"""A token is only a short spike in the path; its sound is assumed to last this much longer."""
 
 _TAG = re.compile(r"\s*<\|[^|<>]*\|>\s*")
 
 
 def tokens(path: Sequence[int], blank: int = 0) -> list[tuple[int, int, int]]:
-    """What stands in `path`: (token, first frame, the frame after its last), in order."""
+    """The tokens of `path` in order: (token, first frame, the frame after the last one)."""
     found = []
     frame = 0
     for token, run in itertools.groupby(path):
@@ -43,27 +43,27 @@ def align(
     seconds: float,
     offset: float = 0.0,
 ) -> list[TimedWord]:
-    """The words of `path`, which begins with the frames of the queries.
+    """The words of `path`, which begins with `QUERIES` frames of tags.
 
-    `spell` turns tokens into what each adds to the text, with a blank in front where a word begins.
-    Times lie within `seconds` from `offset` on, where the piece has its place in the recording.
-    A word ends where the next begins, or a little after its last token.
+    `spell` returns the text that each token adds, with a space in front where a word begins. The
+    audio is `seconds` long and starts at `offset` seconds in the recording; all times lie within
+    it. A word ends where the next one begins, or shortly after its last token.
     """
     found = tokens(path)
     words: list[_Growing] = []
-    blank = False
+    space = False
     for (_, first, end), text in zip(found, spell([token for token, _, _ in found]), strict=True):
         if _TAG.fullmatch(text):
-            blank = True
+            space = True
             continue
-        blank = blank or text[:1].isspace()
+        space = space or text[:1].isspace()
         if letters := text.strip():
-            if words and not blank and words[-1].goes_on(letters):
+            if words and not space and words[-1].goes_on(letters):
                 words[-1].add(letters, first - QUERIES, end - QUERIES)
             else:
-                words.append(_Growing(letters, blank, first - QUERIES, end - QUERIES))
-            blank = False
-        blank = blank or text[-1:].isspace()
+                words.append(_Growing(letters, space, first - QUERIES, end - QUERIES))
+            space = False
+        space = space or text[-1:].isspace()
     words = _with_punctuation(words)
 
     def time(frame: int) -> float:
@@ -72,24 +72,24 @@ def align(
     starts = [word.start for word in words] + [len(path)]
     return [
         TimedWord(
-            word.text, time(word.start), time(min(word.end + _HOLD_FRAMES, following)), word.blank
+            word.text, time(word.start), time(min(word.end + _HOLD_FRAMES, following)), word.space
         )
         for word, following in zip(words, starts[1:], strict=True)
     ]
 
 
 class _Growing:
-    """A word that may get more tokens; `start` and `end` are frames. Punctuation takes no time."""
+    """A word that may get more tokens. `start` and `end` are frames; punctuation adds none."""
 
-    def __init__(self, text: str, blank: bool, start: int, end: int) -> None:
+    def __init__(self, text: str, space: bool, start: int, end: int) -> None:
         self.text = text
-        self.blank = blank
+        self.space = space
         self.start = start
         self.end = end
         self.silent = _silent(text)
 
     def goes_on(self, text: str) -> bool:
-        """Whether `text`, with no blank before it, belongs to this word."""
+        """Whether `text`, with no space before it, belongs to this word."""
         if _opens(text):
             return False
         return _silent(text) or not (spaceless(self.text[-1]) or spaceless(text[0]))
@@ -102,11 +102,11 @@ class _Growing:
 
 
 def _with_punctuation(words: list[_Growing]) -> list[_Growing]:
-    """`words` with those that are only punctuation put to the one before; opening ones behind."""
+    """Merge punctuation into the word before it, opening punctuation into the word after it."""
     joined: list[_Growing] = []
     for word in words:
         if joined and (joined[-1].silent or (word.silent and not _opens(word.text))):
-            joined[-1].add(word.text, word.start, word.end, " " if word.blank else "")
+            joined[-1].add(word.text, word.start, word.end, " " if word.space else "")
         else:
             joined.append(word)
     return joined

@@ -1,4 +1,4 @@
-"""Cutting a long recording where it is quietest. Runs in workers."""
+"""Split a long recording at its quietest places. Runs in workers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PAUSE_SECONDS = 0.3
 
 
 def segments(samples: Samples, rate: int, max_seconds: float) -> list[tuple[int, int]]:
-    """Ranges (start, end) of samples that cover `samples` without gap or overlap.
+    """Ranges (start, end) that cover `samples` without gaps or overlaps.
 
-    No range is longer than `max_seconds`. A recording that is longer is cut in the middle of the
-    quietest 0.3 s in the second half of what still fits; of equally quiet ones the last.
+    No range is longer than `max_seconds`. A longer recording is split in the middle of the quietest
+    0.3 s in the second half of the longest possible range; of equally quiet places the last.
     """
     limit = int(max_seconds * rate)
     if len(samples) <= limit:

@@ -8,7 +8,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import SentenceTime
 
 _MAX_BYTES = 2 * 1024 * 1024
-"""Of all sentences: their description travels in one frame."""
+"""Limit for all sentences together: their description is sent in one frame."""
 _ENTRY_BYTES = 64
 
 
@@ -21,10 +21,10 @@ class _Sentence:
 
 
 class Alignment:
-    """Sentences and their samples, counted as they are made.
+    """The sentences spoken so far, with their positions in samples.
 
-    `rate` is how many of those samples one second of the answer takes: the sampling rate times the
-    speed. A change of tempo moves each moment by that factor, give or take a tenth of a second.
+    `rate` is the number of these samples in one second of the response: the sample rate times the
+    speed. A change of tempo scales all times by the speed, to within about 0.1 s.
     """
 
     def __init__(self, rate: float) -> None:
@@ -33,7 +33,7 @@ class Alignment:
         self._bytes = 0
 
     def add(self, text: str, number: int, samples: int) -> None:
-        """The next `samples` belong to sentence `number` of the text."""
+        """Assign the next `samples` samples to sentence `number` of the text."""
         last = self.sentences[-1] if self.sentences else None
         if last is not None and last.number == number:
             last.end += samples

@@ -1,7 +1,8 @@
-"""Encode speech as it is made: tempo, sampling rate and format. Runs in workers only.
+"""Encode speech while it is generated: tempo, sample rate and format. Runs in workers only.
 
-Replays need the same samples to give the same bytes however they are cut, so nothing here depends
-on time, chance or the size of a piece. Samples are rounded to 16 bits before any codec sees them.
+Replays need the same bytes for the same samples, however the samples are divided into pieces. So
+nothing here depends on time, randomness or the size of a piece. Samples are rounded to 16 bits
+before they reach a codec.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ _TEMPO_WINDOW_SECONDS = 0.2
 
 
 class Encoder:
-    """Turns pieces of one mono recording into the bytes of one answer.
+    """Encodes pieces of mono audio into the bytes of one response.
 
-    With `streamed`, bytes come out as soon as the codec has them, and headers leave the length
-    open; without it, all come from `finish` and the headers know the length.
+    With `streamed`, `feed` returns bytes as soon as the codec has them, and headers do not contain
+    the length. Without it, `finish` returns all bytes and headers contain the length.
 
-    `sample_rate` is the rate in Hz of what comes out: the one asked for, or the next higher one of
-    the format. `samples` is how many have come out so far, before the codec's own padding.
-    `bit_rate` is in bits per second, None where the sound alone decides; `seconds` is the time that
-    all this has taken.
+    `sample_rate` is the output rate in Hz: the requested one, or the next higher one of the format.
+    `samples` counts the output samples so far, without the codec's padding. `bit_rate` is in bits
+    per second, None for formats without a choice. `seconds` is the time that encoding has taken.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Encoder:
         bit_rate: int | None = None,
         streamed: bool = True,
     ) -> None:
-        """`sample_rate` None stands for the source's. Raises `ValueError` for what is out of range.
+        """`sample_rate` None means the source's rate. Raises `ValueError` for values out of range.
 
-        `speed` 2.0 takes half as long as the source, at the same pitch. `bit_rate` None is
-        transparent for speech; another one becomes the nearest that the format has at the sampling
-        rate. Raises `ServiceError` (invalid_option) for one that the format never has.
+        With `speed` 2.0 the audio takes half as long, at the same pitch. `bit_rate` None is
+        transparent for speech. Another `bit_rate` is replaced by the nearest one of the format at
+        the sample rate; one outside of the format's range raises `ServiceError` (invalid_option).
         """
         started = time.perf_counter()
         wanted = source_rate if sample_rate is None else sample_rate
@@ -81,7 +81,7 @@ class Encoder:
         self.seconds = time.perf_counter() - started
 
     def feed(self, samples: Samples) -> bytes:
-        """Encode the next samples: float32, shape (n,). The bytes that are ready, or b""."""
+        """Encode the next samples (float32, shape (n,)). Returns the bytes that are ready."""
         started = time.perf_counter()
         if self._tempo is not None:
             samples = self._tempo.feed(samples)
@@ -92,7 +92,7 @@ class Encoder:
         return data
 
     def finish(self) -> bytes:
-        """The rest of the answer. Nothing may be fed afterwards."""
+        """The rest of the bytes. `feed` must not be called afterwards."""
         started = time.perf_counter()
         last = np.empty(0, np.float32) if self._tempo is None else self._tempo.finish()
         if self._resampler is not None:
@@ -111,7 +111,7 @@ class Encoder:
 
 
 class _Pipe:
-    """A file that cannot seek: what is written can be taken out."""
+    """A file object that cannot seek; `take` removes and returns what has been written."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -153,7 +153,7 @@ class _PcmWriter:
 
 
 class _CodecWriter:
-    """A codec and a container of FFmpeg."""
+    """A codec and a container from FFmpeg."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _CodecWriter:
             file,
             "w",
             format=container,
-            # bitexact: no random serial numbers, no versions of libraries.
+            # bitexact: no random serial numbers and no library versions in the output.
             container_options={
                 "fflags": "+bitexact",
                 "flush_packets": "1",
@@ -196,7 +196,7 @@ class _CodecWriter:
         frame.sample_rate = self._rate
         frame.pts = self._position
         self._position += len(samples)
-        self._container.mux(self._stream.encode(frame))  # PyAV cuts what the codec wants
+        self._container.mux(self._stream.encode(frame))  # PyAV cuts it into the codec's frames
 
     def close(self) -> None:
         self._container.mux(self._stream.encode(None))
@@ -204,7 +204,7 @@ class _CodecWriter:
 
 
 class _Tempo:
-    """FFmpeg's `atempo`: faster or slower at the same pitch."""
+    """FFmpeg's `atempo` filter: faster or slower at the same pitch."""
 
     def __init__(self, rate: int, speed: float) -> None:
         import av
@@ -213,7 +213,7 @@ class _Tempo:
         self._speed = speed
         self._taken = 0
         self._given = 0
-        # Beyond these the filter would leave samples out, or refuse: two steps instead.
+        # Outside of this range one filter would skip samples or refuse: use two.
         steps = 1 if 0.5 <= speed <= 2.0 else 2
         step = math.pow(speed, 1 / steps)
         self._graph: Any = av.filter.Graph()
@@ -240,7 +240,7 @@ class _Tempo:
         return self._pull()
 
     def finish(self) -> Samples:
-        """The rest. The filter drops its last window, so that is silence."""
+        """The rest of the samples. The filter drops its last window, so silence is fed first."""
         left = round(self._taken / self._speed) - self._given
         tail = self.feed(np.zeros(int(_TEMPO_WINDOW_SECONDS * self._rate), np.float32))
         self._graph.push(None)

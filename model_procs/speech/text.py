@@ -1,9 +1,9 @@
-"""What is to be spoken: a text without its tags, sentence by sentence. Used in speech workers.
+"""Prepare a text for speech: remove tags, split it into sentences. Used in speech workers.
 
-Sentences are found by sentencex (Wikimedia), which knows the marks of all scripts and the
-abbreviations of one language at a time. The language of a text is not known here, so a sentence
-ends only where no language's abbreviation stands: what is wrongly kept together is spoken all the
-same, with a shorter pause.
+sentencex (Wikimedia) finds the sentences. It knows the punctuation of all scripts, and the
+abbreviations of one language at a time. The language of the text is not known here, so a sentence
+ends only where no language has an abbreviation. Two sentences that are wrongly kept together are
+still spoken, with a shorter pause between them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Collection, Iterator
 import sentencex
 
 LONG = 300
-"""Characters from which a quotation of several sentences is not kept together any more."""
+"""A longer quotation (in characters) is split into its sentences."""
 
 _WINDOW = 2_000
-"""Characters that are looked at in one go; sentencex takes quadratic time for some scripts."""
+"""Characters that are split at a time; sentencex takes quadratic time for some scripts."""
 
 _LANGUAGES = ("en", "de", "es", "fr", "nl", "pt", "ru")
-"""Italian is missing: to sentencex, most of its short words are abbreviations."""
+"""Without Italian: sentencex takes most short Italian words for abbreviations."""
 
 _ENGLISH_WORDS = frozenset(
     (
@@ -29,14 +29,14 @@ _ENGLISH_WORDS = frozenset(
         "vice",
     )
 )
-"""Abbreviations elsewhere: in English they end a sentence, but not before a number."""
+"""Abbreviations in other languages. In English they can end a sentence, except before a number."""
 
 _ABBREVIATIONS = frozenset(("approx", "avv", "dott", "est", "pag"))
-"""Common ones that sentencex does not know in these languages, most of them Italian."""
+"""Common abbreviations, mostly Italian, that sentencex does not know in these languages."""
 
 _LONGEST_ABBREVIATION = 4
 _LONGEST_WORD = 40
-"""In characters; a longer one is none of the words below."""
+"""In characters. A longer word cannot be one of the words above."""
 
 _LAST_WORD = re.compile(r"([^\W_]+)\.\s+\Z")
 _QUOTE = re.compile(r"""["“”„«»‹›()\[\]「」『』]""")
@@ -47,16 +47,16 @@ _TAG = re.compile(
     r" ?\[([^\W\d_]{1,20}(?:[ '’-][^\W\d_]{1,20}){0,3})\]",
 )
 _MARKUP = re.compile(r"<break\b[^<>]{0,100}>|</?phoneme\b[^<>]{0,200}>")
-"""What ElevenLabs' clients put into a text: pauses, and how a word is pronounced."""
+"""Markup that ElevenLabs' clients put into a text: pauses and pronunciations."""
 _EDITORIAL = 3
-"""Letters of the longest pair of brackets that may be part of a word: "walk[ed]"."""
+"""Brackets with at most this many letters may be part of a word: "walk[ed]"."""
 
 
 def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
-    """`text` without directions: "[laugh]", "[clears throat]", and "<break time='1s'/>".
+    """`text` without tags such as "[laugh]", "[clears throat]" and "<break time='1s'/>".
 
-    A tag in square brackets is one to four words and nothing else, and not the text of a Markdown
-    link. Those in `obeyed` (lower case) stay, for an engine that knows them.
+    A tag in square brackets consists of one to four words and is not the text of a Markdown link.
+    Tags in `obeyed` (lower case) are kept, because the engine supports them.
     """
 
     def replacement(match: re.Match[str]) -> str:
@@ -73,10 +73,10 @@ def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of `text` in order, blanks reduced to single spaces, each as soon as found.
+    """Yield the sentences of `text` in order, with whitespace reduced to single spaces.
 
-    Joined they are `text` but for white space. Every one holds a letter or a digit, unless the
-    whole text has none, and none has more than 2,000 characters by much. Takes linear time.
+    Nothing but whitespace is lost. Every sentence contains a letter or a digit, unless the whole
+    text has none, and has at most about 2,000 characters. Takes linear time.
     """
     pending = ""
     for piece in _pieces(text):
@@ -97,12 +97,12 @@ def _has_case(character: str) -> bool:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """`text` in pieces, nothing left out."""
+    """Split `text` into pieces; nothing is lost."""
     start = 0
     while start < len(text):
         window = text[start : start + _WINDOW]
         ends = _ends(window)
-        if start + len(window) < len(text):  # the last piece goes on beyond the window
+        if start + len(window) < len(text):  # the last piece continues after the window
             ends = ends[:-1] or [_break(window)]
         begin = 0
         for end in ends:
@@ -112,25 +112,25 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _ends(text: str) -> list[int]:
-    """Where the sentences of `text` end, its own end included."""
+    """The end positions of the sentences of `text`, including its own end."""
     first, *others = [_boundaries(language, text) for language in _LANGUAGES]
     elsewhere = set.intersection(*others)
-    if _GREEK.search(text):  # whose question mark is a semicolon
+    if _GREEK.search(text):  # the Greek question mark is a semicolon
         first = _boundaries("el", text)
     return sorted(end for end in first if end == len(text) or _is_end(text, end, end in elsewhere))
 
 
 def _is_end(text: str, end: int, agreed: bool) -> bool:
-    """Whether the first language's sentence ends indeed; `agreed`: so the others say."""
+    """Whether a sentence ends here, as the first language says. `agreed`: the others say so too."""
     match = _LAST_WORD.search(text, max(0, end - _LONGEST_WORD), end)
     if match is None:
-        return True  # a question, a quotation: no abbreviation
+        return True  # a question or a quotation, not an abbreviation
     word = match.group(1).lower()
     if agreed:
         return word not in _ABBREVIATIONS
     if text[end].isdigit():
         return False
-    # German begins no sentence with a small letter, and takes small numbers for ordinal ones.
+    # German starts no sentence with a lower-case letter, and "3." may be an ordinal number.
     long = len(word) > (2 if word.isdigit() else _LONGEST_ABBREVIATION)
     return word in _ENGLISH_WORDS or (long and (text[end].islower() or word.isdigit()))
 
@@ -145,7 +145,7 @@ def _boundaries(language: str, text: str) -> set[int]:
 
 
 def _unquoted(sentence: str) -> Iterator[str]:
-    """A long sentence in the sentences that its quotation marks and brackets hold together."""
+    """Split a long sentence also at the sentence ends inside its quotation marks and brackets."""
     if len(sentence) <= LONG:
         yield sentence
         return
@@ -160,7 +160,7 @@ def _unquoted(sentence: str) -> Iterator[str]:
 
 
 def _break(text: str) -> int:
-    """Where to cut a text in which no sentence ends: behind its last clause, or its last word."""
+    """Where to split a text without a sentence end: after its last clause, else its last word."""
     for mark in (_CLAUSE_END, _SPACE):
         ends = [match.end() for match in mark.finditer(text, len(text) // 2)]
         if ends:

@@ -1,11 +1,12 @@
-"""Encoded voices that outlive a worker: in its memory, and in files that all workers share.
+"""The cache of encoded voices: in each worker's memory, and in files that all workers share.
 
-Runs in speech workers. A voice is known by the hash of the recording it was made from, so that a
-hit skips decoding too, and lies in a folder named for what it depends on besides: engine, weights,
-library. The cache is bounded in bytes, in memory and on disk, and loses what was used longest ago.
-Voices that have a name are kept apart, all of them, until the front removes their files. A file's
-time of change is when its voice was last used, which tells a new worker which voices are hot. Large
-files are mapped: workers share their pages, and the kernel may drop them and read them again.
+Runs in speech workers. The key of a voice is the hash of its recording, so a hit also saves the
+decoding. The folder's name contains everything else that the encoded voice depends on: engine,
+weights, library. The cache has a limit in bytes, in memory and on disk, and drops the least
+recently used voices. Registered ("named") voices are stored separately and without a limit; the
+front removes their files. The modification time of a file is the last use of its voice, so a new
+worker knows which voices to load first. Large files are memory-mapped: workers share their pages,
+and the kernel may drop the pages and read them again.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from model_procs.speech.voice_files import FOLDER, VoiceFiles, cost
 logger = logging.getLogger(__name__)
 
 _LAYOUT = 1
-"""Raise it when the layout of the files changes, or how a reference is decoded."""
+"""Increase this when the file layout changes, or the way a recording is decoded."""
 
 
 class VoiceCodec(Protocol):
-    """What turns an engine's voice into bytes and back; `SpeechEngine` is one."""
+    """Converts an engine's voice to bytes and back. `SpeechEngine` implements it."""
 
     def export_voice(self, voice: Any) -> bytes: ...
 
@@ -33,10 +34,10 @@ class VoiceCodec(Protocol):
 
 
 class VoiceCache:
-    """Voices in memory before voices in files.
+    """Voices in memory, backed by voices in files.
 
-    `folder` None keeps none in files, but for those with a name, which go into `named_folder`. A
-    folder that fails is told once in the log, and requests go on without it.
+    With `folder` None only named voices are kept in files, in `named_folder`. An error of a folder
+    is logged once, and requests continue without it.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class VoiceCache:
             None if named_folder is None else VoiceFiles(named_folder, name, None, other_engines)
         )
         self._stores = [store for store in (self._named, self._files) if store is not None]
-        self._complained = False
+        self._error_logged = False
 
     def get(self, key: str, *, named: bool = False) -> Any | None:
-        """The voice, which many requests may share; None when it must be encoded.
+        """The voice, which requests share; None when it is not cached.
 
-        A `named` one is from now on kept as such.
+        With `named` it is kept as a named voice from now on.
         """
         voice = self.memory.get(key)
         if voice is None:
@@ -79,9 +80,10 @@ class VoiceCache:
         return voice
 
     def put(self, key: str, voice: Any, *, named: bool = False) -> Any:
-        """Keep `voice`. Returns it as it comes back from its bytes, which is how it is used.
+        """Store `voice`. Returns the voice as read back from its bytes; use that one.
 
-        So every request sounds the same, and the voice holds no memory but that of its bytes.
+        So the first request sounds like all later ones, and a voice takes only the memory of its
+        bytes.
         """
         data = self._codec.export_voice(voice)
         self._write(key, data, named=named)
@@ -92,25 +94,25 @@ class VoiceCache:
         return kept
 
     def load_hot(self) -> None:
-        """Bring the voices used last into memory, as many as fit; remove those nobody can use."""
+        """Load the most recently used voices into memory, as many as fit; tidy the folders."""
         found: dict[str, tuple[int, int]] = {}
         for store in self._stores:
             try:
                 store.tidy()
                 found |= {key: (used, size) for used, key, size in store.entries()}
             except OSError as error:
-                self._complain(error)
+                self._log_once(error)
         chosen: list[str] = []
         room = self.memory.limit
         for key, (_, size) in sorted(found.items(), key=lambda entry: entry[1], reverse=True):
             if cost(size) <= room:
                 chosen.append(key)
                 room -= cost(size)
-        for key in reversed(chosen):  # the hottest last, to be lost last
+        for key in reversed(chosen):  # load the most recent one last, so that it is dropped last
             self._load(key)
 
     def _write(self, key: str, data: bytes, *, named: bool) -> None:
-        """Put a voice into the store that it belongs to, and out of the other."""
+        """Write a voice into its store, and remove it from the other one."""
         try:
             if named and self._named is not None:
                 self._named.write(key, data)
@@ -119,10 +121,10 @@ class VoiceCache:
             elif self._files is not None:
                 self._files.write(key, data)
         except OSError as error:
-            self._complain(error)
+            self._log_once(error)
 
     def _load(self, key: str) -> Any | None:
-        """The voice from its file into memory; one that is not as it was written is removed."""
+        """Load a voice from its file into memory. A damaged file is removed."""
         for store in self._stores:
             try:
                 data = store.read(key)
@@ -132,8 +134,8 @@ class VoiceCache:
             except MemoryError:
                 raise
             except OSError as error:
-                self._complain(error)
-            except Exception as error:  # whatever a parser makes of bytes that are no voice
+                self._log_once(error)
+            except Exception as error:  # parsers raise anything for invalid bytes
                 logger.warning("removed the encoded voice %s: %s", key, error)
                 store.remove(key)
             else:
@@ -141,14 +143,14 @@ class VoiceCache:
                 return voice
         return None
 
-    def _complain(self, error: OSError) -> None:
-        if not self._complained:
-            self._complained = True
+    def _log_once(self, error: OSError) -> None:
+        if not self._error_logged:
+            self._error_logged = True
             logger.warning("encoded voices cannot be kept in files: %s", error)
 
 
 class VoiceMemory:
-    """The voices that one worker holds, at most `limit` bytes of them."""
+    """The voices in one worker's memory, at most `limit` bytes of them."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -156,14 +158,14 @@ class VoiceMemory:
         self._voices: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: str) -> Any | None:
-        """The voice, which is now the last to be lost."""
+        """The voice, now marked as the most recently used one."""
         if key not in self._voices:
             return None
         self._voices.move_to_end(key)
         return self._voices[key][0]
 
     def put(self, key: str, voice: Any, size: int) -> None:
-        """Keep a voice of `size` bytes, unless it alone is over the limit."""
+        """Store a voice of `size` bytes, unless it alone exceeds the limit."""
         taken = cost(size)
         if key in self._voices:
             self.size -= self._voices.pop(key)[1]

@@ -1,7 +1,7 @@
 """Encoded voices as files that all workers share. Runs in speech workers.
 
-A file of the cache is not flushed to the disk: one that a power cut leaves incomplete is told by
-its checksum, like any other that is not as it was written, and costs one encoding.
+Files of the cache are not flushed to the disk. If a power failure leaves one incomplete, its
+checksum reveals this, as for any other damage, and the voice is encoded again.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from pathlib import Path
 from ipc.fsync import sync_folder
 
 FOLDER = "voices-"
-"""What the folders of all versions begin with."""
+"""The prefix of the folders of all versions."""
 
 _VOICE = ".voice"
 _UNFINISHED = ".part"
 _ABANDONED_NS = 60 * 10**9
-"""Age of an unfinished file whose writer must have died; writing takes milliseconds."""
+"""An unfinished file of this age is abandoned: writing takes only milliseconds."""
 
 SMALLEST = 64 * 1024
-"""A voice counts as this many bytes at least, which bounds how many small ones are kept."""
+"""A voice counts as at least this many bytes, which limits the number of small voices."""
 
 _MAPPED = 1024 * 1024
-"""Size from which a file is mapped. Each takes a file descriptor for as long as it is."""
+"""Files of at least this size are memory-mapped. Each mapping holds a file descriptor."""
 
 _CHECKSUM_BYTES = 8
-"""A CRC-32 needs four; with eight, what follows is aligned."""
+"""A CRC-32 has four bytes; with eight, the data after it is aligned."""
 
 
 def cost(size: int) -> int:
-    """What a voice of `size` bytes counts as."""
+    """How many bytes a voice of `size` bytes counts as."""
     return max(size, SMALLEST)
 
 
 class VoiceFiles:
-    """The voices in one folder below `parent`, at most `limit` bytes of them, or all (None).
+    """The voices in one folder below `parent`: at most `limit` bytes, or all of them (None).
 
-    Without a limit a voice is safe on the disk once it has been written.
+    Without a limit, `write` flushes a voice to the disk.
 
-    Several workers read and write it at once: a file appears whole under its name, or not at all,
-    and may be gone at any time; what has been read of it stays. A file is a checksum and what the
-    engine made of the voice.
+    Several workers use the folder at the same time. A file appears atomically and may disappear at
+    any time; data that has been read stays valid. A file consists of a checksum and the encoded
+    voice.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class VoiceFiles:
         self._limit = limit
 
     def read(self, key: str) -> memoryview | None:
-        """The bytes of a voice; None when there is no such file. Raises `ValueError` and `OSError`.
+        """The bytes of a voice; None when there is no such file. Raises `OSError`.
 
-        `ValueError` means that they are not the bytes that were written. They may be written to,
-        which does not change the file.
+        Raises `ValueError` when the file is damaged. The returned buffer is writable; writing to it
+        does not change the file.
         """
         try:
             with open(self._path(key), "rb") as file:
@@ -78,7 +78,7 @@ class VoiceFiles:
         return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Keep a voice, at the cost of those used longest ago. Raises `OSError`."""
+        """Write a voice, removing the least recently used ones if needed. Raises `OSError`."""
         room = None
         if self._limit is not None and (room := self._limit - _size(data)) < 0:
             return
@@ -100,16 +100,16 @@ class VoiceFiles:
             raise
 
     def holds(self, key: str) -> bool:
-        """Whether there is a file of that voice."""
+        """Whether there is a file for this voice."""
         return self._path(key).is_file()
 
     def touch(self, key: str) -> None:
-        """The voice is in use now."""
+        """Mark the voice as used now."""
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
     def remove(self, key: str) -> None:
-        """Drop a voice."""
+        """Remove a voice."""
         with contextlib.suppress(OSError):
             self._path(key).unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ class VoiceFiles:
         ]
 
     def tidy(self) -> None:
-        """Make the folder, keep the limit, and remove what other versions of the model have left.
+        """Create the folder, apply the limit, and remove the folders of other versions.
 
         Raises `OSError`.
         """
@@ -138,9 +138,9 @@ class VoiceFiles:
         return self._folder / f"{key}{_VOICE}"
 
     def _shrink(self, limit: int | None, but: str = "") -> None:
-        """Remove the oldest files until the others, but for the one to be replaced, fit.
+        """Remove the oldest files until the rest fits, not counting the one of the key `but`.
 
-        Without a limit only those go that a dead worker has left unfinished.
+        Also removes unfinished files of dead workers, and without a limit only those.
         """
         entries = [entry for entry in self._entries() if entry[2] != self._path(but)]
         abandoned = time.time_ns() - _ABANDONED_NS
@@ -159,15 +159,15 @@ class VoiceFiles:
         entries: list[tuple[int, int, Path]] = []
         with os.scandir(self._folder) as files:
             for file in files:
-                with contextlib.suppress(FileNotFoundError):  # another worker was faster
+                with contextlib.suppress(FileNotFoundError):  # another worker has removed it
                     stat = file.stat(follow_symlinks=False)
                     entries.append((stat.st_mtime_ns, stat.st_size, Path(file.path)))
         return sorted(entries)
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove what a cache has made, and nothing else that somebody may have put there."""
-    with contextlib.suppress(OSError):  # such as that a worker of that version is still writing
+    """Remove a cache's files and, if nothing else is in it, the folder."""
+    with contextlib.suppress(OSError):  # for example, a worker of that version is still writing
         for suffix in (_VOICE, _UNFINISHED):
             for path in folder.glob(f"*{suffix}"):
                 path.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 def _size(data: bytes) -> int:
-    """What a file of `data` counts as."""
+    """How many bytes a file with `data` counts as."""
     return cost(_CHECKSUM_BYTES + len(data))
 
 

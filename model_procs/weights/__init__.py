@@ -1,1 +1,1 @@
-"""Weights on disk: found, fetched, made at random; their libraries imported. Runs in children."""
+"""Model weights: locate, download or generate them; import their libraries. Runs in children."""

@@ -1,8 +1,8 @@
-"""Where weights live: fetch the published ones, or write random ones for tests and benchmarks.
+"""Download the published weights, or write random ones for tests and benchmarks.
 
-Runs as a command of its own, `python -m model_procs.weights.fetch`, behind `voice-engine models`.
-Each model goes into a temporary folder beside its place and moves there when it is complete, so a
-models folder never holds half a model.
+Runs as a separate command, `python -m model_procs.weights.fetch`; `voice-engine models` starts it.
+Each model is written into a temporary folder and moved into its place when it is complete, so the
+models folder never contains an incomplete model.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SENSEVOICE_FILES = ["*.yaml", "*.pt", "*.mvn", "*.bpe.model", "configuration.js
 
 
 class WeightsPresentError(Exception):
-    """The models folder already holds what was about to be written."""
+    """The models folder already contains the model that is about to be written."""
 
 
 def synth(models_dir: Path, size: str, *, force: bool = False) -> None:
     """Write random weights for both production engines into `models_dir`.
 
     `size` is "nano" or "full" (the published dimensions: 109.5 and 234.0 million parameters).
-    Raises WeightsPresentError, before writing anything, unless `force`.
+    If weights exist already, raises WeightsPresentError before writing, unless `force`.
     """
     from tqdm import tqdm
 
@@ -61,9 +61,8 @@ def synth(models_dir: Path, size: str, *, force: bool = False) -> None:
 def fetch(models_dir: Path, *, force: bool = False) -> None:
     """Download the published weights of both engines, and voices, into `models_dir`.
 
-    A model that is complete is left alone unless `force`, so a second run continues a first that
-    failed. Raises WeightsPresentError where something else is in the way, and what the hubs'
-    libraries raise.
+    Skips models that are complete, unless `force`, so another run continues after a failure. Raises
+    WeightsPresentError when other files are in the way, and any exception of the hubs' libraries.
     """
     for engine, download in (("sensevoice", _download_sensevoice), ("pocket", _download_pocket)):
         place = weights_folder(models_dir, engine)
@@ -78,7 +77,9 @@ def fetch(models_dir: Path, *, force: bool = False) -> None:
                 missing = [name for name in names if not (folder / name).is_file()]
                 if missing:
                     missed = ", ".join(missing)
-                    raise FileNotFoundError(f"the download of {place.name} lacks {missed}")
+                    raise FileNotFoundError(
+                        f"the download of {place.name} did not contain {missed}"
+                    )
     voices = weights_folder(models_dir, "pocket") / VOICES_FOLDER
     if not voices.exists():
         with replacing(voices) as folder:
@@ -86,7 +87,7 @@ def fetch(models_dir: Path, *, force: bool = False) -> None:
 
 
 def _download_pocket(folder: Path) -> None:
-    """Pocket TTS with voice cloning: what the library's own english.yaml names, next to it."""
+    """Pocket TTS with voice cloning: the files that the library's english.yaml refers to."""
     import yaml
 
     from model_procs.weights.lean_import import lean_import
@@ -98,13 +99,13 @@ def _download_pocket(folder: Path) -> None:
     _take(table["tokenizer_path"], folder / "tokenizer.json")
     _take(settings["weights_path"], folder / "model.safetensors")
     table["tokenizer_path"], settings["weights_path"] = "tokenizer.json", "model.safetensors"
-    # Weights that cannot clone are of no use here: better no model than one that ignores the voice.
+    # Without this key the library cannot fall back to weights that ignore the voice.
     del settings["weights_path_without_voice_cloning"]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), "utf-8")
 
 
 def _download_voices(folder: Path) -> None:
-    """The library's voices, as states of its English weights, but for those of other languages."""
+    """The library's voices for its English weights, without those of other languages."""
     from tqdm import tqdm
 
     from model_procs.weights.lean_import import lean_import
@@ -121,7 +122,7 @@ def _download_voices(folder: Path) -> None:
 
 
 def _take(address: str, place: Path) -> None:
-    """Download what the library calls hf://OWNER/REPOSITORY/PATH@REVISION."""
+    """Download hf://OWNER/REPOSITORY/PATH@REVISION, the library's form of an address."""
     from huggingface_hub import hf_hub_download
 
     owner, repository, path = address.removeprefix("hf://").split("/", 2)
@@ -134,7 +135,7 @@ def _take(address: str, place: Path) -> None:
 
 
 def _download_sensevoice(folder: Path) -> None:
-    """SenseVoiceSmall from ModelScope, or from Hugging Face where that fails."""
+    """SenseVoiceSmall from ModelScope, or from Hugging Face if that fails."""
     try:
         from modelscope import snapshot_download
 
@@ -153,20 +154,20 @@ def _download_sensevoice(folder: Path) -> None:
 def _present(place: Path) -> WeightsPresentError:
     what = "".join(f" ({note})" for note in notes(place))
     return WeightsPresentError(
-        f"{place} is there already{what}; choose another folder, or add --force to replace it"
+        f"{place} already exists{what}; choose another folder, or add --force to replace it"
     )
 
 
 @contextmanager
 def replacing(place: Path) -> Iterator[Path]:
-    """A new folder that becomes `place` when the block succeeds and vanishes when it fails."""
+    """A new folder that replaces `place` when the block succeeds, and is removed when it fails."""
     place.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     fresh, old = scratch / "new", scratch / "old"
     fresh.mkdir()
     try:
         yield fresh
-        for file in fresh.rglob("*"):  # some libraries write files that only their owner can read
+        for file in fresh.rglob("*"):  # some libraries write files that only the owner can read
             file.chmod(0o755 if file.is_dir() else 0o644)
         if place.exists():
             os.rename(place, old)
@@ -186,12 +187,16 @@ def main(argv: list[str] | None = None) -> int:
         prog="voice-engine models", description="Put weights into a models folder."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    fetch_parser = commands.add_parser("fetch", help="download published weights (1.4 GB), voices")
-    synth_parser = commands.add_parser("synth", help="write random weights: right shapes, no sense")
+    fetch_parser = commands.add_parser(
+        "fetch", help="download published weights (1.4 GB) and voices"
+    )
+    synth_parser = commands.add_parser(
+        "synth", help="write random weights for tests: real shapes, meaningless output"
+    )
     synth_parser.add_argument("--size", choices=SIZES, default="nano", help="default: %(default)s")
     for command in (fetch_parser, synth_parser):
         command.add_argument("dir", type=Path, help="the models folder")
-        command.add_argument("--force", action="store_true", help="replace weights that are there")
+        command.add_argument("--force", action="store_true", help="replace existing weights")
     args = parser.parse_args(argv)
     try:
         if args.command == "synth":
@@ -205,9 +210,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         if args.command == "fetch":
             print(
-                "If access was refused: Pocket TTS asks for consent. Accept its terms at "
+                "If access was refused: accept the terms of Pocket TTS at "
                 "https://huggingface.co/kyutai/pocket-tts, log in with `hf auth login` and run "
-                "this command again; it continues with what is missing.",
+                "this command again; it downloads what is missing.",
                 file=sys.stderr,
             )
         return 1

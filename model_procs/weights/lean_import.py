@@ -1,7 +1,8 @@
-"""Import parts of a package without running its `__init__`. Used in templates and by checkpoints.
+"""Import submodules of a package without running its `__init__`.
 
-`import funasr` imports every submodule of the package, which costs ten seconds and half a gigabyte.
-Its model, frontend and tokenizer are plain modules that import alone in half a second.
+Runs in templates, spawned workers and `voice-engine models`. `import funasr` imports every
+submodule of the package, which takes ten seconds and half a gigabyte. Its model, frontend and
+tokenizer are plain modules; importing only these takes half a second.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pathlib import Path
 
 @contextmanager
 def lean_import(package: str) -> Iterator[Path]:
-    """Inside the `with`, `package` is a bare namespace: submodules import, `__init__` does not run.
+    """Make `package` an empty namespace in the block: submodules import, `__init__` does not run.
 
-    Yields the package's folder. Afterwards the namespace is gone, so a later `import package` is
-    the real one and reuses the submodules that are already there. Does nothing when the package
-    has been imported before. Raises ModuleNotFoundError when it is not installed.
+    Yields the package's folder. Afterwards the namespace is removed, so a later `import package` is
+    the real import, which reuses the loaded submodules. Changes nothing when the package has been
+    imported before. Raises ModuleNotFoundError when it is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -1,4 +1,4 @@
-"""What the production engines share about weights on disk. Used in templates."""
+"""Weights on disk: helpers that the production engines share. Used in templates."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ VOICES_FOLDER = "voices"
 
 
 def weights_folder(models_dir: Path, engine: str) -> Path:
-    """The folder of `engine`'s weights below the models folder."""
+    """The folder with `engine`'s weights in the models folder."""
     return models_dir / Path(ENGINES[engine].files[0]).parent
 
 
 def fingerprint(weights: Path) -> str:
-    """A hash of one byte in every kilobyte: reaches every layer, in a fraction of a second.
+    """A hash of every 1024th byte: covers every layer, and takes a fraction of a second.
 
-    Tells one set of weights from another, so it may be part of a cache's key.
+    It identifies the weights, so it can be part of a cache key.
     """
     every_kilobyte = np.memmap(weights, np.uint8, "r")[::1024]
     size = weights.stat().st_size
@@ -34,13 +34,13 @@ def fingerprint(weights: Path) -> str:
 
 
 def notes(folder: Path) -> list[str]:
-    """What a client must know about the weights in `folder`, if anything."""
+    """Notes for clients about the weights in `folder`; usually none."""
     note = folder / NOTE_FILE
     return [note.read_text("utf-8").strip()] if note.is_file() else []
 
 
 def cannot_load(model: str, folder: Path, error: Exception) -> ServiceError:
-    """The library's own words, and the command that mends it."""
+    """An error with the library's message and the command that repairs the weights."""
     return ServiceError(
         ErrorCode.model_unavailable,
         f"{model} cannot be loaded from {folder}: {type(error).__name__}: {error}"
@@ -49,7 +49,7 @@ def cannot_load(model: str, folder: Path, error: Exception) -> ServiceError:
 
 
 def release_scratch() -> None:
-    """Give back what loading needed, so that workers do not inherit it."""
+    """Free the memory that loading needed, so that workers do not inherit it."""
     gc.collect()
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

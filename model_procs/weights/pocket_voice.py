@@ -1,4 +1,4 @@
-"""Pocket TTS's voices: states of the model, as `pocket-tts export-voice` writes them.
+"""Pocket TTS's voices: model states in the format of `pocket-tts export-voice`.
 
 Used in its template and workers.
 """
@@ -20,13 +20,13 @@ _DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
 }
-"""The names that safetensors has for torch's types."""
+"""The safetensors names of torch's types."""
 
 logger = logging.getLogger(__name__)
 
 
 def to_bytes(voice: Any) -> bytes:
-    """A state as safetensors."""
+    """Serialize a state as safetensors."""
     from safetensors.torch import save
 
     return bytes(
@@ -41,10 +41,10 @@ def to_bytes(voice: Any) -> bytes:
 
 
 def from_bytes(data: memoryview) -> Any:
-    """A state as views into `data`, which the library would copy twice.
+    """Read a state as views into `data`; the library would copy the data twice.
 
-    https://huggingface.co/docs/safetensors: the length of the header in eight bytes, the header
-    in JSON, the numbers.
+    Format (https://huggingface.co/docs/safetensors): eight bytes with the length of the header, the
+    header in JSON, the numbers.
     """
     import torch
 
@@ -54,7 +54,7 @@ def from_bytes(data: memoryview) -> Any:
         if key == "__metadata__":
             continue
         module, _, name = key.rpartition("/")
-        if name == "current_end":  # older files count steps by the length of a tensor
+        if name == "current_end":  # older files store the step count as the length of this tensor
             voice.setdefault(module, {})["offset"] = torch.tensor(entry["shape"][:1])
             continue
         first, end = entry["data_offsets"]
@@ -65,16 +65,16 @@ def from_bytes(data: memoryview) -> Any:
 
 
 def load(path: Path) -> Any:
-    """The state in a file, which stays mapped as long as the state is used."""
+    """Read a state from a file, which stays mapped while the state is in use."""
     with open(path, "rb") as file:
         return from_bytes(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)))
 
 
 def find(weights: Path, example: Any) -> tuple[dict[str, Path], list[str]]:
-    """The files beside `weights`, by name, that hold states like `example`; names of the others.
+    """The voice files next to `weights` that fit them, by name; and the names of the others.
 
-    A voice is a state of the weights that it was made with: other ones need another shape, or make
-    noise of it.
+    A file fits if its state has the shape of `example`. A voice works only with the weights that it
+    was made with: others need another shape, or produce noise.
     """
     found: dict[str, Path] = {}
     misfits: list[str] = []
@@ -84,7 +84,7 @@ def find(weights: Path, example: Any) -> tuple[dict[str, Path], list[str]]:
         try:
             if _shape(load(path)) != _shape(example):
                 raise ValueError("made for other weights")
-        except Exception as error:  # whatever a parser makes of bytes that are no voice
+        except Exception as error:  # parsers raise anything for invalid bytes
             logger.warning("%s cannot be used: %s", path, error)
             misfits.append(path.stem)
         else:
@@ -93,11 +93,11 @@ def find(weights: Path, example: Any) -> tuple[dict[str, Path], list[str]]:
 
 
 def _shape(voice: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a state's caches, but for how many steps they hold."""
+    """The shapes of a state's caches, without the number of steps."""
     shapes: dict[str, tuple[int, ...]] = {}
     for module, tensors in voice.items():
         cache = tensors["cache"]
         if not 0 < int(tensors["offset"].view(-1)[0]) <= cache.shape[2]:
-            raise ValueError(f"{module} counts steps that it does not hold")
+            raise ValueError(f"the step count of {module} does not fit its cache")
         shapes[module] = (*cache.shape[:2], *cache.shape[3:])
     return shapes

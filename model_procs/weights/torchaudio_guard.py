@@ -1,9 +1,9 @@
-"""Make torchaudio importable beside a CPU torch. Runs in templates and in spawned workers.
+"""Make torchaudio importable with a CPU torch. Runs in templates and in spawned workers.
 
-The torchaudio wheel on the default package index is linked against CUDA. Beside a CPU torch its
-compiled extension cannot be loaded, and `import torchaudio` raises OSError instead of doing
-without, although what this project and FunASR use of it (`compliance.kaldi`,
-`functional.resample`) is plain Python.
+The torchaudio wheel on the default package index is linked against CUDA. With a CPU torch its
+compiled extension cannot be loaded, and `import torchaudio` raises OSError. The extension is not
+needed: this project and FunASR use only plain Python from torchaudio (`compliance.kaldi`,
+`functional.resample`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _LOADER = "torchaudio._extension.utils"
 
 
 def ensure_torchaudio() -> None:
-    """Import torchaudio, without its compiled extension where that cannot be loaded.
+    """Import torchaudio, without its compiled extension if that cannot be loaded.
 
-    Call it before anything imports torchaudio, which importing FunASR does. Raises what
-    `import torchaudio` raises when something else is wrong.
+    Call it before anything imports torchaudio, as FunASR does. Any other problem raises what
+    `import torchaudio` raises.
     """
     try:
         importlib.import_module("torchaudio")
     except OSError:
-        # Python forgets a package whose import failed but keeps the submodules that succeeded, so
-        # the second attempt meets this loader. It answers as for a wheel without an extension.
+        # Python removes a package whose import failed, but keeps its submodules that succeeded. So
+        # the second attempt uses this loader, which now behaves as if there were no extension.
         loader = sys.modules.get(_LOADER)
         if loader is None:
             raise

@@ -1,1 +1,1 @@
-"""API keys and rate limits, without HTTP. Runs in the front."""
+"""API keys and rate limits, independent of HTTP. Runs in the front."""

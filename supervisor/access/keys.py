@@ -1,6 +1,7 @@
-"""Who may come in: API keys, by name, and the operators' key. Pure but for one file; in the front.
+"""API keys of clients, each with a name, and the operators' key. Runs in the front.
 
-Only digests are kept, so that no key can reach a log, a traceback or an answer from here.
+Only reads the file of keys; everything else is pure. Keeps digests instead of keys, so that no key
+can get into a log, a traceback or a response.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[!-~]{1,512}")
-"""What fits into a header: printable ASCII without spaces."""
+"""Printable ASCII without spaces, which every HTTP header can carry."""
 
 _SINGLE_NAME = "default"
 _ADMIN_NAME = "admin"
@@ -22,27 +23,27 @@ _ADMIN_NAME = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose key a request has."""
+    """The owner of the key that a request was sent with."""
 
     name: str
     admin: bool = False
 
 
 class Keys:
-    """The keys of the settings; falsy when there is none at all."""
+    """All keys from the settings."""
 
     def __init__(self, entries: Iterable[tuple[str, str]] = (), admin: str | None = None) -> None:
-        """`entries` are names and keys; a name may have several keys, so that one can be replaced.
+        """`entries` are names and keys. A name may have several keys, so that one can be replaced.
 
-        Raises `ValueError` when one key stands for two callers.
+        Raises `ValueError` when two callers have the same key.
         """
         self._callers: list[tuple[bytes, Caller]] = []
         for name, key in entries:
             self._add(key, Caller(name))
         self.open = not self._callers
-        """Whether clients need no key."""
+        """Whether the service is open to everyone who can reach it."""
         self.separate_admin = admin is not None
-        """Whether operators need a key of their own."""
+        """Whether operators' endpoints need the operators' key."""
         if admin is not None:
             self._add(admin, Caller(_ADMIN_NAME, admin=True))
 
@@ -50,7 +51,7 @@ class Keys:
     def load(
         cls, *, keys: str | None, key: str | None, file: Path | None, admin: str | None
     ) -> Keys:
-        """Read the settings of that name. Raises `ValueError` that tells no key."""
+        """Read the keys from the settings. Raises `ValueError`; its message contains no key."""
         entries: list[tuple[str, str]] = []
         if keys is not None:
             entries += _parse(keys.split(","), "entry", "VOICE_ENGINE_API_KEYS")
@@ -63,7 +64,7 @@ class Keys:
         return cls(entries, admin)
 
     def find(self, key: str) -> Caller | None:
-        """Whose key this is. Takes the same time whichever it is, and how much of it is right."""
+        """The owner of `key`, or None. Takes the same time for every key, valid or not."""
         digest = _digest(key)
         found = None
         for known, caller in self._callers:
@@ -79,7 +80,7 @@ class Keys:
 
 
 def _digest(key: str) -> bytes:
-    # Of equal length whatever the key is, so that comparing tells nothing about length either.
+    # All digests have the same length, so that comparing them does not reveal a key's length.
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
@@ -91,25 +92,25 @@ def _read(file: Path) -> list[tuple[str, str]]:
     except UnicodeDecodeError:
         raise ValueError(f"VOICE_ENGINE_API_KEYS_FILE: {file} is not UTF-8") from None
     lines = ["" if line.lstrip().startswith("#") else line for line in lines]
-    entries = _parse(lines, "line", str(file), blanks=True)
+    entries = _parse(lines, "line", str(file), skip_empty=True)
     if not entries:
-        raise ValueError(f"{file} has no key; write name:key, one a line")
+        raise ValueError(f"{file} has no key; write one name:key on each line")
     return entries
 
 
 def _parse(
-    entries: list[str], unit: str, source: str, *, blanks: bool = False
+    entries: list[str], unit: str, source: str, *, skip_empty: bool = False
 ) -> list[tuple[str, str]]:
     parsed = []
     for number, entry in enumerate(entries, 1):
-        if blanks and not entry.strip():
+        if skip_empty and not entry.strip():
             continue
         name, _, key = entry.strip().partition(":")
         where = f"{unit} {number} of {source}"
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"{where} has no valid name; write name:key, the name of 1 to 64 letters, digits, "
-                "'.', '-' or '_'"
+                f"{where} has no valid name; write name:key, where the name is 1 to 64 letters, "
+                "digits, '.', '-' or '_'"
             )
         parsed.append((name, _check_key(key, where)))
     return parsed
@@ -118,7 +119,9 @@ def _parse(
 def _check_key(key: str, where: str) -> str:
     key = key.strip()
     if not key:
-        raise ValueError(f"{where} has an empty key, with which anybody could come in; set a key")
+        raise ValueError(f"{where} has an empty key, which would let everyone in; set a key")
     if not _KEY.fullmatch(key):
-        raise ValueError(f"{where} has a key that fits no header; use printable ASCII, no spaces")
+        raise ValueError(
+            f"{where} has a key that an HTTP header cannot carry; use printable ASCII, no spaces"
+        )
     return key

@@ -1,4 +1,4 @@
-"""How many requests a client may send: one token bucket each. Pure; used in the front."""
+"""Rate limits: one token bucket for each client. Pure; used in the front."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MAX_CLIENTS = 10_000
 
 
 class RateLimit:
-    """Buckets of a minute's requests, refilled evenly.
+    """Token buckets that hold the requests of a minute and refill evenly. 0 = unlimited.
 
-    At most `max_clients` buckets are kept; the one that was used longest ago goes first, and starts
-    full when its client comes again.
+    At most `max_clients` buckets are kept; the least recently used one is dropped. A dropped client
+    starts again with a full bucket.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class RateLimit:
         self._clock = clock
         self._max_clients = max_clients
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Tokens, and when there were so many; least recently used first."""
+        """Number of tokens, and the time of that count. The least recently used client is first."""
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def take(self, client: str) -> float:
-        """Seconds until `client` may send a request; 0 when it may, which uses up one of its."""
+        """Seconds until `client` may send a request. 0 means now, and takes one of its tokens."""
         if self.per_minute == 0:
             return 0.0
         now = self._clock()

@@ -85,6 +85,9 @@ class Backend(Protocol):
     def retry_after(self) -> float:
         """Seconds until the next try to start; 0 when one is under way."""
 
+    def start(self) -> None:
+        """Begin to load the model; returns at once."""
+
     async def run(self, job: Job[ResultT]) -> ResultT:
         """Have `job` answered; its stream goes to `job.output`. Raises `ServiceError`."""
 
@@ -100,13 +103,19 @@ class Backend(Protocol):
     async def drain(self) -> None:
         """Refuse new jobs from now on, and wait until none is in flight."""
 
+    async def reload(self) -> None:
+        """Take over what the settings say now, and lose no request.
+
+        Raises `LaunchError` when the model cannot be loaded; then it goes on as it was.
+        """
+
     async def close(self) -> None:
         """End all that belongs to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalConfig:
-    """What a `LocalBackend` is made of; `reload` changes it."""
+    """What a `LocalBackend` is made of."""
 
     pool: PoolConfig
     dispatch: DispatchConfig
@@ -115,21 +124,24 @@ class LocalConfig:
 class LocalBackend:
     """A queue and a pool of workers in this container: a `Backend`.
 
-    `on_serving` is called when the model serves for the first time.
+    `config` is asked now and at each reload; `on_serving` is called when the model serves for the
+    first time.
     """
 
     def __init__(
         self,
-        config: LocalConfig,
+        config: Callable[[], LocalConfig],
         backoff: Backoff,
         quarantine: Quarantine,
         monitor: Monitor,
         on_serving: Callable[[], None],
     ) -> None:
+        now = config()
+        self._config = config
         self._monitor = monitor
         self._on_serving: Callable[[], None] | None = on_serving
         self.pool = Pool(
-            config.pool,
+            now.pool,
             backoff,
             Environment(
                 on_change=self._on_change,
@@ -137,7 +149,7 @@ class LocalBackend:
                 kernel_killed=monitor.kernel_killed,
             ),
         )
-        self.dispatcher = Dispatcher(config.dispatch, CostModel(), quarantine, self.pool)
+        self.dispatcher = Dispatcher(now.dispatch, CostModel(), quarantine, self.pool)
 
     @property
     def state(self) -> ModelState:
@@ -207,8 +219,9 @@ class LocalBackend:
         self.dispatcher.drain()
         await self.dispatcher.idle()
 
-    async def reload(self, config: LocalConfig) -> None:
-        """Take over `config`, losing no request. Raises `LaunchError`; the pool is then as before."""
+    async def reload(self) -> None:
+        """Take over the configuration. Raises `LaunchError`; then the old pool goes on."""
+        config = self._config()
         self.dispatcher.config = config.dispatch
         await self.pool.reload(config.pool)
 

@@ -176,7 +176,7 @@ class Dispatcher:
         if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
             raise ServiceError(
                 ErrorCode.quarantined,
-                f"this request has killed {self.config.max_attempts} workers a short while ago; "
+                f"this request has crashed {self.config.max_attempts} workers a short while ago; "
                 "do not send it again unchanged",
             )
         job.cost = self._cost.estimate(job.work)
@@ -265,7 +265,7 @@ class Dispatcher:
         self.replays += 1
 
     async def _acquire(self, job: Job[Any], *, first: bool) -> WorkerHandle:
-        """A worker with a slot reserved for the job; a replay goes `first`, it has waited before."""
+        """A worker in which a slot is reserved. A replay goes `first`: it has waited before."""
         # Requests that shared a worker share the blame for its death. The last attempt of each is
         # alone, so that only the one at fault ends in quarantine.
         alone = 0 < job.attempts == self.config.max_attempts - 1

@@ -1,8 +1,8 @@
 """In which order waiting requests are served: start-time fair queueing. Pure; used in the front.
 
-Each client has a clock that runs by the cost of what it sent, and the client that is furthest behind
-is served next. A client with one request does not wait for another's two hundred. Fairness ends
-where it would break a promise: what was admitted is served before its deadline.
+Each client has a clock that runs by the cost of what it sent, and the client that is furthest
+behind is served next. A client with one request does not wait for another's two hundred. Fairness
+ends where it would break a promise: what was admitted is served before its deadline.
 """
 
 from __future__ import annotations

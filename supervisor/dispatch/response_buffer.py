@@ -139,14 +139,16 @@ class SegmentBuffer:
         self._unread: deque[Segment] = deque()
         self._begun = False
         self._complete = False
+        self._closed = False
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
 
     def append(self, item: Segment) -> None:
-        """The next segment."""
+        """The next segment; after `close` it is dropped."""
         self.size += 1
-        self._unread.append(item)
-        self._changed.set()
+        if not self._closed:
+            self._unread.append(item)
+            self._changed.set()
 
     def rewind(self) -> None:
         """Forget all segments, unless one has been read."""
@@ -157,7 +159,8 @@ class SegmentBuffer:
     def finish(self, error: BaseException | None = None) -> None:
         """Nothing more comes; with an `error` the reader gets it after the segments."""
         self._complete = True
-        self._error = error
+        # After `close` nobody will ask for it, and it refers to frames that refer to this buffer.
+        self._error = None if self._closed else error
         self._changed.set()
 
     async def read(self) -> Segment | None:
@@ -174,5 +177,6 @@ class SegmentBuffer:
 
     def close(self) -> None:
         """Drop what was not read."""
+        self._closed = True
         self._unread.clear()
         self._error = None

@@ -1,4 +1,4 @@
-"""Connections: how many, and what comes on them that is no HTTP. Runs in the front."""
+"""Connections: the limit on their number, and data that is not HTTP. Runs in the front."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from supervisor.http.errors import error_body, error_response
 from supervisor.log import logger
 
 _FILES_OF_CONNECTION = 3
-"""A socket, an upload's file and an answer's."""
+"""File descriptors of one connection: the socket, the file of an upload and of a response."""
 _FILES_OF_FRONT = 256
-"""Those of workers, and of a recycle of all of them at once, far exceeded."""
+"""File descriptors reserved for worker pipes, enough even to replace all workers at once."""
 _RETRY_SECONDS = 1
 
 
 class Connections:
-    """The open connections, and how many there may be.
+    """The open connections, and the limit on their number.
 
-    Each is an open file and some memory, and without files no worker can be replaced.
+    Each connection takes file descriptors and memory. Without free file descriptors no worker can
+    be replaced.
     """
 
     def __init__(self, limit: int) -> None:
-        """Lets the process open as many files as `limit` needs, else takes fewer connections."""
+        """Raises the limit of open files as `limit` needs, else accepts fewer connections."""
         wanted = _FILES_OF_FRONT + _FILES_OF_CONNECTION * limit
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if 0 <= soft < wanted:
@@ -43,34 +44,34 @@ class Connections:
                 "few_open_files",
                 allowed=soft,
                 connections=self.limit,
-                message=f"raise the limit of open files (ulimit -n) to {wanted} for {limit}",
+                message=f"for {limit} connections, raise the open files (ulimit -n) to {wanted}",
             )
         self._open: set[Protocol] = set()
-        self._told = False
+        self._full_logged = False
 
     def enter(self, connection: Protocol) -> bool:
-        """Whether there is room for it."""
+        """Add a connection; False when there are too many."""
         if len(self._open) < self.limit:
             self._open.add(connection)
             return True
-        if not self._told:  # once each time that it gets this far
-            self._told = True
+        if not self._full_logged:  # once, until half of the connections are closed
+            self._full_logged = True
             logger.warning("connections_full", connections=self.limit)
         return False
 
     def leave(self, connection: Protocol) -> None:
-        """It is closed."""
+        """Remove a connection that has been closed."""
         self._open.discard(connection)
         if len(self._open) <= self.limit // 2:
-            self._told = False
+            self._full_logged = False
 
     @property
     def refusal(self) -> bytes:
-        """What one gets for which there is no room, without its request being read."""
+        """The response to a connection over the limit. Its request is not read."""
         error = ServiceError(
             ErrorCode.overloaded,
-            f"the service has all {self.limit} connections that it takes; try again later, and "
-            "close those that are not used",
+            f"all {self.limit} connections of the service are in use; try again later, and close "
+            "connections that you do not use",
         )
         body = json.dumps(error_body(error)).encode()
         head = (
@@ -85,9 +86,9 @@ class Connections:
 
 
 class Protocol(web.RequestHandler):
-    """One connection. What aiohttp cannot read gets an error as all others are.
+    """One connection. A request that aiohttp cannot parse gets the same kind of error as any other.
 
-    aiohttp would log a traceback for each, with the line that it cannot read, which may hold a key.
+    By default aiohttp logs a traceback with the line that it cannot parse, which may hold a key.
     """
 
     __slots__ = ("_connections", "_entered")
@@ -98,7 +99,7 @@ class Protocol(web.RequestHandler):
         self._entered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Serve it, if there is room for one more."""
+        """Serve the connection, or refuse it when there are too many."""
         self._entered = self._connections.enter(self)
         if self._entered:
             super().connection_made(transport)
@@ -108,15 +109,15 @@ class Protocol(web.RequestHandler):
             transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The other end is gone, or this one has hung up."""
+        """The client or the service has closed the connection."""
         if self._entered:
             self._connections.leave(self)
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Tell the reader of a body that it is broken, which aiohttp's parser in C forgets.
+        """Pass an error in a body on to its reader, which aiohttp's C parser does not do.
 
-        The request would wait for the rest until its deadline.
+        Without this the request would wait for the rest of the body until its deadline.
         """
         super().data_received(data)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
@@ -126,7 +127,7 @@ class Protocol(web.RequestHandler):
             bodies.append(self._current_request.content)
         for body in bodies:
             if not body.is_eof():
-                body.set_exception(web.RequestPayloadError("its chunks are not valid"))
+                body.set_exception(web.RequestPayloadError("the chunked encoding is not valid"))
 
     def handle_error(
         self,
@@ -135,23 +136,23 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what could not be read as a request, or could not be answered."""
+        """The response to a request that cannot be parsed, or whose handler failed."""
         if request.writer.output_size > 0:
-            raise ConnectionError("half of an answer has been sent; an error cannot follow it")
+            raise ConnectionError("part of the response has been sent; an error cannot follow it")
         if status < 500:
-            # What follows the colon, or is all there is, is what was sent.
+            # The text after the colon, or the whole message, repeats what the client sent.
             problem = (message or "").partition(":")[0].strip(" \n.")
             if not problem or isinstance(exc, InvalidURLError):
-                problem = "its first line is not valid"
+                problem = "the request line is not valid"
             logger.debug("no_http", remote=request.remote, problem=problem)
             error = ServiceError(
                 ErrorCode.invalid_request,
-                f"the request cannot be read: {problem}; send it as an HTTP library builds it",
+                f"the request cannot be read: {problem}; use an HTTP library to build it",
             )
         else:
             logger.error("request_failed", exc_info=exc)
             error = ServiceError(
-                ErrorCode.internal_error, "a bug in the service; its log has the details"
+                ErrorCode.internal_error, "a bug in the service; the service's log has the details"
             )
         response = error_response(error)
         response.headers["X-Request-Id"] = uuid.uuid4().hex
@@ -159,7 +160,7 @@ class Protocol(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """What ends a connection after its answer, such as the rest of a body that is broken."""
+        """Log an error after the response, for example in the rest of a body."""
         error = kw.get("exc_info")
         if isinstance(error, web.RequestPayloadError):
             logger.debug("body_broken")

@@ -1,4 +1,4 @@
-"""Every error as JSON for both kinds of client: `detail`, and OpenAI's `error`. In the front."""
+"""Errors as JSON, with `detail` and with `error` as OpenAI's clients expect it. In the front."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BY_STATUS = {
 
 
 def error_body(error: ServiceError) -> Json:
-    """What a client is told: `detail` for ours, `error` for OpenAI's."""
+    """The JSON body: `detail` for our own clients, `error` for OpenAI's."""
     code = error.code
     return {
         "detail": error.message,
@@ -32,7 +32,7 @@ def error_body(error: ServiceError) -> Json:
 
 
 def error_response(error: ServiceError) -> web.Response:
-    """The answer that tells a client about `error`."""
+    """The HTTP response for `error`."""
     code = error.code
     headers = {}
     if error.retry_after is not None:
@@ -40,18 +40,18 @@ def error_response(error: ServiceError) -> web.Response:
     if code is ErrorCode.unauthorized:
         headers["WWW-Authenticate"] = "Bearer"
     if code is ErrorCode.worker_crashed:
-        headers["X-Should-Retry"] = "false"  # OpenAI's SDKs would: it is a 5xx like others
+        headers["X-Should-Retry"] = "false"  # OpenAI's SDKs retry after every other 5xx
     return web.json_response(error_body(error), status=code.status, headers=headers)
 
 
 def _from_aiohttp(error: web.HTTPException, request: web.Request) -> ServiceError:
-    """aiohttp's own refusals (no such route, wrong method) in our words."""
+    """aiohttp's own errors (unknown path, wrong method) as a `ServiceError`."""
     code = _BY_STATUS.get(error.status, ErrorCode.invalid_request)
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"{request.method} is not possible on {request.path}; use {allowed}"
+        message = f"{request.path} does not support {request.method}; use {allowed}"
     elif error.status == 404:
-        message = f"there is nothing at {request.path}; /docs shows all there is"
+        message = f"there is no endpoint {request.path}; /docs lists all endpoints"
     else:
         message = error.reason
     return ServiceError(code, message)
@@ -59,7 +59,7 @@ def _from_aiohttp(error: web.HTTPException, request: web.Request) -> ServiceErro
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into an answer."""
+    """Turn every exception of a handler into a response."""
     try:
         return await handler(request)
     except ServiceError as error:
@@ -71,17 +71,19 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
     except ConnectionResetError:
-        # The client has left in the middle of its answer, which is no error of ours. Nothing more
-        # must reach it: what it got so far would look like the beginning of a whole answer.
+        # The client closed the connection during the response, which is not an error here. Abort
+        # the connection: nothing may follow, or the client could take a part for the whole.
         if request.transport is not None:
             request.transport.abort()
         return web.Response(status=ErrorCode.cancelled.status)
     except Exception:
         logger.exception("handler_failed", method=request.method, path=request.path)
         response = error_response(
-            ServiceError(ErrorCode.internal_error, "a bug in the service; its log has the details")
+            ServiceError(
+                ErrorCode.internal_error, "a bug in the service; the service's log has the details"
+            )
         )
     if not request.content.at_eof():
-        # The rest of the upload is not worth reading; aiohttp would, to keep the connection.
+        # Close the connection instead of reading the rest of the upload, as aiohttp would.
         response.force_close()
     return response

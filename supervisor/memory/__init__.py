@@ -1,1 +1,1 @@
-"""How much memory there is, who holds it, when a worker is replaced. Runs in the front."""
+"""The memory of the container and of each process, and when to replace a worker. In the front."""

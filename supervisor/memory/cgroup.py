@@ -1,8 +1,8 @@
-"""The memory that the service may use, and what it uses of it. Runs in the front, off the loop.
+"""The memory limit of the container, and how much of it is in use. Runs in the front, off the loop.
 
-Linux counts per control group: version 2 in `memory.max` and `memory.current`, version 1 in
-`memory.limit_in_bytes` and `memory.usage_in_bytes`. A process is bound by the tightest limit on the
-way from its group to the root. Without any limit the machine's memory is what there is.
+Linux limits and counts memory per control group: version 2 in `memory.max` and `memory.current`,
+version 1 in `memory.limit_in_bytes` and `memory.usage_in_bytes`. The lowest limit on the path from
+a process's group to the root applies. Without any limit, the limit is the machine's memory.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 
 _UNLIMITED = 1 << 60
-"""Version 1 says "no limit" as a number of about 2^63."""
+"""Version 1 reports "no limit" as a number close to 2^63."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Where to read; `limit` in bytes, `group` is the folder of the group that sets it."""
+    """The container. `limit` is in bytes; `group` is the folder of the group that sets it."""
 
     limit: int
     source: str
@@ -26,7 +26,7 @@ class Container:
     version: int = 0
 
     def usage(self) -> int:
-        """Bytes in use that cannot be dropped: the page cache's idle part does not count."""
+        """Bytes in use, without the inactive page cache, which the kernel can drop."""
         if self.group is None:
             memory = psutil.virtual_memory()
             return int(memory.total - memory.available)
@@ -35,7 +35,7 @@ class Container:
         return _number(self.group / current) - _fields(self.group / "memory.stat").get(idle, 0)
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed here for lack of memory."""
+        """How many processes the kernel has killed in this group because memory ran out."""
         if self.group is None:
             return _fields(Path("/proc/vmstat")).get("oom_kill", 0)
         file = "memory.events" if self.version == 2 else "memory.oom_control"
@@ -47,7 +47,7 @@ def find_container(
     cgroups: Path = Path("/sys/fs/cgroup"),
     membership: Path = Path("/proc/self/cgroup"),
 ) -> Container:
-    """The limit that binds this process. `override` (bytes) is a setting that lowers it."""
+    """The limit that applies to this process. `override`, in bytes, can only lower it."""
     found = Container(psutil.virtual_memory().total, "machine")
     for version, controllers, path in _groups(membership):
         if version == 2:
@@ -79,13 +79,13 @@ def _groups(membership: Path) -> list[tuple[int, str, str]]:
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
-    """The group at `path` and all above it; inside a container only the root may be visible."""
+    """The group at `path` and its parents; inside a container only the root may be visible."""
     group = root / path.lstrip("/")
     return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
 
 
 def _number(file: Path) -> int:
-    """The number in `file`; 0 when it has none ("max") or is not there."""
+    """The number in `file`; 0 when the file holds no number ("max") or does not exist."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""How much memory a worker may hold: settings where given, else shares of the container. Pure.
+"""The memory limits of workers: from the settings, else a share of the container's memory. Pure.
 
-Runs in the front, once at start. What the models need is declared in `ipc.engines`; what is left of
-the container after the front and the templates is shared out over the workers and, for each model,
-one successor, so that a replacement fits beside what it replaces.
+Runs in the front, once at start. `ipc.engines` declares what the models need. The front and the
+templates take their part of the container. The rest is divided among the workers and, for each
+model, one successor, so that a new worker fits beside the one it replaces.
 """
 
 from __future__ import annotations
@@ -13,46 +13,48 @@ from dataclasses import dataclass
 MB = 1024 * 1024
 
 FRONT_MB = 80
-"""The front's share: what it holds under load, and room."""
+"""Memory reserved for the front, in MB: its usage under load, with a margin."""
 USABLE = 0.92
-"""The part of the container that is planned with; the rest is for the kernel and for surprises."""
+"""The part of the container's memory that may be planned. The kernel needs some of the rest."""
 SOFT_PART = 0.6
-"""A soft limit's part of the hard one, which must leave room to finish what is in flight."""
+"""The soft limit as a part of the hard limit. The gap lets requests in progress finish."""
 MAX_HARD_MB = 1024
-"""No worker needs more growth than this on however large a machine; then it leaks."""
+"""The highest default hard limit, in MB of growth. A worker that grows more than this leaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit in bytes, absolute or as growth over what a worker held at READY."""
+    """A limit in bytes: absolute, or as growth over the worker's memory at READY."""
 
     size: int
     growth: bool
 
     @classmethod
     def parse(cls, text: str) -> Limit | None:
-        """`"900"` is 900 MB, `"+400"` is 400 MB of growth, `""` is none. Raises `ValueError`."""
+        """`"900"` is 900 MB, `"+400"` is 400 MB of growth, `""` is None. Raises `ValueError`."""
         if not text:
             return None
         if not text.removeprefix("+").isascii() or not text.removeprefix("+").isdigit():
-            raise ValueError(f"{text!r} is no limit; write 900 for 900 MB, +400 for growth by 400")
+            raise ValueError(
+                f"{text!r} is not a limit; write 900 for 900 MB, +400 for 400 MB of growth"
+            )
         return cls(int(text.removeprefix("+")) * MB, text.startswith("+"))
 
     def describe(self) -> str:
-        """As `parse` reads it."""
+        """The limit in the notation that `parse` reads."""
         return f"{'+' if self.growth else ''}{self.size // MB}"
 
     def of(self, baseline: int) -> int:
-        """The RSS in bytes that this means for a worker with that baseline."""
+        """The limit as RSS in bytes, for a worker that had `baseline` bytes at READY."""
         return baseline + self.size if self.growth else self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one model needs, in MB, and what is wanted for it.
+    """What one model needs, in MB, and what the settings ask for.
 
-    `template` is the loaded model, `worker` what a worker holds at READY, its USS not its RSS, and
-    `request` what a large request takes on top.
+    `template` is the memory of the loaded model. `worker` is the USS (not the RSS) of a worker at
+    READY. `request` is what a large request needs in addition.
     """
 
     template: int
@@ -65,14 +67,14 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """What the workers of one model are held to."""
+    """The memory limits of one model's workers."""
 
     soft: Limit
     hard: Limit
 
 
 class DoesNotFit(Exception):  # noqa: N818 - named for what happened
-    """The limits cannot be kept in this container; the message says so with the numbers."""
+    """The limits do not fit into the container. The message gives the numbers."""
 
 
 def plan(total: int, needs: Mapping[str, Need]) -> dict[str, MemoryLimits]:
@@ -107,9 +109,9 @@ def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:
 
 
 def _growth_mb(hard: Limit, need: Need) -> int:
-    """How much of the container a worker at its hard limit takes beyond what it starts with.
+    """How much memory a worker at its hard limit takes beyond its memory at the start.
 
-    RSS counts the template's pages too, which a worker shares.
+    An absolute limit counts RSS, which includes the pages that are shared with the template.
     """
     size = hard.size // MB
     return size if hard.growth else max(0, size - need.template - need.worker)

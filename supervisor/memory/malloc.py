@@ -1,4 +1,4 @@
-"""Settings of malloc with which the front stays small. Runs in the front."""
+"""malloc settings that keep the memory of the front small. Runs in the front."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 
-
 _SOCKET_READ = 64 * 1024
+"""Bytes that one read of a socket asks for."""
 
 
 def keep_front_small() -> None:
-    """Have glibc give freed buffers back: one heap for all threads, large blocks outside of it.
+    """Make glibc return freed memory: one heap for all threads, large blocks outside of it.
 
-    What a read of a pipe takes (256 KiB) comes from the heap, whose last free megabyte is kept:
-    mapping such a buffer anew, page by page, costs several times what filling it does. Reads of
-    sockets are made shorter than asyncio's 256 KiB, which each upload would hold at a time.
+    The buffer for a read of a pipe (256 KiB) comes from the heap, and the heap keeps its last free
+    megabyte: mapping such a buffer again, page by page, costs several times more than filling it.
+    asyncio reads 256 KiB from a socket at once; this is reduced, because every upload holds such a
+    buffer.
     """
     transport = getattr(asyncio.selector_events, "_SelectorTransport", None)
-    if transport is not None:  # no public way to set it; Pythons without it only hold more
+    if (
+        transport is not None
+    ):  # there is no public way to set it; without it the front only uses more memory
         transport.max_size = _SOCKET_READ
     with contextlib.suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
@@ -30,9 +33,9 @@ def keep_front_small() -> None:
 
 
 def give_back() -> None:
-    """Return the heap's free pages to the kernel: a burst of uploads leaves holes in it.
+    """Return the heap's free pages to the kernel: many uploads at once leave holes in the heap.
 
-    A millisecond or two for a heap of this size. Call it off the event loop.
+    Takes one or two milliseconds for a heap of this size. Call it off the event loop.
     """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""When a worker is replaced. Pure: facts in, a reason out. Used in the front."""
+"""When a worker is replaced. Pure functions: facts in, a reason out. Used in the front."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WorkerT = TypeVar("WorkerT")
 
 
 class Reason(Enum):
-    """Why the front ends a worker that has done nothing wrong."""
+    """Why the front replaces a worker that has not failed."""
 
     SOFT_LIMIT = "soft memory limit"
     HARD_LIMIT = "hard memory limit"
@@ -27,10 +27,10 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one model's workers are held to; times in seconds, 0 for no bound.
+    """The replacement rules of one model's workers. Times are in seconds; 0 = unlimited.
 
-    `jitter` is the part by which each worker's bounds on requests and age differ, so that workers
-    that were born together are not replaced together.
+    `max_requests` and `max_age` vary by the part `jitter` from worker to worker, so that workers
+    that started together are not replaced together.
     """
 
     limits: MemoryLimits
@@ -43,9 +43,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one worker is held to; None where the limit lies below what it held at READY.
+    """The limits of one worker, in bytes of RSS; None where the limit is below its RSS at READY.
 
-    Such a limit cannot be kept by any worker. Obeying it would replace workers for ever.
+    No worker can stay below such a limit. Enforcing it would replace workers for ever.
     """
 
     soft: int | None
@@ -53,7 +53,7 @@ class Bounds:
 
 
 def bounds_for(baseline_rss: int, limits: MemoryLimits) -> Bounds:
-    """The bounds, in bytes of RSS, of a worker that held `baseline_rss` at READY."""
+    """The bounds of a worker whose RSS at READY was `baseline_rss` bytes."""
     soft, hard = limits.soft.of(baseline_rss), limits.hard.of(baseline_rss)
     return Bounds(
         soft if soft > baseline_rss else None,
@@ -63,10 +63,10 @@ def bounds_for(baseline_rss: int, limits: MemoryLimits) -> Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is known of one worker at one moment.
+    """The state of one worker at one moment.
 
-    `over_soft` counts the samples in a row, this one included, that were over the soft limit;
-    `spread` in [-1, 1] was drawn when it was born.
+    `over_soft` counts consecutive samples over the soft limit, including this one. `spread`, in
+    [-1, 1], was drawn at random when the worker started; it scales the jitter.
     """
 
     rss: int
@@ -78,7 +78,10 @@ class Sample:
 
 
 def decide(sample: Sample, policy: Policy) -> Reason | None:
-    """Why to end the worker now, or None. `HARD_LIMIT` means at once, the rest with a successor."""
+    """Why to replace the worker now, or None.
+
+    `HARD_LIMIT` means: kill it at once. With every other reason a successor starts first.
+    """
     if sample.bounds.hard is not None and sample.rss > sample.bounds.hard:
         return Reason.HARD_LIMIT
     if sample.age < policy.min_lifetime:
@@ -96,11 +99,11 @@ def decide(sample: Sample, policy: Policy) -> Reason | None:
 def relieve(
     usage: int, limit: int, threshold: float, growth: Iterable[tuple[WorkerT, int]]
 ) -> WorkerT | None:
-    """Which worker to replace because the container is nearly full; None while it is not.
+    """The worker to replace because the container is nearly full; None while it is not.
 
-    `growth` has, for each worker that can be replaced, the bytes it holds over its baseline. The
-    one that gives back most goes. Nobody goes for less than a tenth of what is missing: replacing
-    workers cannot mend memory that others hold.
+    `growth` has each worker that can be replaced, with its growth over its baseline in bytes. The
+    worker with the largest growth is chosen, but only if it frees more than a tenth of the excess:
+    replacing workers does not help when other processes hold the memory.
     """
     excess = usage - int(limit * threshold)
     if excess <= 0:

@@ -1,4 +1,4 @@
-"""How much memory processes hold. Runs in the front."""
+"""How much memory processes use. Runs in the front."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes of a process: `uss` is its alone, `pss` adds its part of what it shares."""
+    """Bytes of one process: `uss` is not shared; `pss` adds its part of the shared memory."""
 
     uss: int
     pss: int
 
 
 def resident_bytes(pid: int) -> int | None:
-    """RSS of a process in bytes, from statm: microseconds. None when the process has ended."""
+    """RSS of a process in bytes; None when the process has ended. Takes microseconds (statm)."""
     try:
         rss: int = psutil.Process(pid).memory_info().rss
     except psutil.Error:
@@ -27,9 +27,9 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def share(pid: int) -> Share | None:
-    """USS and PSS of a process: milliseconds, for the kernel walks its page tables.
+    """USS and PSS of a process; None when the process has ended.
 
-    None when the process has ended. Call it off the event loop.
+    Takes milliseconds, because the kernel walks the page tables. Call it off the event loop.
     """
     try:
         memory = psutil.Process(pid).memory_full_info()
@@ -39,5 +39,5 @@ def share(pid: int) -> Share | None:
 
 
 def to_mb(size: int | None) -> float | None:
-    """Bytes as megabytes, for people."""
+    """Bytes as megabytes, rounded for display."""
     return None if size is None else round(size / _MB, 1)

@@ -1,12 +1,12 @@
-"""Named voices as files: the original recordings and what is known of them. Runs in the front.
+"""Registered voices on disk: recordings and their metadata. Runs in the front.
 
-In the folder lie
-- `<id>.json`: a voice, naming its recording by key, the SHA-256 of its bytes. That this file is
-  renamed into its place is what makes a voice exist or change;
-- `recordings/<key>`: the bytes as they were sent, once for all voices that name them;
-- `.encoded/<format>/<key>.voice`: what workers have made of a recording, which they can make again.
+The folder contains
+- `<id>.json`: the metadata of a voice, with the key of its recording, which is the SHA-256 of the
+  bytes. Renaming this file into place creates or changes the voice;
+- `recordings/<key>`: the uploaded bytes, stored once for all voices that have this key;
+- `.encoded/<format>/<key>.voice`: the encoded voice, made by a worker, which can make it again.
 
-Only files that this module, or a worker for it, has made are ever removed.
+This module only removes files that it, or a worker, has made.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ipc.fsync import sync_folder
 from supervisor.log import logger
 
 VOICE_ID = r"^[A-Za-z0-9_-]{1,64}$"
-"""What a voice may be called: nothing that means anything in a path."""
+"""The ids that a voice may have. None of these characters has a meaning in a path."""
 
 VOICE_ID_RULE = "a voice's id is 1 to 64 of the letters a to z and A to Z, digits, - and _"
-"""The same for people."""
+"""`VOICE_ID` in words."""
 
 CACHED = ".cache"
-"""The folder, below that of the voices, of encoded voices that have no name."""
+"""The subfolder with the encoded voices of recordings that are not registered."""
 
 ENCODED = ".encoded"
-"""The folder, below that of the voices, in which workers keep what they made of recordings."""
+"""The subfolder in which workers keep the encoded form of registered voices."""
 
 _KEY = r"^[0-9a-f]{64}$"
 _RECORDINGS = "recordings"
@@ -45,11 +45,11 @@ _VOICE = ".json"
 _UNFINISHED = ".unfinished-"
 _BLOCK = 1024 * 1024
 _LARGEST_VOICE = 1024 * 1024
-"""More bytes than any voice's file has; what is larger is somebody else's."""
+"""In bytes. No voice's file is this large; a larger one does not come from this module."""
 
 
 def _check_unicode(text: str) -> str:
-    text.encode()  # half a surrogate pair, which JSON can spell, has no bytes
+    text.encode()  # fails for a lone surrogate, which JSON can contain but UTF-8 cannot
     return text
 
 
@@ -61,7 +61,7 @@ Consent = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_che
 
 
 class Voice(BaseModel):
-    """A registered voice, as it is written to its file."""
+    """A registered voice, as its file holds it."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -70,45 +70,45 @@ class Voice(BaseModel):
     key: Annotated[str, StringConstraints(pattern=_KEY)]
     """SHA-256 of the recording, in hex."""
     media_type: str
-    """Of the recording, by its first bytes."""
+    """Media type of the recording, detected from its first bytes."""
     size: int = Field(ge=0)
-    """Bytes of the recording."""
+    """Size of the recording in bytes."""
     seconds: float = Field(ge=0, allow_inf_nan=False)
-    """How much of the recording is used."""
+    """How many seconds of the recording are used."""
     consent: Consent | None = None
-    """What the client says of the speaker's consent."""
+    """The client's statement about the speaker's consent."""
     created: str
-    """When it was registered, or replaced: UTC, ISO 8601."""
+    """When the voice was registered or last replaced: UTC, ISO 8601."""
 
 
 class VoiceFolder:
-    """The voices in the folder at `path`. Its methods block, and raise `OSError`.
+    """The voices in the folder at `path`. Its methods block and may raise `OSError`.
 
-    What is on disk is the truth, and the index what was last read of it: it is read again whenever
-    the folder is locked and after each change, for another front may use the folder too, as while
-    one service takes over from another.
+    The disk is authoritative; the index is a copy in memory. It is read again whenever the folder
+    is locked and after each change, because another front may use the folder at the same time, for
+    example while a new instance of the service replaces the old one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.usable: dict[str, Voice] = {}
-        """The voices that can be used, by id. What changes them puts another dictionary here."""
+        """The voices that can be used, by id. A change replaces the whole dictionary."""
         self.written: dict[str, Voice] = {}
-        """Those and the ones whose recording is not there."""
+        """All voices with a valid file, including those whose recording is missing."""
         self.unreadable: dict[str, bytes | None] = {}
-        """By the id it takes, the bytes of each file that is no voice; None: not even those."""
+        """Files that are not valid: content by id; None when the file cannot be read at all."""
         self.held: Counter[str] = Counter()
-        """Keys of which nothing may be removed now."""
+        """Keys whose files must not be removed now."""
         self._recordings = path / _RECORDINGS
-        self._complained: set[str] = set()
+        self._reported: set[str] = set()
 
     def recording(self, key: str) -> Path:
-        """Where a recording lies."""
+        """The path of a recording."""
         return self._recordings / key
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone in the folder, of all processes, with an index that is right. Makes the folder."""
+        """Lock the folder for this process and update the index. Creates the folder if needed."""
         for folder in (self.path, self._recordings, self.path / ENCODED):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class VoiceFolder:
             os.close(descriptor)
 
     def read(self) -> None:
-        """Bring the index up to date."""
+        """Update the index from the disk."""
         written: dict[str, Voice] = {}
         unreadable: dict[str, bytes | None] = {}
         for path in self.path.iterdir():
@@ -134,18 +134,18 @@ class VoiceFolder:
                 content = _content(path)
                 voice = Voice.model_validate_json(content)
                 if voice.id != id:
-                    raise ValueError(f"it is the voice {voice.id}")
+                    raise ValueError(f"the id in it is {voice.id}")
                 written[id] = voice
             except (OSError, ValueError) as error:
                 unreadable[id] = content
-                self._complain(path, str(error))
+                self._report(path, str(error))
         usable = {id: voice for id, voice in written.items() if self._has_recording(voice)}
         for id in written.keys() - usable.keys():
-            self._complain(self._file(id), "its recording is not there, or not as it was")
+            self._report(self._file(id), "its recording is missing or has another size")
         self.written, self.unreadable, self.usable = written, unreadable, usable
 
     def put(self, voice: Voice, recording: BinaryIO) -> None:
-        """Make `voice` exist, or replace the one of its id. The folder must be locked."""
+        """Store `voice`, replacing any voice with its id. The folder must be locked."""
         replaced = self.written.get(voice.id)
         try:
             if self._has_recording(voice):
@@ -160,7 +160,7 @@ class VoiceFolder:
                 self.drop(replaced.key)
 
     def remove(self, voice: Voice) -> None:
-        """Make `voice` exist no more. The folder must be locked."""
+        """Delete `voice`. The folder must be locked."""
         try:
             os.unlink(self._file(voice.id))
             sync_folder(self.path)
@@ -169,10 +169,10 @@ class VoiceFolder:
             self.drop(voice.key)
 
     def drop(self, key: str) -> None:
-        """Remove what is kept of a recording, unless a voice names it or it is held.
+        """Remove the files of a recording, unless a voice uses it or it is held.
 
-        The folder must be locked. What cannot be removed is left to `tidy`, for the change that
-        this belongs to has been made.
+        The folder must be locked. If a file cannot be removed, `tidy` removes it later: the change
+        that made it superfluous has already been made.
         """
         if key in self.held or self._is_named(key):
             return
@@ -184,7 +184,7 @@ class VoiceFolder:
             logger.error("recording_not_removed", key=key, error=str(error))
 
     def tidy(self) -> None:
-        """Remove what a crash has left: unfinished files, and what no voice names.
+        """Remove what a crash has left: unfinished files, and files that no voice uses.
 
         The folder must be locked.
         """
@@ -204,14 +204,14 @@ class VoiceFolder:
             return False
 
     def _is_named(self, key: str) -> bool:
-        """Whether a voice names it, or a file might that is damaged or from another version."""
+        """Whether a voice uses it, or might: a damaged file, or one of another version, counts."""
         return any(voice.key == key for voice in self.written.values()) or any(
             content is None or key.encode() in content for content in self.unreadable.values()
         )
 
-    def _complain(self, path: Path, error: str) -> None:
-        if path.name not in self._complained:
-            self._complained.add(path.name)
+    def _report(self, path: Path, error: str) -> None:
+        if path.name not in self._reported:
+            self._reported.add(path.name)
             logger.error("voice_unreadable", file=str(path), error=error)
 
     def _file(self, id: str) -> Path:
@@ -219,14 +219,14 @@ class VoiceFolder:
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():  # reading a pipe would not end
+    if not path.is_file():  # reading a pipe might never end
         return b""
     with open(path, "rb") as file:
         return file.read(_LARGEST_VOICE)
 
 
 def _write(path: Path, source: BinaryIO) -> None:
-    """Put all that `source` gives at `path`, safe on the disk, or leave what is there."""
+    """Write all of `source` to `path` and flush it to the disk. On failure `path` is unchanged."""
     descriptor, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
     try:
         try:
@@ -243,28 +243,3 @@ def _write(path: Path, source: BinaryIO) -> None:
             os.unlink(unfinished)
         raise
     sync_folder(path.parent)
-
-
-_MAGIC = (
-    (0, b"fLaC", "audio/flac"),
-    (0, b"OggS", "audio/ogg"),
-    (0, b"ID3", "audio/mpeg"),
-    (4, b"ftyp", "audio/mp4"),
-    (0, b"\x1aE\xdf\xa3", "audio/webm"),
-    (0, b"ADIF", "audio/aac"),
-    (8, b"WAVE", "audio/wav"),
-    (8, b"AIF", "audio/aiff"),
-    (0, b"caff", "audio/x-caf"),
-    (0, b"#!AMR", "audio/amr"),
-)
-
-
-def media_type(head: bytes) -> str:
-    """By the first 16 bytes of a recording that is known to be one."""
-    for offset, magic, name in _MAGIC:
-        if head.startswith(magic, offset):
-            return name
-    # A frame of MPEG: eleven bits of sync; among what follows is the layer, zero in AAC (ADTS).
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "audio/mpeg" if head[1] & 0x06 else "audio/aac"
-    return "application/octet-stream"

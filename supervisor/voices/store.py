@@ -1,6 +1,6 @@
-"""The store of named voices: what handlers of requests use. Runs in the front.
+"""The store of registered voices, for request handlers. Runs in the front.
 
-How voices lie on disk is told in `supervisor/voice_folder.py`.
+`supervisor/voices/folder.py` describes the files on disk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeVar
 from pydantic import ValidationError
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.recordings import HEAD_BYTES, detect
 from supervisor.dispatch.upload import Upload
 from supervisor.log import logger
 from supervisor.threads import in_thread
@@ -31,7 +32,6 @@ from supervisor.voices.folder import (
     VoiceFolder,
     VoiceId,
     VoiceName,
-    media_type,
 )
 
 __all__ = [
@@ -54,8 +54,8 @@ _T = TypeVar("_T")
 class VoiceStore:
     """The voices in `folder`, at most `max_voices` of them.
 
-    Reading costs no I/O; changes run off the loop, one at a time. A caller that is cancelled goes
-    on only when the change it has asked for is over.
+    Reading needs no I/O. Changes run off the event loop, one at a time. A cancelled caller waits
+    until its change is finished.
     """
 
     def __init__(self, folder: Path, max_voices: int = 1000) -> None:
@@ -64,9 +64,9 @@ class VoiceStore:
         self._lock = asyncio.Lock()
 
     def load(self) -> None:
-        """Read the folder, and remove what a crash has left there. Makes it if need be.
+        """Read the folder and remove what a crash has left. Creates the folder if needed.
 
-        A folder that fails is told in the log; what could be read of it is there all the same.
+        An error is logged; the voices that can be read are available all the same.
         """
         folder = self._folder
         try:
@@ -81,28 +81,28 @@ class VoiceStore:
                 "voices_off",
                 error=str(error),
                 message=f"no voice can be registered; make the folder {folder.path} writable, or "
-                "name another one in VOICES_DIR",
+                "set VOICES_DIR to another one",
             )
 
     def get(self, id: str) -> Voice | None:
-        """The voice called `id`, if there is one."""
+        """The voice with this id, or None."""
         return self._folder.usable.get(id)
 
     def list(self) -> list[Voice]:
-        """All voices, by id."""
+        """All voices, sorted by id."""
         return [voice for _, voice in sorted(self._folder.usable.items())]
 
     def recording_path(self, voice: Voice) -> Path:
-        """The file with the recording; it stays while its key is held."""
+        """The file with the recording. It exists while its key is held."""
         return self._folder.recording(voice.key)
 
     @contextlib.asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[None]:
-        """What is kept of the recording `key` stays meanwhile, even if no voice names it any more.
+        """Keep the files of the recording `key` inside the block, even when no voice uses it.
 
-        Afterwards it is removed unless one does, so that what a worker makes of a recording that
-        is then not saved, or of a voice that is being deleted, does not stay behind. Hold the key
-        of a voice before anything is awaited.
+        Afterwards they are removed unless a voice uses them. So an encoded voice does not stay
+        behind when its recording is not saved, or when its voice is deleted meanwhile. Hold the
+        key of a voice before the first `await`.
         """
         held = self._folder.held
         held[key] += 1
@@ -113,11 +113,11 @@ class VoiceStore:
             if not held[key]:
                 del held[key]
                 if all(voice.key != key for voice in self._folder.usable.values()):
-                    with contextlib.suppress(OSError):  # then the next start removes it
+                    with contextlib.suppress(OSError):  # the next start tries again
                         await self._run(lambda: self._drop(key))
 
     def check_room(self, id: str) -> None:
-        """Raises `ServiceError` when no voice can be saved as `id`."""
+        """Raise `ServiceError` when no voice can be saved with this id."""
         if not re.fullmatch(VOICE_ID, id):
             raise ServiceError(
                 ErrorCode.invalid_option,
@@ -126,15 +126,15 @@ class VoiceStore:
         if id in self._folder.unreadable:
             raise ServiceError(
                 ErrorCode.conflict,
-                f"the server has a file {id}.json among its voices that is none; choose another "
-                "id, or have that file moved away",
+                f"the server's file {id}.json is not a valid voice; choose another id, or have the "
+                "operator remove that file",
             )
         count = len(self._folder.written)
         if id not in self._folder.written and count >= self.max_voices:
             raise ServiceError(
                 ErrorCode.conflict,
-                f"there are {count} voices, and no more than {self.max_voices} may be registered; "
-                "delete one, or have VOICE_ENGINE_MAX_VOICES set higher",
+                f"{count} voices are registered, the limit is {self.max_voices}; delete one, or "
+                "have the operator raise VOICE_ENGINE_MAX_VOICES",
             )
 
     async def save(
@@ -146,10 +146,10 @@ class VoiceStore:
         name: str | None = None,
         consent: str | None = None,
     ) -> Voice:
-        """Make the closed `upload` the voice `id`, or replace that, as a whole.
+        """Save the closed `upload` as the voice `id`, or replace that voice, atomically.
 
-        It is on disk when this returns. `name` defaults to the id. Raises `ServiceError`; then the
-        voice is as it was.
+        The voice is on disk when this returns. `name` defaults to the id. When this raises
+        `ServiceError`, nothing has changed.
         """
         self.check_room(id)
         try:
@@ -173,7 +173,7 @@ class VoiceStore:
             raise self._failed("voice_not_saved", id, error) from error
 
     async def delete(self, id: str) -> bool:
-        """Remove the voice `id`, and what is kept of its recording; False when there is none.
+        """Delete the voice `id` and the files of its recording; False when there is none.
 
         Raises `ServiceError`.
         """
@@ -183,14 +183,16 @@ class VoiceStore:
             raise self._failed("voice_not_deleted", id, error) from error
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        """Do `work` off the loop, after what others have asked for before."""
+        """Run `work` off the event loop, after all earlier changes."""
         async with self._lock:
             return await in_thread(work)
 
     def _save(self, voice: Voice, upload: Upload) -> Voice:
         with self._folder.locked(), _open(upload) as recording:
             self.check_room(voice.id)
-            voice = voice.model_copy(update={"media_type": media_type(recording.read(16))})
+            known = detect(recording.read(HEAD_BYTES))
+            media_type = "application/octet-stream" if known is None else known.media_type
+            voice = voice.model_copy(update={"media_type": media_type})
             recording.seek(0)
             self._folder.put(voice, recording)
             return voice
@@ -210,8 +212,8 @@ class VoiceStore:
         logger.error(event, voice=id, error=str(error), folder=str(self._folder.path))
         return ServiceError(
             ErrorCode.spool_full,
-            "the server cannot write to the folder of its voices now, as when the disk is full; "
-            "try again later",
+            "the server cannot write to the folder of its voices now, for example because the disk "
+            "is full; try again later",
             retry_after=_RETRY_AFTER_FULL,
         )
 

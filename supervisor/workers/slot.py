@@ -1,4 +1,4 @@
-"""A place in a pool: the worker in it, its limits, the history of its restarts. Runs in the front."""
+"""A place in a pool: its worker, its memory limits, its restarts. Runs in the front."""
 
 from __future__ import annotations
 

@@ -10,20 +10,25 @@ import socket
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import httpx
 import numpy as np
 import pytest
-from elevenlabs import AsyncElevenLabs, ElevenLabs, VoiceSettings
-from elevenlabs.core.api_error import ApiError
-from elevenlabs.errors import UnprocessableEntityError
 from elevenlabs.text_to_speech.types import TextToSpeechConvertRequestOutputFormat
 
 from supervisor.http.shared.synthesis import cached_id
+from tests.support.lazy import Lazy
 from tests.support.recordings import spoken
 from tests.support.service import NET, RunningService, read_wav, running
+
+if TYPE_CHECKING:
+    import elevenlabs
+    from elevenlabs.core import api_error
+else:
+    elevenlabs = Lazy("elevenlabs")
+    api_error = Lazy("elevenlabs.core.api_error")
 
 KEY = "sesame"
 EMBEDDED = {
@@ -45,10 +50,10 @@ ONCE: Any = {"max_retries": 0}
 
 
 @contextlib.contextmanager
-def connected(service: RunningService, key: str | None = KEY) -> Iterator[ElevenLabs]:
+def connected(service: RunningService, key: str | None = KEY) -> Iterator[elevenlabs.ElevenLabs]:
     """Their client, whose connections are closed afterwards; it has no method for that."""
     with httpx.Client(timeout=NET) as connections:
-        yield ElevenLabs(base_url=service.url, api_key=key, httpx_client=connections)
+        yield elevenlabs.ElevenLabs(base_url=service.url, api_key=key, httpx_client=connections)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def service() -> Iterator[RunningService]:
 
 
 @pytest.fixture(scope="module")
-def client(service: RunningService) -> Iterator[ElevenLabs]:
+def client(service: RunningService) -> Iterator[elevenlabs.ElevenLabs]:
     with connected(service) as client:
         yield client
 
@@ -71,7 +76,7 @@ def recording() -> bytes:
 
 
 @pytest.fixture
-def voice(client: ElevenLabs, recording: bytes) -> Iterator[str]:
+def voice(client: elevenlabs.ElevenLabs, recording: bytes) -> Iterator[str]:
     """The id of a voice that has been added."""
     voice_id = client.voices.ivc.create(name="Anna", files=[recording]).voice_id
     yield voice_id
@@ -79,7 +84,7 @@ def voice(client: ElevenLabs, recording: bytes) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def seconds(client: ElevenLabs) -> float:
+def seconds(client: elevenlabs.ElevenLabs) -> float:
     """How long it takes to say the text."""
     wav = b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT, output_format="wav_16000"))
     rate, samples = read_wav(wav)
@@ -98,7 +103,9 @@ def decoded(sound: bytes) -> tuple[str, int, float]:
 
 @pytest.mark.parametrize("method", ["convert", "stream"])
 @pytest.mark.parametrize("name", ALL_FORMATS)
-def test_every_output_format(client: ElevenLabs, seconds: float, name: str, method: str) -> None:
+def test_every_output_format(
+    client: elevenlabs.ElevenLabs, seconds: float, name: str, method: str
+) -> None:
     speech: Callable[..., Iterator[bytes]] = getattr(client.text_to_speech, method)
     sound = b"".join(speech(BUILTIN, text=TEXT, output_format=name))
     codec, rate, *kbits = name.split("_")
@@ -117,7 +124,7 @@ def test_every_output_format(client: ElevenLabs, seconds: float, name: str, meth
 
 
 @pytest.mark.parametrize(("name", "law"), [("ulaw_8000", "mulaw"), ("alaw_8000", "alaw")])
-def test_the_telephone_hears_the_same(client: ElevenLabs, name: str, law: str) -> None:
+def test_the_telephone_hears_the_same(client: elevenlabs.ElevenLabs, name: str, law: str) -> None:
     telephone, pcm = (
         b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT, output_format=form, seed=1))
         for form in (name, "pcm_8000")
@@ -130,7 +137,7 @@ def test_the_telephone_hears_the_same(client: ElevenLabs, name: str, law: str) -
     assert np.all(np.abs(heard.astype(int) - said) <= 20 + 0.04 * np.abs(said.astype(int)))
 
 
-def test_the_usual_format_is_theirs(client: ElevenLabs, seconds: float) -> None:
+def test_the_usual_format_is_theirs(client: elevenlabs.ElevenLabs, seconds: float) -> None:
     sound = b"".join(client.text_to_speech.convert(BUILTIN, text=TEXT))
     codec, rate, duration = decoded(sound)
     assert (codec, rate) == ("mp3", 44_100)
@@ -138,7 +145,9 @@ def test_the_usual_format_is_theirs(client: ElevenLabs, seconds: float) -> None:
     assert len(sound) * 8 / seconds == pytest.approx(128_000, rel=0.1)
 
 
-def test_all_that_their_client_can_send_is_accepted(client: ElevenLabs, seconds: float) -> None:
+def test_all_that_their_client_can_send_is_accepted(
+    client: elevenlabs.ElevenLabs, seconds: float
+) -> None:
     sound = client.text_to_speech.convert(
         BUILTIN,
         text=TEXT,
@@ -147,7 +156,7 @@ def test_all_that_their_client_can_send_is_accepted(client: ElevenLabs, seconds:
         output_format="pcm_16000",
         optimize_streaming_latency=3,
         enable_logging=False,
-        voice_settings=VoiceSettings(
+        voice_settings=elevenlabs.VoiceSettings(
             stability=0.3, similarity_boost=0.9, style=0.1, use_speaker_boost=True, speed=1.25
         ),
         seed=4_294_967_295,
@@ -169,7 +178,7 @@ def test_a_stream_arrives_while_it_is_made() -> None:
             typing.cast(Any, pieces).close()
 
 
-def test_times_of_characters(client: ElevenLabs, voice: str) -> None:
+def test_times_of_characters(client: elevenlabs.ElevenLabs, voice: str) -> None:
     text = " Hello [laugh] there.  How are you?\nFine! "
     answer = client.text_to_speech.convert_with_timestamps(
         voice, text=text, output_format="pcm_16000"
@@ -199,7 +208,9 @@ def test_times_of_characters(client: ElevenLabs, voice: str) -> None:
         assert 0 < own < duration
 
 
-def test_an_answer_with_times_has_the_headers_of_sound(client: ElevenLabs, voice: str) -> None:
+def test_an_answer_with_times_has_the_headers_of_sound(
+    client: elevenlabs.ElevenLabs, voice: str
+) -> None:
     raw = client.text_to_speech.with_raw_response
     with raw.convert(voice, text="Hello.", output_format="wav_16000") as sound:
         wanted = {name for name in sound.headers if name.startswith(("x-", "server-timing"))}
@@ -210,10 +221,10 @@ def test_an_answer_with_times_has_the_headers_of_sound(client: ElevenLabs, voice
     assert float(timed.headers["x-audio-duration"]) > 0.3
 
 
-def test_times_follow_the_speed(client: ElevenLabs) -> None:
+def test_times_follow_the_speed(client: elevenlabs.ElevenLabs) -> None:
     def second_sentence(speed: float) -> float:
         alignment = client.text_to_speech.convert_with_timestamps(
-            BUILTIN, text=TEXT, voice_settings=VoiceSettings(speed=speed)
+            BUILTIN, text=TEXT, voice_settings=elevenlabs.VoiceSettings(speed=speed)
         ).alignment
         assert alignment is not None
         return alignment.character_start_times_seconds[TEXT.index("Glue")]
@@ -221,7 +232,9 @@ def test_times_follow_the_speed(client: ElevenLabs) -> None:
     assert second_sentence(2.0) == pytest.approx(second_sentence(1.0) / 2, abs=0.05)
 
 
-def test_a_voice_from_its_recording_to_its_end(client: ElevenLabs, recording: bytes) -> None:
+def test_a_voice_from_its_recording_to_its_end(
+    client: elevenlabs.ElevenLabs, recording: bytes
+) -> None:
     added = client.voices.ivc.create(
         name="Änne",
         files=[io.BytesIO(recording)],
@@ -249,34 +262,36 @@ def test_a_voice_from_its_recording_to_its_end(client: ElevenLabs, recording: by
         lambda: client.voices.delete(added.voice_id),
         lambda: list(client.text_to_speech.convert(added.voice_id, text="Hello.")),
     ):
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(api_error.ApiError) as error:
             call()
         assert error.value.status_code == 404
 
 
-def test_making_a_voice_says_how_long_it_took(client: ElevenLabs, recording: bytes) -> None:
+def test_making_a_voice_says_how_long_it_took(
+    client: elevenlabs.ElevenLabs, recording: bytes
+) -> None:
     made = client.voices.ivc.with_raw_response.create(name="Timed", files=[recording])
     assert made.headers["server-timing"].startswith("queue;dur=")
     client.voices.delete(made.data.voice_id)
 
 
-def test_only_one_recording_makes_a_voice(client: ElevenLabs, recording: bytes) -> None:
-    with pytest.raises(ApiError) as error:
+def test_only_one_recording_makes_a_voice(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+    with pytest.raises(api_error.ApiError) as error:
         client.voices.ivc.create(name="Two", files=[recording, recording])
     assert error.value.status_code == 400
     assert "send one recording" in error.value.body["detail"]
     assert client.voices.search(search="Two").total_count == 0
 
 
-def test_noise_is_no_voice(client: ElevenLabs) -> None:
-    with pytest.raises(ApiError) as error:
+def test_noise_is_no_voice(client: elevenlabs.ElevenLabs) -> None:
+    with pytest.raises(api_error.ApiError) as error:
         client.voices.ivc.create(name="Noise", files=[b"not a recording at all"])
     assert error.value.status_code == 400
     assert error.value.body["error"]["code"] == "invalid_audio"
     assert client.voices.search(search="Noise").total_count == 0
 
 
-def test_voices_are_searched_page_by_page(client: ElevenLabs, voice: str) -> None:
+def test_voices_are_searched_page_by_page(client: elevenlabs.ElevenLabs, voice: str) -> None:
     everything = [entry.voice_id for entry in client.voices.get_all().voices]
     assert len(everything) > 3
     pages = [client.voices.search(page_size=2)]
@@ -303,7 +318,7 @@ def test_voices_are_searched_page_by_page(client: ElevenLabs, voice: str) -> Non
     assert ids(sort="created_at_unix", sort_direction="desc")[0] == voice
 
 
-def test_a_transcript_with_its_words(client: ElevenLabs, recording: bytes) -> None:
+def test_a_transcript_with_its_words(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
     transcript: Any = client.speech_to_text.convert(model_id="scribe_v1", file=recording)
     assert (transcript.language_code, transcript.language_probability) == ("eng", None)
     assert "blue background" in transcript.text
@@ -317,7 +332,7 @@ def test_a_transcript_with_its_words(client: ElevenLabs, recording: bytes) -> No
     assert transcript.events == ["Speech"]
 
 
-def test_the_granularity_of_times(client: ElevenLabs, recording: bytes) -> None:
+def test_the_granularity_of_times(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
     def words(granularity: str) -> list[Any]:
         transcript: Any = client.speech_to_text.convert(
             model_id="scribe_v1", file=recording, timestamps_granularity=granularity
@@ -335,26 +350,28 @@ def test_the_granularity_of_times(client: ElevenLabs, recording: bytes) -> None:
 
 
 @pytest.mark.parametrize("code", ["en", "eng", "EN"])
-def test_a_language_by_any_of_its_codes(client: ElevenLabs, recording: bytes, code: str) -> None:
+def test_a_language_by_any_of_its_codes(
+    client: elevenlabs.ElevenLabs, recording: bytes, code: str
+) -> None:
     transcript: Any = client.speech_to_text.convert(
         model_id="scribe_v1", file=recording, language_code=code
     )
     assert transcript.language_code == "eng"
 
 
-def test_a_language_that_the_engine_lacks(client: ElevenLabs, recording: bytes) -> None:
-    with pytest.raises(ApiError) as error:
+def test_a_language_that_the_engine_lacks(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+    with pytest.raises(api_error.ApiError) as error:
         client.speech_to_text.convert(model_id="scribe_v1", file=recording, language_code="zho")
     assert error.value.status_code == 400
     assert error.value.body["error"]["code"] == "invalid_option"
 
 
 @pytest.mark.parametrize("field", ["cloud_storage_url", "source_url"])
-def test_no_url_is_fetched(client: ElevenLabs, recording: bytes, field: str) -> None:
+def test_no_url_is_fetched(client: elevenlabs.ElevenLabs, recording: bytes, field: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/speech.wav"
         for sent in ({field: url}, {field: url, "file": recording}):
-            with pytest.raises(ApiError) as error:
+            with pytest.raises(api_error.ApiError) as error:
                 client.speech_to_text.convert(model_id="scribe_v1", **typing.cast(Any, sent))
             assert error.value.status_code == 400
             assert "fetches no URL" in error.value.body["detail"]
@@ -378,15 +395,15 @@ def test_no_url_is_fetched(client: ElevenLabs, recording: bytes, field: str) -> 
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_is_not_done_is_refused(
-    client: ElevenLabs, recording: bytes, asked: dict[str, Any]
+    client: elevenlabs.ElevenLabs, recording: bytes, asked: dict[str, Any]
 ) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(api_error.ApiError) as error:
         client.speech_to_text.convert(model_id="scribe_v1", file=recording, **asked)
     assert error.value.status_code == 400
     assert "; " in error.value.body["detail"]  # what is wrong; what to do
 
 
-def test_what_changes_nothing_is_accepted(client: ElevenLabs, recording: bytes) -> None:
+def test_what_changes_nothing_is_accepted(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
     transcript: Any = client.speech_to_text.convert(
         model_id="scribe_v2",
         file=recording,
@@ -403,8 +420,8 @@ def test_what_changes_nothing_is_accepted(client: ElevenLabs, recording: bytes) 
     assert "background" in transcript.text
 
 
-def test_no_recording_is_no_transcript(client: ElevenLabs) -> None:
-    with pytest.raises(ApiError) as error:
+def test_no_recording_is_no_transcript(client: elevenlabs.ElevenLabs) -> None:
+    with pytest.raises(api_error.ApiError) as error:
         client.speech_to_text.convert(model_id="scribe_v1")
     assert error.value.status_code == 400
     assert error.value.body["error"]["code"] == "missing_field"
@@ -417,16 +434,16 @@ ERRORS: dict[str, tuple[dict[str, Any], int, str]] = {
     "nothing to be spoken": ({"text": "... !?"}, 400, "empty_text"),
     "long text": ({"text": "word " * 1001}, 400, "text_too_long"),
     "format": ({"output_format": "mp3_44100_1000"}, 400, "invalid_option"),
-    "speed": ({"voice_settings": VoiceSettings(speed=9)}, 400, "invalid_option"),
+    "speed": ({"voice_settings": {"speed": 9}}, 400, "invalid_option"),
     "seed": ({"seed": -1}, 400, "invalid_option"),
 }
 
 
 @pytest.mark.parametrize("method", ["convert", "stream", "convert_with_timestamps"])
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(client: ElevenLabs, name: str, method: str) -> None:
+def test_errors(client: elevenlabs.ElevenLabs, name: str, method: str) -> None:
     wrong, status, code = ERRORS[name]
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(api_error.ApiError) as error:
         list(getattr(client.text_to_speech, method)(**{"voice_id": BUILTIN, "text": "Hi."} | wrong))
     assert error.value.status_code == status
     assert error.value.body["error"]["code"] == code
@@ -444,7 +461,7 @@ def test_a_key_that_is_none(service: RunningService, recording: bytes, key: str 
             lambda: stranger.voices.ivc.create(name="Eve", files=[recording]),
             lambda: stranger.speech_to_text.convert(model_id="scribe_v1", file=recording),
         ):
-            with pytest.raises(ApiError) as error:
+            with pytest.raises(api_error.ApiError) as error:
                 call()
             assert error.value.status_code == 401
 
@@ -458,17 +475,19 @@ def test_a_request_that_kills_has_their_class_of_error() -> None:
                 cached_id("0" * 64), text="crash", seed=1, request_options=ONCE
             )
 
-        with pytest.raises(ApiError) as first:
+        with pytest.raises(api_error.ApiError) as first:
             kill()
         assert first.value.status_code == 500
-        with pytest.raises(UnprocessableEntityError) as second:
+        with pytest.raises(elevenlabs.UnprocessableEntityError) as second:
             kill()
         assert second.value.body["error"]["code"] == "quarantined"
 
 
 async def test_their_asynchronous_client(service: RunningService, recording: bytes) -> None:
     async with httpx.AsyncClient(timeout=NET) as connections:
-        client = AsyncElevenLabs(base_url=service.url, api_key=KEY, httpx_client=connections)
+        client = elevenlabs.AsyncElevenLabs(
+            base_url=service.url, api_key=KEY, httpx_client=connections
+        )
         voice = (await client.voices.ivc.create(name="Ben", files=[recording])).voice_id
         whole, streamed = b"", b""
         options: dict[str, Any] = {"text": TEXT, "output_format": "pcm_16000", "seed": 1}
@@ -484,16 +503,16 @@ async def test_their_asynchronous_client(service: RunningService, recording: byt
         assert "background" in transcript.text
         assert voice in [entry.voice_id for entry in (await client.voices.get_all()).voices]
         assert (await client.voices.delete(voice)).status == "ok"
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(api_error.ApiError) as error:
             await client.voices.get(voice)
         assert error.value.status_code == 404
-        with pytest.raises(ApiError) as error:
+        with pytest.raises(api_error.ApiError) as error:
             async for _ in client.text_to_speech.convert(BUILTIN, text=" "):
                 pass
         assert error.value.status_code == 400
 
 
-def test_a_recording_of_their_kind_of_file(client: ElevenLabs, tmp_path: Path) -> None:
+def test_a_recording_of_their_kind_of_file(client: elevenlabs.ElevenLabs, tmp_path: Path) -> None:
     # What their client makes can be heard again by it.
     spoken = b"".join(client.text_to_speech.convert(BUILTIN, text=RECORDED))
     path = tmp_path / "speech.mp3"

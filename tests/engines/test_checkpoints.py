@@ -15,7 +15,6 @@ import pytest
 from ipc.engines import ENGINES
 from model_procs.weights import fetch as checkpoints
 from model_procs.weights.synthetic import NOTE_FILE
-from model_procs.weights.synthetic.sensevoice import TAGS
 from tests.support.service import NET
 
 PRODUCTION = ("pocket", "sensevoice")
@@ -106,6 +105,7 @@ def test_tags_have_the_ids_that_the_model_code_knows(nano_models: Path) -> None:
     import sentencepiece
 
     from model_procs.weights.lean_import import lean_import
+    from model_procs.weights.synthetic.sensevoice import TAGS
 
     with lean_import("funasr"):
         from funasr.models.sense_voice.model import SenseVoiceSmall

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -16,9 +18,17 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Request
+from ipc.operations import (
+    Paralinguistics,
+    Recording,
+    Sampling,
+    Speak,
+    SpeechResult,
+    Transcribe,
+    Transcript,
+    Voice,
+)
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.audio.pitch import median_pitch
@@ -26,14 +36,15 @@ from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines import sphinx
 from model_procs.engines.flite import LONGEST_PIECE, VOICES, FliteEngine, FliteVoice, latin, pieces
 from model_procs.engines.sphinx import SphinxEngine
-from model_procs.listening.base import TranscriptionOptions
-from model_procs.speech.base import SpeechOptions
+from model_procs.listening.base import finished
+from tests.support.outputs import speech
 from tests.support.recordings import spoken
 from tests.support.sentences import SENTENCES
 
 RATE = 16_000
 SLT = FliteVoice("slt", VOICES["slt"])
-NOTHING = SpeechOptions(seed=0)
+NOTHING = Sampling(seed=0)
+PLAIN = Transcribe(Recording(key=""))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +67,8 @@ def speak(flite: FliteEngine, text: str, voice: FliteVoice = SLT) -> Samples:
     return np.concatenate(list(flite.synthesize(text, voice, NOTHING, threading.Event())))
 
 
-def hear(ears: SphinxEngine, samples: Samples) -> Json:
-    return ears.transcribe(samples, TranscriptionOptions(), threading.Event())
+def hear(ears: SphinxEngine, samples: Samples) -> Transcript:
+    return finished(ears.transcribe(samples, PLAIN, threading.Event()))
 
 
 def silence(seconds: float) -> Samples:
@@ -76,18 +87,18 @@ def words(text: str) -> str:
 
 
 def clone(
-    flite: FliteEngine, text: str, reference: Samples, *, stream: bool = False, **options: float
-) -> tuple[bytes, Json]:
+    flite: FliteEngine, text: str, reference: Samples, *, streamed: bool = False, **options: Any
+) -> tuple[bytes, SpeechResult]:
     """Run a whole request; what it yields and what it returns."""
     upload = wav_header(RATE, len(reference)) + pcm16(reference)
-    params: Json = {"text": text, "stream": stream, "seed": 1, **options}
-    run = flite.run(Request(1, "speak", params, audio=upload), threading.Event())
-    answer = b""
-    while True:
-        try:
-            answer += next(run)
-        except StopIteration as end:
-            return answer, end.value
+    operation = Speak(
+        text,
+        Voice(recording=Recording("reference", upload)),
+        Sampling(seed=1, **options),
+        streamed=streamed,
+    )
+    pieces, result = speech(flite.run(operation, threading.Event()))
+    return b"".join(pieces), result
 
 
 # flite: what it speaks
@@ -96,24 +107,26 @@ def clone(
 def test_clone_answers_a_wav_and_says_that_it_is_approximate(flite: FliteEngine) -> None:
     answer, result = clone(flite, "Hello there.", hum(200))
     samples = decode(answer, rate=RATE, max_seconds=60, truncate=False)
-    assert result["samples"] == len(samples)
-    assert 0.5 < result["duration"] < 3
-    assert result["sample_rate"] == RATE
-    assert "pitch only" in result["approximation"]
-    assert result["approximation"] == flite.info()["approximation"]
-    assert result["approximation"] in flite.info()["notes"]
+    assert result.samples == len(samples)
+    assert result.duration == result.samples / RATE
+    assert 0.5 < result.duration < 3
+    assert result.sample_rate == RATE
+    info = flite.info()
+    assert info.approximation is not None
+    assert "pitch only" in info.approximation
+    assert info.approximation in info.notes
 
 
 def test_a_streamed_clone_holds_the_same_sound(flite: FliteEngine) -> None:
     whole, _ = clone(flite, "One thing. And another.", hum(200))
-    streamed, _ = clone(flite, "One thing. And another.", hum(200), stream=True)
+    streamed, _ = clone(flite, "One thing. And another.", hum(200), streamed=True)
     assert streamed == wav_header(RATE, None) + whole[44:]
 
 
 def test_each_sentence_is_spoken_by_itself(flite: FliteEngine) -> None:
     answer, result = clone(flite, " ".join(SENTENCES), hum(VOICES["slt"]))
-    alone = [clone(flite, sentence, hum(VOICES["slt"]))[1]["samples"] for sentence in SENTENCES]
-    assert result["samples"] == sum(alone)
+    alone = [clone(flite, sentence, hum(VOICES["slt"]))[1].samples for sentence in SENTENCES]
+    assert result.samples == sum(alone)
     assert len(answer) == 44 + 2 * sum(alone)
 
 
@@ -124,12 +137,12 @@ def test_the_same_text_gives_the_same_samples(flite: FliteEngine, name: str) -> 
 
 
 @pytest.mark.parametrize("text", ["...", "!?", "😀", "\x01\x02", "—", "  \n\n . "])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
 def test_text_without_a_word_is_refused_before_anything_is_sent(
-    flite: FliteEngine, text: str, stream: bool
+    flite: FliteEngine, text: str, streamed: bool
 ) -> None:
     with pytest.raises(ServiceError) as caught:
-        clone(flite, text, hum(200), stream=stream)
+        clone(flite, text, hum(200), streamed=streamed)
     assert caught.value.code is ErrorCode.empty_text
 
 
@@ -158,7 +171,7 @@ def test_text_is_never_a_command(flite: FliteEngine, text: str, tmp_path: Path) 
 @pytest.mark.parametrize("option", ["temperature", "decode_steps", "eos_threshold"])
 def test_options_of_other_engines_are_refused(flite: FliteEngine, option: str) -> None:
     with pytest.raises(ServiceError, match=f"flite has no option {option}") as caught:
-        clone(flite, "Hello.", hum(200), stream=True, **{option: 1})
+        clone(flite, "Hello.", hum(200), streamed=True, **{option: 1})
     assert caught.value.code is ErrorCode.unknown_option
 
 
@@ -286,39 +299,34 @@ def test_what_flite_says_is_understood(
 ) -> None:
     voice = FliteVoice(name, hz)
     sentences = SENTENCES if name == "slt" else SENTENCES[::2]
-    heard = [hear(ears, speak(flite, sentence, voice))["text"] for sentence in sentences]
+    heard = [hear(ears, speak(flite, sentence, voice)).text for sentence in sentences]
     assert jiwer.wer([words(sentence) for sentence in sentences], heard) < 0.15
 
 
 def test_the_result_has_the_shape_of_sensevoice(flite: FliteEngine, ears: SphinxEngine) -> None:
     heard = hear(ears, speak(flite, "Hello."))
-    del heard["segments"], heard["duration"]
-    assert heard == {
-        "text": "hello",
-        "language": "en",
-        "emotion": "EMO_UNKNOWN",
-        "events": ["Speech"],
-        "raw": "<|en|><|EMO_UNKNOWN|><|Speech|><|woitn|>hello",
-    }
+    assert replace(heard, segments=(), duration=0.0) == Transcript(
+        text="hello",
+        raw="<|en|><|EMO_UNKNOWN|><|Speech|><|woitn|>hello",
+        duration=0.0,
+        paralinguistics=Paralinguistics("en", "EMO_UNKNOWN", ("Speech",)),
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 399, RATE, 5 * RATE])
 def test_silence_is_no_speech(ears: SphinxEngine, samples: int) -> None:
-    assert hear(ears, np.zeros(samples, np.float32)) == {
-        "text": "",
-        "language": "nospeech",
-        "emotion": "EMO_UNKNOWN",
-        "events": [],
-        "raw": "<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>",
-        "segments": [],
-        "duration": round(samples / RATE, 3),
-    }
+    assert hear(ears, np.zeros(samples, np.float32)) == Transcript(
+        text="",
+        raw="<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>",
+        duration=round(samples / RATE, 3),
+        paralinguistics=Paralinguistics("nospeech", "EMO_UNKNOWN"),
+    )
 
 
 def test_loud_noise_of_any_length_is_survived(ears: SphinxEngine) -> None:
     noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.3
     for samples in (1, 2, 100, 399, 400, 500, 3_201, RATE):
-        assert hear(ears, noise[:samples])["language"] in ("en", "nospeech")
+        assert hear(ears, noise[:samples]).paralinguistics.language in ("en", "nospeech")
 
 
 def test_the_same_recording_gives_the_same_text_whatever_was_heard_before(
@@ -333,7 +341,7 @@ def test_the_same_recording_gives_the_same_text_whatever_was_heard_before(
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        ears.transcribe(recording, TranscriptionOptions(), stop)
+        finished(ears.transcribe(recording, PLAIN, stop))
     assert hear(ears, recording) == hear(ears, recording) == first
 
 
@@ -341,7 +349,7 @@ def test_a_quiet_recording_is_understood_as_well(flite: FliteEngine, ears: Sphin
     recording = speak(flite, SENTENCES[4])
     expected = words(SENTENCES[4])
     for gain in (1.0, 0.03):
-        assert jiwer.wer(expected, hear(ears, gain * recording)["text"]) < 0.25
+        assert jiwer.wer(expected, hear(ears, gain * recording).text) < 0.25
 
 
 def test_a_long_recording_is_cut_into_utterances(flite: FliteEngine, ears: SphinxEngine) -> None:
@@ -357,7 +365,7 @@ def test_a_long_recording_is_cut_into_utterances(flite: FliteEngine, ears: Sphin
         spoken[start:end] = True
     assert np.abs(recording[~spoken]).max() < 0.02
     expected = words(" ".join(SENTENCES[:6]) + " no")
-    heard = hear(ears, recording)["text"]
+    heard = hear(ears, recording).text
     assert jiwer.wer(expected, heard) < 0.15
     assert heard.endswith(" no")
 
@@ -376,35 +384,52 @@ def test_stop_is_noticed_in_the_middle(flite: FliteEngine, ears: SphinxEngine) -
 
     stop = StopsLater()
     with pytest.raises(Cancelled):
-        ears.transcribe(recording, TranscriptionOptions(), stop)
+        finished(ears.transcribe(recording, PLAIN, stop))
     assert stop.asked < len(recording) // 480 + 50
-    assert hear(ears, speak(flite, "Hello."))["text"] == "hello"
+    assert hear(ears, speak(flite, "Hello.")).text == "hello"
 
 
 def test_other_languages_are_refused(ears: SphinxEngine) -> None:
     with pytest.raises(ServiceError, match="English only, not 'zh'") as caught:
-        ears.transcribe(silence(1), TranscriptionOptions(language="zh"), threading.Event())
+        finished(ears.transcribe(silence(1), replace(PLAIN, language="zh"), threading.Event()))
     assert caught.value.code is ErrorCode.invalid_option
-    assert any("itn" in note for note in ears.info()["notes"])
+    assert any("itn" in note for note in ears.info().notes)
 
 
 def test_a_request_goes_through_the_base_class(flite: FliteEngine, ears: SphinxEngine) -> None:
-    answer, _ = clone(flite, "Hello.", hum(172), stream=True)
-    run = ears.run(Request(1, "transcribe", {}, audio=answer), threading.Event())
+    answer, _ = clone(flite, "Hello.", hum(172), streamed=True)
+    output = ears.run(Transcribe(Recording("recording", answer)), threading.Event())
     with pytest.raises(StopIteration) as end:
-        next(run)
-    assert end.value.value["text"] == "hello"
-    assert end.value.value["duration"] == pytest.approx((len(answer) - 44) / 2 / RATE, abs=0.001)
+        next(output)
+    heard = end.value.value
+    assert isinstance(heard, Transcript)
+    assert heard.text == "hello"
+    assert heard.duration == pytest.approx((len(answer) - 44) / 2 / RATE, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Speak("Hello.", Voice(), NOTHING),
+        PLAIN,  # there is no recording
+    ],
+)
+def test_what_is_no_recording_to_transcribe_is_refused(
+    ears: SphinxEngine, operation: Speak | Transcribe
+) -> None:
+    with pytest.raises(ServiceError, match="sphinx has no operation") as caught:
+        next(ears.run(operation, threading.Event()))
+    assert caught.value.code is ErrorCode.invalid_request
 
 
 FORKED = """
 import os, pathlib, sys, threading
 import soundfile
+from ipc.operations import Recording, Transcribe
 from model_procs.engine import EngineConfig
-from model_procs.listening.base import TranscriptionOptions
-from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
-from model_procs.speech.base import SpeechOptions
+from model_procs.engines.flite import FliteEngine
 from model_procs.engines.sphinx import SphinxEngine
+from model_procs.listening.base import finished
 engines = [factory(EngineConfig(pathlib.Path("/"))) for factory in (FliteEngine, SphinxEngine)]
 for engine in engines:
     engine.load()
@@ -414,8 +439,9 @@ for worker in range(2):
         for engine in engines:
             engine.warm_up()
         samples, _ = soundfile.read(sys.argv[1], dtype="float32")
-        result = engines[1].transcribe(samples, TranscriptionOptions(), threading.Event())
-        print("heard", result["text"], flush=True)
+        operation = Transcribe(Recording(key=""))
+        result = finished(engines[1].transcribe(samples, operation, threading.Event()))
+        print("heard", result.text, flush=True)
         os._exit(0)
     os.wait()
 """

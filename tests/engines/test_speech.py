@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,26 @@ import numpy as np
 import pytest
 import soundfile
 
-from ipc.engines import Json
+from ipc.engines import BuiltinVoice
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Request
+from ipc.messages import WorkerOptions
+from ipc.operations import (
+    AnyOperation,
+    EncodeVoice,
+    Recording,
+    Sampling,
+    Speak,
+    SpeechResult,
+    Transcribe,
+    Voice,
+    VoiceResult,
+)
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import VOICES, FliteEngine
 from model_procs.engines.pocket import PocketEngine
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
+from tests.support.outputs import collected, speech
 from tests.support.recordings import spoken
 
 MB = 1024 * 1024
@@ -36,6 +49,7 @@ class Beeps(SpeechEngine):
     The loudness of a word is its voice. A voice is the mean of the recording, in thousandths.
     """
 
+    name = "beeps"
     sample_rate = reference_rate = RATE
     voice_format = "beeps"
     options = ("temperature",)
@@ -44,10 +58,6 @@ class Beeps(SpeechEngine):
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
         self.encoded = 0
-
-    def describe(self) -> Json:
-        """A name."""
-        return {"engine": "beeps"}
 
     def encode_voice(self, reference: Samples) -> int:
         """How loud it is."""
@@ -63,10 +73,10 @@ class Beeps(SpeechEngine):
         return int(bytes(data))
 
     def synthesize(
-        self, text: str, voice: int, options: SpeechOptions, stop: threading.Event
-    ) -> Iterator[Samples]:
+        self, text: str, voice: int, sampling: Sampling, stop: threading.Event, *, exact: bool
+    ) -> Iterator[Samples | None]:
         """Each word is a piece."""
-        self.heard.append((text, options.seed))
+        self.heard.append((text, sampling.seed))
         time = np.arange(RATE // 10) / RATE
         word = np.sin(2 * np.pi * 440 * time).astype(np.float32) * (voice / 1000)
         for _ in text.split():
@@ -80,58 +90,76 @@ def recording(loudness: float) -> bytes:
     return wav_header(RATE, len(samples)) + pcm16(samples)
 
 
-def key(data: bytes) -> str:
+def key_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 LOUD = recording(0.5)
+UPLOAD = Recording(key_of(LOUD), LOUD)
 
 
-def run(
-    engine: SpeechEngine,
-    operation: str = "speak",
+def run(engine: SpeechEngine, operation: AnyOperation) -> tuple[list[Any], Any]:
+    """What an operation yields, and its result."""
+    return collected(engine.run(operation, threading.Event()))
+
+
+_SAMPLING = {field.name for field in fields(Sampling)}
+
+
+def asked(
     *,
     data: bytes | None = None,
     path: Path | None = None,
-    stop: threading.Event | None = None,
-    **params: Any,
-) -> tuple[list[bytes], Json]:
-    """What a request yields, and its description."""
-    if operation == "speak":
-        params = {"text": "One two.", "stream": False, **params}
-    if data is not None:
-        params["voice_key"] = key(data)
-    request = Request(
-        1,
-        operation,
-        {"seed": 7, **params},
-        audio=data,
-        audio_path=None if path is None else str(path),
+    key: str | None = None,
+    voice: str | None = None,
+    registered: bool = False,
+    **options: Any,
+) -> Speak:
+    """What asks for a text in the voice of a recording, or in a built-in voice."""
+    sampling = {name: options.pop(name) for name in _SAMPLING & options.keys()}
+    return Speak(
+        **{"text": "One two.", **options},
+        voice=Voice(voice, recording_of(data, path, key), registered),
+        sampling=Sampling(**{"seed": 7, **sampling}),
     )
-    answer = engine.run(request, stop or threading.Event())
-    pieces = []
-    try:
-        while True:
-            pieces.append(next(answer))
-    except StopIteration as end:
-        return pieces, end.value
 
 
-def refused(engine: SpeechEngine, operation: str = "speak", **params: Any) -> ServiceError:
+def recording_of(data: bytes | None, path: Path | None, key: str | None) -> Recording | None:
+    """What is known of a recording; nothing where nothing is given."""
+    if data is not None:
+        return Recording(key_of(data), data)
+    if key is not None:
+        return Recording(key, path=None if path is None else str(path))
+    return None
+
+
+def speak(engine: SpeechEngine, **options: Any) -> tuple[list[bytes], SpeechResult]:
+    """What `asked` makes the engine say, and the result."""
+    return speech(engine.run(asked(**options), threading.Event()))
+
+
+def encode(engine: SpeechEngine, recording: Recording) -> tuple[list[bytes], VoiceResult]:
+    """What comes of a voice that is to be registered."""
+    pieces, result = run(engine, EncodeVoice(recording))
+    assert isinstance(result, VoiceResult)
+    return pieces, result
+
+
+def refused(engine: SpeechEngine, operation: AnyOperation) -> ServiceError:
     with pytest.raises(ServiceError) as raised:
-        run(engine, operation, **params)
+        run(engine, operation)
     return raised.value
 
 
-def keeping(folder: Path, cache_bytes: int = MB) -> Json:
+def keeping(folder: Path, cache_bytes: int = MB) -> WorkerOptions:
     for name in ("cache", "named"):
         (folder / name).mkdir(exist_ok=True)
-    return {
-        "voice_dir": str(folder / "named"),
-        "voice_cache_dir": str(folder / "cache"),
-        "voice_cache_bytes": cache_bytes,
-        "voice_cache_memory_bytes": MB,
-    }
+    return WorkerOptions(
+        voice_dir=str(folder / "named"),
+        voice_cache_dir=str(folder / "cache"),
+        voice_cache_bytes=cache_bytes,
+        voice_cache_memory_bytes=MB,
+    )
 
 
 def files(folder: Path) -> set[str]:
@@ -141,15 +169,15 @@ def files(folder: Path) -> set[str]:
 # Operations and voices
 
 
-def test_an_unknown_operation_is_refused() -> None:
-    error = refused(Beeps(), "clone", data=LOUD, text="Hi.")
+def test_an_operation_of_another_kind_is_refused() -> None:
+    error = refused(Beeps(), Transcribe(UPLOAD))
     assert error.code is ErrorCode.invalid_request
-    assert "'clone'" in error.message
+    assert "beeps has no operation Transcribe" in error.message
 
 
 def test_an_option_of_another_engine_is_refused() -> None:
-    run(Beeps(), data=LOUD, temperature=0.5, eos_threshold=None)
-    error = refused(Beeps(), data=LOUD, eos_threshold=1.0)
+    speak(Beeps(), data=LOUD, temperature=0.5, eos_threshold=None)
+    error = refused(Beeps(), asked(data=LOUD, eos_threshold=1.0))
     assert error.code is ErrorCode.unknown_option
     assert "beeps has no option eos_threshold" in error.message
 
@@ -157,64 +185,73 @@ def test_an_option_of_another_engine_is_refused() -> None:
 def test_a_known_voice_needs_no_recording(tmp_path: Path) -> None:
     engine = Beeps()
     engine.keep_voices(keeping(tmp_path))
-    first, result = run(engine, data=LOUD)
-    assert result["voice_cached"] is False
-    second, result = run(engine, voice_key=key(LOUD))
-    assert result["voice_cached"] is True
+    first, result = speak(engine, data=LOUD)
+    assert result.voice_cached is False
+    second, result = speak(engine, key=key_of(LOUD))
+    assert result.voice_cached is True
     assert first == second
     assert engine.encoded == 1
-    assert files(tmp_path / "cache") == {key(LOUD)}
+    assert files(tmp_path / "cache") == {key_of(LOUD)}
     assert files(tmp_path / "named") == set()
 
 
 def test_a_lost_voice_is_not_found(tmp_path: Path) -> None:
     engine = Beeps()
     engine.keep_voices(keeping(tmp_path))
-    error = refused(engine, voice_key=key(LOUD))
+    error = refused(engine, asked(key=key_of(LOUD)))
     assert error.code is ErrorCode.not_found
     assert "send its recording" in error.message
 
 
 def test_a_recording_deleted_meanwhile_is_not_found(tmp_path: Path) -> None:
-    error = refused(Beeps(), path=tmp_path / "gone", voice_key="0" * 64)
+    gone = Recording("0" * 64, path=str(tmp_path / "gone"))
+    error = refused(Beeps(), asked(path=tmp_path / "gone", key=gone.key))
     assert error.code is ErrorCode.not_found
-    error = refused(Beeps(), "encode", path=tmp_path / "gone", voice_key="0" * 64)
+    error = refused(Beeps(), EncodeVoice(gone))
     assert error.code is ErrorCode.not_found
 
 
 def test_without_any_voice_a_recording_is_asked_for() -> None:
-    error = refused(Beeps())
+    error = refused(Beeps(), asked())
     assert error.code is ErrorCode.invalid_request
     assert "send a recording" in error.message
-    error = refused(Beeps(), voice="slt")
+    error = refused(Beeps(), asked(voice="slt"))
     assert error.code is ErrorCode.not_found
 
 
 def test_encoding_a_voice_makes_it_ready(tmp_path: Path) -> None:
     engine = Beeps()
     engine.keep_voices(keeping(tmp_path))
-    pieces, result = run(engine, "encode", data=LOUD, keep_voice=True)
+    pieces, result = encode(engine, UPLOAD)
     assert pieces == []
-    assert result == {"voice_key": key(LOUD), "seconds": 0.5, "voice_cached": False}
-    assert engine.heard == [("Hello.", 7)]  # it has spoken
-    assert files(tmp_path / "named") == {key(LOUD)}
+    assert result == VoiceResult(seconds=0.5, cached=False)
+    assert engine.heard == [("Hello.", 0)]  # it has spoken
+    assert files(tmp_path / "named") == {key_of(LOUD)}
     assert files(tmp_path / "cache") == set()
     successor = Beeps()
     successor.keep_voices(keeping(tmp_path, cache_bytes=0))
-    _, result = run(successor, "encode", data=LOUD, keep_voice=True)
-    assert result == {"voice_key": key(LOUD), "seconds": 0.5, "voice_cached": True}
-    _, result = run(successor, voice_key=key(LOUD))
-    assert result["voice_cached"] is True
+    _, result = encode(successor, UPLOAD)
+    assert result == VoiceResult(seconds=0.5, cached=True)
+    _, spoken = speak(successor, key=key_of(LOUD))
+    assert spoken.voice_cached is True
     assert successor.encoded == 0
+
+
+def test_a_voice_may_be_encoded_without_a_name(tmp_path: Path) -> None:
+    engine = Beeps()
+    engine.keep_voices(keeping(tmp_path))
+    _, result = run(engine, EncodeVoice(UPLOAD, registered=False))
+    assert result == VoiceResult(seconds=0.5, cached=False)
+    assert (files(tmp_path / "named"), files(tmp_path / "cache")) == (set(), {key_of(LOUD)})
 
 
 def test_a_cached_voice_is_kept_for_good_when_it_gets_a_name(tmp_path: Path) -> None:
     engine = Beeps()
     engine.keep_voices(keeping(tmp_path))
-    run(engine, data=LOUD)
-    _, result = run(engine, "encode", data=LOUD, keep_voice=True)
-    assert result["voice_cached"] is True
-    assert (files(tmp_path / "named"), files(tmp_path / "cache")) == ({key(LOUD)}, set())
+    speak(engine, data=LOUD)
+    _, result = encode(engine, UPLOAD)
+    assert result.cached is True
+    assert (files(tmp_path / "named"), files(tmp_path / "cache")) == ({key_of(LOUD)}, set())
 
 
 def test_a_named_voice_is_encoded_again_for_another_model(tmp_path: Path) -> None:
@@ -226,18 +263,18 @@ def test_a_named_voice_is_encoded_again_for_another_model(tmp_path: Path) -> Non
     Beeps().keep_voices(keeping(tmp_path))
     for engine in (Beeps(), OtherBeeps()):
         engine.keep_voices(keeping(tmp_path))
-        _, result = run(engine, path=path, voice_key=key(LOUD), keep_voice=True)
-        assert result["voice_cached"] is False
+        _, result = speak(engine, path=path, key=key_of(LOUD), registered=True)
+        assert result.voice_cached is False
         assert engine.encoded == 1
-        assert files(tmp_path / "named") == {key(LOUD)}
+        assert files(tmp_path / "named") == {key_of(LOUD)}
 
 
 def test_a_voice_that_cannot_speak_is_refused(tmp_path: Path) -> None:
     class Mute(Beeps):
-        def synthesize(self, *_: Any) -> Iterator[Samples]:
+        def synthesize(self, *_: Any, **__: Any) -> Iterator[Samples]:
             yield np.full(9, np.nan, np.float32)
 
-    error = refused(Mute(), "encode", data=LOUD)
+    error = refused(Mute(), EncodeVoice(UPLOAD))
     assert error.code is ErrorCode.invalid_audio
 
 
@@ -246,7 +283,7 @@ def test_a_voice_that_cannot_speak_is_refused(tmp_path: Path) -> None:
 
 def test_sentences_are_spoken_in_order_without_tags() -> None:
     engine = Beeps()
-    run(
+    speak(
         engine,
         data=LOUD,
         text="[Laughs] Dr. No [sigh]  came. \nWhy [beep]?\n\n[groans] 你好。再见。",
@@ -261,33 +298,73 @@ def test_sentences_are_spoken_in_order_without_tags() -> None:
 
 def test_the_first_sentence_streams_before_the_second_is_made() -> None:
     engine = Beeps()
-    request = Request(
-        1, "speak", {"text": "One. " * 9000, "stream": True, "seed": 2**32 - 1}, audio=LOUD
-    )
-    answer = engine.run(request, threading.Event())
-    assert len(next(answer)) == 44 + 2 * RATE // 10
+    operation = asked(data=LOUD, text="One. " * 9000, streamed=True, seed=2**32 - 1)
+    output = engine.run(operation, threading.Event())
+    first = next(output)
+    assert isinstance(first, bytes)
+    assert len(first) == 44 + 2 * RATE // 10
     assert engine.heard == [("One.", 2**32 - 1)]
     for _ in range(3):
-        next(answer)
+        next(output)
     assert engine.heard[1:] == [("One.", 0)]
 
 
 def test_a_stop_is_noticed_within_a_sentence() -> None:
     engine = Beeps()
     stop = threading.Event()
-    answer = engine.run(
-        Request(1, "speak", {"text": "One two. " * 9, "stream": True, "seed": 1}, audio=LOUD), stop
-    )
-    next(answer)
+    output = engine.run(asked(data=LOUD, text="One two. " * 9, streamed=True), stop)
+    next(output)
     stop.set()
     with pytest.raises(Cancelled):
-        next(answer)
+        next(output)
     assert len(engine.heard) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[laughs]", " \n"])
 def test_nothing_to_say_is_an_error(text: str) -> None:
-    assert refused(Beeps(), data=LOUD, text=text).code is ErrorCode.empty_text
+    assert refused(Beeps(), asked(data=LOUD, text=text)).code is ErrorCode.empty_text
+
+
+@pytest.mark.parametrize(
+    ("response_format", "streamed", "exact"),
+    [
+        ("wav", True, False),
+        ("mp3", True, False),
+        ("opus", True, False),
+        ("flac", True, True),
+        ("aac", True, True),
+        ("flac", False, False),
+    ],
+)
+def test_samples_are_exact_where_a_replay_must_make_the_same_bytes(
+    response_format: str, streamed: bool, exact: bool
+) -> None:
+    wanted: list[bool] = []
+
+    class Telling(Beeps):
+        def synthesize(self, *arguments: Any, exact: bool) -> Iterator[Samples | None]:
+            wanted.append(exact)
+            return super().synthesize(*arguments, exact=exact)
+
+    speak(Telling(), data=LOUD, response_format=response_format, streamed=streamed)
+    assert wanted == [exact]
+
+
+def test_a_sentence_may_wait_for_steps_of_a_batch(tmp_path: Path) -> None:
+    class Waiting(Beeps):
+        def synthesize(self, *arguments: Any, **options: Any) -> Iterator[Samples | None]:
+            for piece in super().synthesize(*arguments, **options):
+                yield from (None, piece)
+
+    plain, _ = speak(Beeps(), data=LOUD, streamed=True)
+    output = Waiting().run(asked(data=LOUD, streamed=True), threading.Event())
+    found = list(output)
+    assert [piece for piece in found if piece is not None] == plain
+    assert found.count(None) == 3  # two words and the silence behind them
+    engine = Waiting()
+    engine.keep_voices(keeping(tmp_path))
+    assert list(engine.run(EncodeVoice(UPLOAD), threading.Event())) == [None]
+    assert files(tmp_path / "named") == {key_of(LOUD)}
 
 
 # Alignment
@@ -303,50 +380,53 @@ def sound(pieces: list[bytes]) -> tuple[Samples, int]:
 def test_sentences_are_where_the_alignment_says(speed: float, sample_rate: int | None) -> None:
     words = [3, 1, 12, 5, 2]
     text = " ".join("Word" + " word" * (count - 1) + "." for count in words)
-    pieces, result = run(
+    pieces, result = speak(
         Beeps(), data=LOUD, text=text, speed=speed, sample_rate=sample_rate, alignment=True
     )
-    assert result["alignment_exact"] is False
-    alignment = result["alignment"]
-    assert " ".join(entry["text"] for entry in alignment) == text
+    assert result.alignment_exact is False
+    alignment = result.alignment
+    assert alignment is not None
+    assert " ".join(entry.text for entry in alignment) == text
     samples, rate = sound(pieces)
-    assert len(samples) / rate == result["duration"]
+    assert len(samples) / rate == result.duration
     # A sentence begins where it gets loud after a pause.
     hop, gap = rate // 200, round(20 / max(1, speed))
     loud = [np.abs(samples[i : i + hop]).max() > 0.1 for i in range(0, len(samples), hop)]
     starts = [i / 200 for i in range(len(loud)) if loud[i] and not any(loud[max(0, i - gap) : i])]
     assert len(starts) == len(words)
     tolerance = 0.01 if speed == 1 else 0.1
-    assert [entry["start"] for entry in alignment] == pytest.approx(starts, abs=tolerance)
-    assert alignment[0]["start"] == 0
-    assert alignment[-1]["end"] == pytest.approx(result["duration"], abs=0.001)
-    assert alignment[-1]["end"] <= result["duration"]
+    assert [entry.start for entry in alignment] == pytest.approx(starts, abs=tolerance)
+    assert alignment[0].start == 0
+    assert alignment[-1].end == pytest.approx(result.duration, abs=0.001)
+    assert alignment[-1].end <= result.duration
     for entry, following in itertools.pairwise(alignment):
-        assert entry["start"] < entry["end"] == following["start"]
+        assert entry.start < entry.end == following.start
 
 
 def test_what_makes_no_sound_is_not_in_the_alignment() -> None:
     engine = FliteEngine(EngineConfig(Path("/nonexistent")))
     engine.load()
-    _, result = run(engine, text="... Hello there.\n\n- - -\n\nGood bye.", alignment=True)
-    spoken = [entry["text"].strip(".- ") for entry in result["alignment"]]
+    _, result = speak(engine, text="... Hello there.\n\n- - -\n\nGood bye.", alignment=True)
+    assert result.alignment is not None
+    spoken = [entry.text.strip(".- ") for entry in result.alignment]
     assert spoken == ["Hello there", "Good bye"]
-    assert "alignment" not in run(engine)[1]
+    assert speak(engine)[1].alignment is None
 
 
 def test_an_alignment_too_long_for_a_frame_is_refused() -> None:
     class Short(Beeps):
-        def synthesize(self, *_: Any) -> Iterator[Samples]:
+        def synthesize(self, *_: Any, **__: Any) -> Iterator[Samples]:
             yield np.zeros(1, np.float32)
 
-    error = refused(Short(), data=LOUD, text="你好。" * 40_000, alignment=True)
+    error = refused(Short(), asked(data=LOUD, text="你好。" * 40_000, alignment=True))
     assert error.code is ErrorCode.text_too_long
 
 
 def test_the_time_in_the_encoder_is_told() -> None:
     started = time.monotonic()
-    _, result = run(Beeps(), data=LOUD, text="One two three. " * 20, response_format="mp3")
-    assert 0 < result["encode_s"] < time.monotonic() - started
+    _, result = speak(Beeps(), data=LOUD, text="One two three. " * 20, response_format="mp3")
+    assert result.encode_seconds is not None
+    assert 0 < result.encode_seconds < time.monotonic() - started
 
 
 # Built-in voices
@@ -356,17 +436,16 @@ def test_flite_has_its_own_voices() -> None:
     engine = FliteEngine(EngineConfig(Path("/nonexistent")))
     engine.load()
     info = engine.info()
-    assert [voice["id"] for voice in info["voices"]] == ["slt", "rms", "awb", "kal16"]
-    assert {voice["language"] for voice in info["voices"]} == {"en"}
-    assert {voice["id"] for voice in info["voices"]} == set(VOICES)
-    assert (info["default_voice"], info["options"]) == ("slt", [])
-    spoken = {voice: b"".join(run(engine, voice=voice)[0]) for voice in VOICES}
+    assert [voice.id for voice in info.voices] == ["slt", "rms", "awb", "kal16"]
+    assert {voice.language for voice in info.voices} == {"en"}
+    assert {voice.id for voice in info.voices} == set(VOICES)
+    assert (info.engine, info.default_voice, info.options) == ("flite", "slt", ())
+    spoken = {voice: b"".join(speak(engine, voice=voice)[0]) for voice in VOICES}
     assert len(set(spoken.values())) == 4
-    pieces, result = run(engine)
+    pieces, result = speak(engine)
     assert b"".join(pieces) == spoken["slt"]
-    assert result["voice_cached"] is True
-    assert "approximation" not in result
-    error = refused(engine, voice="alba")
+    assert result.voice_cached is True
+    error = refused(engine, asked(voice="alba"))
     assert error.code is ErrorCode.not_found
     assert "slt, rms, awb, kal16" in error.message
 
@@ -375,7 +454,7 @@ def test_flite_speaks_as_it_does_by_itself() -> None:
     engine = FliteEngine(EngineConfig(Path("/nonexistent")))
     engine.load()
     own, _ = soundfile.read(io.BytesIO(spoken("One two.", "awb")), dtype="float32")
-    samples, _ = sound(run(engine, voice="awb")[0])
+    samples, _ = sound(speak(engine, voice="awb")[0])
     assert len(samples) == pytest.approx(len(own), rel=0.02)
 
 
@@ -395,14 +474,14 @@ def pocket(models: Path) -> PocketEngine:
 def test_pocket_has_the_voices_beside_its_weights(models: Path) -> None:
     engine = pocket(models)
     info = engine.info()
-    assert info["voices"] == [
-        {"id": "alba", "name": "Alba", "language": "en"},
-        {"id": "marius", "name": "Marius", "language": "en"},
-    ]
-    assert info["default_voice"] == "alba"
-    assert info["options"] == ["temperature", "decode_steps", "eos_threshold"]
+    assert info.voices == (
+        BuiltinVoice("alba", "Alba", "en"),
+        BuiltinVoice("marius", "Marius", "en"),
+    )
+    assert info.default_voice == "alba"
+    assert info.options == ("temperature", "decode_steps", "eos_threshold")
     default, alba, marius, again = (
-        b"".join(run(engine, voice=voice)[0]) for voice in (None, "alba", "marius", "alba")
+        b"".join(speak(engine, voice=voice)[0]) for voice in (None, "alba", "marius", "alba")
     )
     assert default == alba == again != marius
 
@@ -416,7 +495,7 @@ def test_pocket_takes_voices_that_the_library_has_exported(models: Path) -> None
     state = engine.encode_voice(noise)
     voices = models / "pocket-tts" / "voices"
     shutil.rmtree(voices)
-    assert (pocket(models).info()["voices"], pocket(models).default_voice) == ([], None)
+    assert (pocket(models).info().voices, pocket(models).default_voice) == ((), None)
     voices.mkdir()
     export_model_state(state, voices / "my_voice.safetensors")
     # As the library's older versions wrote it.
@@ -426,11 +505,11 @@ def test_pocket_takes_voices_that_the_library_has_exported(models: Path) -> None
     }
     export_model_state(old, voices / "old.safetensors")
     engine = pocket(models)
-    assert [voice["name"] for voice in engine.info()["voices"]] == ["My Voice", "Old"]
+    assert [voice.name for voice in engine.info().voices] == ["My Voice", "Old"]
     assert engine.default_voice == "my_voice"
-    options = SpeechOptions(seed=3)
+    sampling = Sampling(seed=3)
     spoken = [
-        np.concatenate(list(engine.synthesize("Hello.", voice, options, threading.Event())))
+        np.concatenate(list(engine.synthesize("Hello.", voice, sampling, threading.Event())))
         for voice in (
             engine.encode_voice(noise),
             engine.load_builtin_voice("my_voice"),
@@ -450,8 +529,8 @@ def test_pocket_leaves_out_voices_of_other_weights(models: Path) -> None:
     (voices / "b.safetensors").write_bytes(b"nothing like it")
     (voices / "not a name.safetensors").write_bytes(b"")
     info = pocket(models).info()
-    assert [voice["id"] for voice in info["voices"]] == ["alba", "marius"]
-    assert info["notes"][-2:] == [
+    assert [voice.id for voice in info.voices] == ["alba", "marius"]
+    assert info.notes[-2:] == (
         "the voice a does not fit the weights",
         "the voice b does not fit the weights",
-    ]
+    )

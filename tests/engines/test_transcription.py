@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -15,8 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.engines import Json
-from ipc.messages import Request
+from ipc.operations import (
+    Paralinguistics,
+    Recording,
+    Sampling,
+    Segment,
+    Transcribe,
+    Transcript,
+    Word,
+)
 from ipc.spacing import join
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
@@ -24,25 +32,14 @@ from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
 from model_procs.engines.sensevoice import PIECE_SECONDS, SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening import ctc
-from model_procs.listening.base import RATE, TranscriptionEngine, TranscriptionOptions
+from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.segments import segments as cut_recording
-from model_procs.listening.transcript import LONG_SECONDS, Piece, Word, divide, spell
-from model_procs.speech.base import SpeechOptions
+from model_procs.listening.transcript import LONG_SECONDS, Piece, TimedWord, divide, spell
+from tests.support.outputs import transcript
 from tests.support.sentences import SENTENCES
 
 TAGS = ["<|en|>", "<|NEUTRAL|>", "<|Speech|>", "<|withitn|>"]
-KEYS = [
-    "id",
-    "start",
-    "end",
-    "text",
-    "language",
-    "language_probability",
-    "emotion",
-    "emotion_probability",
-    "events",
-    "event_probability",
-]
+PLAIN = Transcribe(Recording(key=""))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +75,7 @@ def sentence(flite: FliteEngine) -> Callable[[int], Samples]:
 
     def speak(index: int) -> Samples:
         voice = FliteVoice("slt", VOICES["slt"])
-        pieces = flite.synthesize(SENTENCES[index], voice, SpeechOptions(seed=0), threading.Event())
+        pieces = flite.synthesize(SENTENCES[index], voice, Sampling(seed=0), threading.Event())
         spoken = np.concatenate(list(pieces))
         loud = np.flatnonzero(np.abs(spoken) > 0.02)
         return spoken[loud[0] : loud[-1]]
@@ -105,31 +102,33 @@ def noise(seconds: float) -> Samples:
     return (np.random.default_rng(0).standard_normal(int(seconds * RATE)) * 0.1).astype("f4")
 
 
-def hear(ears: TranscriptionEngine, samples: Samples, *, language: str = "auto") -> Json:
-    options = TranscriptionOptions(language=language, words=True)
-    return ears.transcribe(samples, options, threading.Event())
+def hear(ears: TranscriptionEngine, samples: Samples, *, language: str = "auto") -> Transcript:
+    operation = replace(PLAIN, language=language, words=True)
+    return finished(ears.transcribe(samples, operation, threading.Event()))
 
 
-def check(result: Json) -> None:
+def words_of(segment: Segment) -> tuple[Word, ...]:
+    """The words of a segment, which has some."""
+    assert segment.words
+    return segment.words
+
+
+def check(result: Transcript) -> None:
     """What every transcript's segments and words fulfil."""
-    segments = result["segments"]
-    words = [word for segment in segments for word in segment["words"]]
-    assert [segment["id"] for segment in segments] == list(range(len(segments)))
-    for told in (segments, words):
-        assert all(0 <= one["start"] <= one["end"] <= result["duration"] for one in told)
-        assert all(one["end"] <= two["start"] for one, two in itertools.pairwise(told))
-        assert all(round(one[edge], 3) == one[edge] for one in told for edge in ("start", "end"))
+    segments = result.segments
+    words = [word for segment in segments for word in words_of(segment)]
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    everything: tuple[list[Segment | Word], ...] = ([*segments], [*words])
+    for told in everything:
+        assert all(0 <= one.start <= one.end <= result.duration for one in told)
+        assert all(one.end <= two.start for one, two in itertools.pairwise(told))
+        assert all(round(time, 3) == time for one in told for time in (one.start, one.end))
     for segment in segments:
-        assert list(segment) == [*KEYS, "words"]
-        assert (segment["words"][0]["start"], segment["words"][-1]["end"]) == (
-            segment["start"],
-            segment["end"],
-        )
-        assert "".join(segment["text"].split()) == "".join(
-            "".join(word["word"].split()) for word in segment["words"]
-        )
-        assert segment["text"] == segment["text"].strip() != ""
-    assert join(segment["text"] for segment in segments) == result["text"]
+        own = words_of(segment)
+        assert (own[0].start, own[-1].end) == (segment.start, segment.end)
+        assert "".join(segment.text.split()) == "".join("".join(word.word.split()) for word in own)
+        assert segment.text == segment.text.strip() != ""
+    assert join(segment.text for segment in segments) == result.text
 
 
 # The words of a path
@@ -219,24 +218,24 @@ def test_words_and_segments_are_the_text(frames: list[str]) -> None:
     assert spell(words) == piece.text
     assert all(one.end <= two.start for one, two in itertools.pairwise(words))
     assert all(word.start <= word.end for word in words)
-    assert join(segment["text"] for segment in piece.segments(words=False)) == piece.text
+    assert join(segment.text for segment in piece.segments(0, words=False)) == piece.text
 
 
 # Where segments are cut
 
 
-def say(text: str, *, word: float = 0.4, pauses: dict[int, float] | None = None) -> list[Word]:
+def say(text: str, *, word: float = 0.4, pauses: dict[int, float] | None = None) -> list[TimedWord]:
     """The words of `text`, each `word` seconds long, some with a pause behind them."""
     parts = text.split()
     words = []
     now = 0.0
     for index, part in enumerate(parts):
-        words.append(Word(part, now, now + word))
+        words.append(TimedWord(part, now, now + word))
         now += word + (pauses or {}).get(index, 0.0)
     return words
 
 
-def cut(words: list[Word]) -> list[str]:
+def cut(words: list[TimedWord]) -> list[str]:
     return [spell(group) for group in divide(words)]
 
 
@@ -255,7 +254,7 @@ def test_a_sentence_is_a_segment(text: str, expected: list[str]) -> None:
 
 def test_a_chinese_sentence_is_a_segment() -> None:
     parts = ["你", "好。", "你", "是", "谁？"]
-    words = [Word(part, index, index + 1, spaced=False) for index, part in enumerate(parts)]
+    words = [TimedWord(part, index, index + 1, spaced=False) for index, part in enumerate(parts)]
     assert cut(words) == ["你好。", "你是谁？"]
 
 
@@ -280,9 +279,32 @@ def test_a_long_sentence_is_divided_at_clauses_and_short_pauses() -> None:
 
 def test_no_cut_changes_the_text() -> None:
     # A client puts Chinese together without blanks: this one would be lost.
-    words = [Word("你好。", 0, 1), Word("世界", 3, 4, spaced=True), Word("OK", 6, 7, spaced=True)]
+    words = [TimedWord("你好。", 0, 1), TimedWord("世界", 3, 4), TimedWord("OK", 6, 7)]
     assert cut(words) == ["你好。 世界", "OK"]
     assert join(cut(words)) == "你好。 世界 OK"
+
+
+def test_a_pieces_segments_are_counted_on_and_have_its_tags() -> None:
+    raw = "<|en|><|HAPPY|><|Speech|><|BGM|><|withitn|>Hello world. How are you?"
+    words = [TimedWord(part, index, index + 0.41239) for index, part in enumerate(raw.split())]
+    words[0] = replace(words[0], text="Hello")
+    piece = Piece(9.0, raw, 0.91236, 0.8, 0.7, tuple(words))
+    told = Paralinguistics("en", "HAPPY", ("Speech", "BGM"), 0.9124, 0.8, 0.7)
+    assert list(piece.segments(5, words=True)) == [
+        Segment(
+            5, 0, 1.412, "Hello world.", told, (Word("Hello", 0, 0.412), Word("world.", 1, 1.412))
+        ),
+        Segment(
+            6,
+            2,
+            4.412,
+            "How are you?",
+            told,
+            (Word("How", 2, 2.412), Word("are", 3, 3.412), Word("you?", 4, 4.412)),
+        ),
+    ]
+    bare = list(piece.segments(5, words=False))
+    assert bare == [replace(one, words=None) for one in piece.segments(5, words=True)]
 
 
 # Recordings
@@ -297,16 +319,15 @@ def test_times_of_sentences_and_words_are_true(
     )
     result = hear(sphinx, samples)
     check(result)
-    assert len(result["segments"]) == len(order)
-    for segment, index, (start, end) in zip(result["segments"], order, times, strict=True):
-        assert (
-            jiwer.wer(SENTENCES[index].lower().strip(".").replace(",", ""), segment["text"]) < 0.4
-        )
-        assert segment["start"] == pytest.approx(start, abs=0.3)
-        assert segment["end"] == pytest.approx(end, abs=0.3)
-        assert segment["language_probability"] is None
-        assert segment["emotion_probability"] is segment["event_probability"] is None
-    assert all("(" not in word["word"] for one in result["segments"] for word in one["words"])
+    assert len(result.segments) == len(order)
+    for segment, index, (start, end) in zip(result.segments, order, times, strict=True):
+        assert jiwer.wer(SENTENCES[index].lower().strip(".").replace(",", ""), segment.text) < 0.4
+        assert segment.start == pytest.approx(start, abs=0.3)
+        assert segment.end == pytest.approx(end, abs=0.3)
+        told = segment.paralinguistics
+        assert told.language_probability is None
+        assert told.emotion_probability is told.event_probability is None
+    assert all("(" not in word.word for one in result.segments for word in words_of(one))
 
 
 def test_a_word_is_where_it_was_said(
@@ -315,8 +336,8 @@ def test_a_word_is_where_it_was_said(
     alone = hear(sphinx, lay_out([(0.5, sentence(5))])[0])
     later = hear(sphinx, lay_out([(0.5, sentence(1)), (3.0, sentence(5))])[0])
     shift = 3.0 + len(sentence(1)) / RATE
-    told = {word["word"]: word["start"] for one in alone["segments"] for word in one["words"]}
-    again = {word["word"]: word["start"] for word in later["segments"][-1]["words"]}
+    told = {word.word: word.start for one in alone.segments for word in words_of(one)}
+    again = {word.word: word.start for word in words_of(later.segments[-1])}
     for name in ("children", "garden", "dark"):
         assert again[name] - told[name] == pytest.approx(shift, abs=0.05)
     length = len(sentence(5)) / RATE
@@ -332,9 +353,9 @@ def test_a_sentence_late_in_a_long_recording_has_its_time(
     assert 710 < len(samples) / RATE <= 720
     result = hear(sphinx, samples)
     check(result)
-    for segment, (start, end) in zip(result["segments"], times, strict=True):
-        assert segment["start"] == pytest.approx(start, abs=0.3)
-        assert segment["end"] == pytest.approx(end, abs=0.3)
+    for segment, (start, end) in zip(result.segments, times, strict=True):
+        assert segment.start == pytest.approx(start, abs=0.3)
+        assert segment.end == pytest.approx(end, abs=0.3)
 
 
 def test_twelve_minutes_are_heard_in_pieces_at_their_times(sensevoice: SenseVoiceEngine) -> None:
@@ -342,17 +363,17 @@ def test_twelve_minutes_are_heard_in_pieces_at_their_times(sensevoice: SenseVoic
     result = hear(sensevoice, samples)
     check(result)
     ranges = cut_recording(samples, RATE, PIECE_SECONDS)
-    assert len(result["segments"]) >= len(ranges) > 23
+    assert len(result.segments) >= len(ranges) > 23
     first, last = ranges[-1]
-    late = hear(sensevoice, samples[first:last])["segments"]
-    found = result["segments"][-len(late) :]
-    assert [segment["text"] for segment in found] == [segment["text"] for segment in late]
+    late = hear(sensevoice, samples[first:last]).segments
+    found = result.segments[-len(late) :]
+    assert [segment.text for segment in found] == [segment.text for segment in late]
     for one, two in zip(found, late, strict=True):
-        for word, again in zip(one["words"], two["words"], strict=True):
-            assert word["start"] == pytest.approx(again["start"] + first / RATE, abs=0.0011)
+        for word, again in zip(words_of(one), words_of(two), strict=True):
+            assert word.start == pytest.approx(again.start + first / RATE, abs=0.0011)
     # Noise is nonsense to random weights from its beginning to its end.
-    assert result["segments"][0]["start"] < 0.5
-    assert result["segments"][-1]["end"] > 719.5
+    assert result.segments[0].start < 0.5
+    assert result.segments[-1].end > 719.5
 
 
 @pytest.mark.parametrize("language", ["zh", "en", "ko", "nospeech"])
@@ -362,34 +383,35 @@ def test_segments_have_the_pieces_tags(
 ) -> None:
     result = hear(sensevoice, noise(seconds), language=language)
     check(result)
-    assert result["raw"].count("<|withitn|>") == 1  # one piece
-    assert result["segments"]
-    for segment in result["segments"]:
-        assert segment["language"] == result["language"] == language
-        assert segment["language_probability"] == result["language_probability"]
-        assert segment["emotion"] == result["emotion"]
-        assert segment["emotion_probability"] == result["emotion_probability"]
-        assert segment["events"] == result["events"]
-        assert 0 < segment["event_probability"] <= 1
+    assert result.raw.count("<|withitn|>") == 1  # one piece
+    assert result.segments
+    whole = result.paralinguistics
+    for segment in result.segments:
+        told = segment.paralinguistics
+        assert told.language == whole.language == language
+        assert told.language_probability == whole.language_probability
+        assert told.emotion == whole.emotion
+        assert told.emotion_probability == whole.emotion_probability
+        assert told.events == whole.events
+        assert told.event_probability is not None
+        assert 0 < told.event_probability <= 1
 
 
 def test_silence_has_no_segments(sphinx: SphinxEngine) -> None:
     result = hear(sphinx, np.zeros(RATE, np.float32))
-    assert (result["text"], result["segments"], result["duration"]) == ("", [], 1.0)
+    assert (result.text, result.segments, result.duration) == ("", (), 1.0)
 
 
 # Requests
 
 
-def answer(ears: TranscriptionEngine, samples: Samples, **params: bool) -> tuple[list[bytes], Json]:
-    upload = wav_header(RATE, len(samples)) + pcm16(samples)
-    run = ears.run(Request(1, "transcribe", dict(params), audio=upload), threading.Event())
-    sent = []
-    while True:
-        try:
-            sent.append(next(run))
-        except StopIteration as end:
-            return sent, end.value
+def answer(
+    ears: TranscriptionEngine, samples: Samples, *, streamed: bool = False, words: bool = False
+) -> tuple[list[Any], Transcript]:
+    upload = Recording("recording", wav_header(RATE, len(samples)) + pcm16(samples))
+    return transcript(
+        ears.run(Transcribe(upload, words=words, streamed=streamed), threading.Event())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -398,25 +420,28 @@ def two_sentences(sentence: Callable[[int], Samples]) -> Samples:
     return lay_out([(0.5, sentence(5)), (25.0, sentence(1))], tail=4.0)[0]
 
 
-def test_segments_are_streamed_as_lines(ears: TranscriptionEngine, two_sentences: Samples) -> None:
-    lines, result = answer(ears, two_sentences, stream=True, words=True)
-    assert len(lines) >= 2
-    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
-    assert [json.loads(line) for line in lines] == result["segments"]
-    assert (lines, result) == answer(ears, two_sentences, stream=True, words=True)
+def test_segments_are_streamed_one_by_one(
+    ears: TranscriptionEngine, two_sentences: Samples
+) -> None:
+    sent, result = answer(ears, two_sentences, streamed=True, words=True)
+    assert len(sent) >= 2
+    assert all(isinstance(segment, Segment) for segment in sent)
+    assert tuple(sent) == result.segments
+    assert (sent, result) == answer(ears, two_sentences, streamed=True, words=True)
     check(result)
 
 
-def test_words_and_lines_come_only_when_wanted(
+def test_words_and_a_stream_come_only_when_wanted(
     ears: TranscriptionEngine, two_sentences: Samples
 ) -> None:
-    lines, result = answer(ears, two_sentences)
-    assert lines == []
-    assert [list(segment) for segment in result["segments"]] == [KEYS] * len(result["segments"])
+    sent, result = answer(ears, two_sentences)
+    assert sent == []
+    assert len(result.segments) >= 2
+    assert all(segment.words is None for segment in result.segments)
     _, with_words = answer(ears, two_sentences, words=True)
-    for segment in with_words["segments"]:
-        del segment["words"]
-    assert with_words == result
+    assert all(segment.words for segment in with_words.segments)
+    without = tuple(replace(segment, words=None) for segment in with_words.segments)
+    assert replace(with_words, segments=without) == result
 
 
 def test_a_segment_is_known_before_the_rest_is_heard(
@@ -424,12 +449,34 @@ def test_a_segment_is_known_before_the_rest_is_heard(
 ) -> None:
     stop = threading.Event()
     before = time.thread_time()
-    list(ears.follow(two_sentences, TranscriptionOptions(), stop))
+    finished(ears.transcribe(two_sentences, PLAIN, stop))
     whole = time.thread_time() - before
-    following = ears.follow(two_sentences, TranscriptionOptions(), stop)
-    assert next(following)["id"] == 0
+    following = ears.transcribe(two_sentences, PLAIN, stop)
+    first = next(following)
+    assert first is not None
+    assert first.id == 0
     stop.set()
     before = time.thread_time()
     with pytest.raises(Cancelled):
         list(following)
     assert time.thread_time() - before < whole / 2
+
+
+def test_a_piece_may_wait_for_steps_of_a_batch() -> None:
+    class Waiting(TranscriptionEngine):
+        name = "waiting"
+
+        def recognize(
+            self, samples: Samples, options: Transcribe, stop: threading.Event
+        ) -> Iterator[Piece | None]:
+            for second in range(2):
+                yield None
+                word = TimedWord("yes.", second, second + 0.5)
+                yield Piece(1.0, "<|en|><|NEUTRAL|><|Speech|><|woitn|>yes.", words=(word,))
+
+    samples = np.zeros(2 * RATE, np.float32)
+    sent, result = answer(Waiting(), samples, streamed=True)
+    assert sent == [None, result.segments[0], None, result.segments[1]]
+    assert [segment.id for segment in result.segments] == [0, 1]
+    assert (result.text, result.duration) == ("yes. yes.", 2.0)
+    assert answer(Waiting(), samples) == ([None, None], result)

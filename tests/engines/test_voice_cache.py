@@ -27,17 +27,18 @@ import aiohttp
 import numpy as np
 import pytest
 
-from ipc.engines import Json
 from ipc.errors import ServiceError
-from ipc.messages import Request
+from ipc.messages import WorkerOptions
+from ipc.operations import Recording, Sampling, Speak, SpeechResult, Voice
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig
 from model_procs.engines.flite import FliteEngine, FliteVoice
 from model_procs.engines.pocket import PocketEngine
-from model_procs.speech.base import SpeechEngine, SpeechOptions
+from model_procs.speech.base import SpeechEngine
 from model_procs.speech.voice_cache import VoiceCache
 from model_procs.speech.voice_files import SMALLEST, VoiceFiles
+from tests.support.outputs import speech
 from tests.support.recordings import spoken
 from tests.support.service import NET, ROOT, RunningService, read_wav, running
 from tests.support.voice_engines import TellingFlite, TellingPocket
@@ -483,32 +484,24 @@ class CountingFlite(FliteEngine):
         return super().encode_voice(reference)
 
 
-def say(engine: SpeechEngine, recording: bytes | Path, **voice: Any) -> tuple[bytes, Json]:
-    """The WAV of a short text in that voice, and its description."""
-    data = recording if isinstance(recording, bytes) else recording.read_bytes()
-    key = hashlib.sha256(data).hexdigest()
-    request = Request(
-        1,
-        "speak",
-        {"text": "Hi.", "stream": False, "seed": 1, "voice_key": key, **voice},
-        audio=recording if isinstance(recording, bytes) else None,
-        audio_path=str(recording) if isinstance(recording, Path) else None,
+def say(engine: SpeechEngine, recording: bytes | Path) -> tuple[bytes, SpeechResult]:
+    """The WAV of a short text in that voice, and the result."""
+    if isinstance(recording, bytes):
+        given = Recording(hashlib.sha256(recording).hexdigest(), data=recording)
+    else:
+        key = hashlib.sha256(recording.read_bytes()).hexdigest()
+        given = Recording(key, path=str(recording))
+    operation = Speak("Hi.", Voice(recording=given), Sampling(seed=1))
+    pieces, result = speech(engine.run(operation, threading.Event()))
+    return b"".join(pieces), result
+
+
+def options(folder: Path | None, cache_bytes: int = MB) -> WorkerOptions:
+    return WorkerOptions(
+        voice_cache_dir=None if folder is None else str(folder),
+        voice_cache_bytes=cache_bytes,
+        voice_cache_memory_bytes=MB,
     )
-    pieces = engine.run(request, threading.Event())
-    wav = b""
-    try:
-        while True:
-            wav += next(pieces)
-    except StopIteration as end:
-        return wav, end.value
-
-
-def options(folder: Path | None, cache_bytes: int = MB) -> Json:
-    return {
-        "voice_cache_dir": folder and str(folder),
-        "voice_cache_bytes": cache_bytes,
-        "voice_cache_memory_bytes": MB,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -523,13 +516,13 @@ def test_a_known_recording_is_not_encoded(tmp_path: Path, recording: bytes) -> N
     engine = CountingFlite()
     engine.keep_voices(options(tmp_path))
     first, result = say(engine, recording)
-    assert (result["voice_cached"], engine.encoded) == (False, 1)
+    assert (result.voice_cached, engine.encoded) == (False, 1)
     second, result = say(engine, spooled)
-    assert (result["voice_cached"], engine.encoded) == (True, 1)
+    assert (result.voice_cached, engine.encoded) == (True, 1)
     successor = CountingFlite()
     successor.keep_voices(options(tmp_path))
     third, result = say(successor, recording)
-    assert (result["voice_cached"], successor.encoded) == (True, 0)
+    assert (result.voice_cached, successor.encoded) == (True, 0)
     assert first == second == third
 
 
@@ -549,7 +542,7 @@ def test_without_files_voices_are_kept_in_memory_unless_turned_off(
 ) -> None:
     engine = CountingFlite()
     engine.keep_voices(options(None, cache_bytes))
-    results = [say(engine, recording)[1]["voice_cached"] for _ in range(2)]
+    results = [say(engine, recording)[1].voice_cached for _ in range(2)]
     assert results == [False, cache_bytes > 0]
     assert engine.encoded == (1 if cache_bytes else 2)
 
@@ -598,9 +591,7 @@ def test_pockets_voice_comes_back_to_the_last_bit(nano_models: Path) -> None:
     held = sum(theirs.nbytes for _, theirs in pairs)
     assert held <= len(data) < held + 4096
     spoken = [
-        np.concatenate(
-            list(engine.synthesize("Hello.", v, SpeechOptions(seed=1), threading.Event()))
-        )
+        np.concatenate(list(engine.synthesize("Hello.", v, Sampling(seed=1), threading.Event())))
         for v in (voice, back, back)
     ]
     np.testing.assert_array_equal(spoken[0], spoken[1])

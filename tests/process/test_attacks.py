@@ -11,7 +11,8 @@ import contextlib
 import gzip
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,11 +25,11 @@ from supervisor.app import build_app
 from supervisor.http.api.operation import ALL_OPERATIONS, FORM, JSON, Operation
 from supervisor.http.api.read import wire_names
 from supervisor.service import Service
-from tests.support.mutations import recordings
+from tests.support.mutations import chirp
 from tests.support.service import NET, RunningService, running
 
 OPERATIONS = build_app(Service.__new__(Service))[ALL_OPERATIONS]
-RECORDING = recordings()["wav"]
+RECORDING = chirp()
 SECRET = "the canary sings at midnight"
 ENGINES = {
     "VOICE_ENGINE_TTS_ENGINE": "tests.support.listening_engines:Hum",
@@ -358,7 +359,10 @@ async def test_json_that_hurts(sandbox: Sandbox, name: str) -> None:
     assert status in expected | {200, 404}
 
 
-BOMB = gzip.compress(bytes(200_000_000), 9)
+@cache
+def bomb() -> bytes:
+    """200 MB of zeros in 200 KB."""
+    return gzip.compress(bytes(200_000_000), 9)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x", "\u00fc"])
@@ -367,13 +371,13 @@ async def test_compressed_bodies(sandbox: Sandbox, encoding: str, path: str) -> 
     media = JSON_TYPE if path == "/v1/tts" else FORM_TYPE
     opening = b"".join(part("reference_audio", b"", '; filename="a"'))[:-2]
     small = gzip.compress(b'{"text"' if path == "/v1/tts" else opening)
-    for body in (BOMB, small, small + BOMB, b"no such thing"):
+    for body in (bomb(), small, small + bomb(), b"no such thing"):
         coding = f"Content-Encoding: {encoding}"
         status, _ = await post(sandbox.service, path, body, media, coding)
         assert status in (400, 413, 415)
 
 
-FORMS: dict[str, tuple[list[bytes], set[int]]] = {
+FORMS: dict[str, tuple[Sequence[bytes | Callable[[], bytes]], set[int]]] = {
     "10,000 fields": ([*part("text", b"a")] * 10_000 + [END], {400}),
     "10,000 unknown fields": (
         [piece for n in range(10_000) for piece in part(f"f{n}", b"a")] + [END], {400}),
@@ -398,7 +402,7 @@ FORMS: dict[str, tuple[list[bytes], set[int]]] = {
          b"a\r\n", END], {400}),
     "an encoding in a part": (
         [b"--x\r\nContent-Disposition: form-data; name=file\r\nContent-Encoding: gzip\r\n\r\n",
-         BOMB, b"\r\n", END], {400, 413}),
+         bomb, b"\r\n", END], {400, 413}),
 }  # fmt: skip
 
 
@@ -408,7 +412,8 @@ FORMS: dict[str, tuple[list[bytes], set[int]]] = {
 )
 async def test_forms_that_hurt(sandbox: Sandbox, path: str, name: str) -> None:
     pieces, expected = FORMS[name]
-    status, _ = await post(sandbox.service, path, b"".join(pieces), FORM_TYPE)
+    form = b"".join(piece if isinstance(piece, bytes) else piece() for piece in pieces)
+    status, _ = await post(sandbox.service, path, form, FORM_TYPE)
     assert status in expected
 
 

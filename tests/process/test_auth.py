@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from supervisor.access.keys import Caller, Keys
-from supervisor.access.ratelimit import RateLimit
-from supervisor.settings import Settings
 from tests.support.service import ROOT, Gate, RunningService, recording_form, running, script_form
 
 ANNA, BEN, ADMIN = "k-anna-2f81", "k-ben-77d0", "k-admin-03c9"
@@ -182,34 +179,6 @@ async def test_keys_and_limits_are_read_again_on_sighup(tmp_path: Path) -> None:
         assert not [key for key in (ANNA, BEN) if key in str(service.events)]
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "complaint"),
-    [
-        ("API_KEY", "", "VOICE_ENGINE_API_KEY has an empty key"),
-        ("API_KEY", "  ", "VOICE_ENGINE_API_KEY has an empty key"),
-        ("API_KEYS", "", "entry 1 of VOICE_ENGINE_API_KEYS has no valid name"),
-        ("API_KEYS", "anna:k-1,ben:", "entry 2 of VOICE_ENGINE_API_KEYS has an empty key"),
-        ("API_KEYS", "anna:k-1,:k-2", "entry 2 of VOICE_ENGINE_API_KEYS has no valid name"),
-        ("API_KEYS", "anna:k-1,", "entry 2 of VOICE_ENGINE_API_KEYS has no valid name"),
-        ("API_KEYS", "anna:k-1 k", "fits no header"),
-        ("API_KEYS", "anna:k-1,ben:k-1", "anna and ben have the same key"),
-        ("API_KEYS_FILE", "/dev/null", "/dev/null has no key"),
-        ("API_KEYS_FILE", "/nowhere", "No such file"),
-        ("ADMIN_KEY", "", "VOICE_ENGINE_ADMIN_KEY has an empty key"),
-        ("CORS_ORIGINS", "app.example", "app.example is no origin"),
-        ("CORS_ORIGINS", "https://app.example/", "is no origin"),
-        ("RATE_LIMIT_PER_MINUTE", "-1", "rate_limit_per_minute"),
-    ],
-)
-def test_bad_settings_refuse(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
-) -> None:
-    monkeypatch.setenv(f"VOICE_ENGINE_{variable}", value)
-    with pytest.raises(ValueError, match=re.escape(complaint)) as refusal:
-        Settings()
-    assert "k-1" not in str(refusal.value)
-
-
 def test_an_empty_key_refuses_to_start_with_one_sentence() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "supervisor.cli", "serve"],
@@ -224,83 +193,7 @@ def test_an_empty_key_refuses_to_start_with_one_sentence() -> None:
     assert len(finished.stderr.strip().splitlines()) == 1
 
 
-def test_settings_do_not_show_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VOICE_ENGINE_API_KEYS", f"anna:{ANNA}")
-    monkeypatch.setenv("VOICE_ENGINE_ADMIN_KEY", ADMIN)
-    settings = Settings()
-    shown = f"{settings!r} {settings} {settings.model_dump()} {Settings.table()}"
-    assert ANNA not in shown
-    assert ADMIN not in shown
-    assert settings.keys.find(ANNA) == Caller("anna")
-
-
-def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = Keys([("anna", ANNA), ("ben", BEN)], admin=ADMIN)
-    lengths: list[tuple[int, int]] = []
-    real = hmac.compare_digest
-
-    def compare(known: bytes, given: bytes) -> bool:
-        lengths.append((len(known), len(given)))
-        return real(known, given)
-
-    monkeypatch.setattr(hmac, "compare_digest", compare)
-    for key, caller in (
-        (ANNA, Caller("anna")),
-        (ADMIN, Caller("admin", admin=True)),
-        ("x" * 5000, None),
-        ("\udcff", None),
-        ("", None),
-    ):
-        lengths.clear()
-        assert keys.find(key) == caller
-        assert lengths == [(32, 32)] * 3
-
-
-def test_a_name_may_have_two_keys_while_one_replaces_the_other() -> None:
-    keys = Keys([("anna", ANNA), ("anna", BEN)])
-    assert keys.find(ANNA) == keys.find(BEN) == Caller("anna")
-
-
-def test_an_operators_key_is_no_clients() -> None:
-    with pytest.raises(ValueError, match="anna and admin have the same key"):
-        Keys([("anna", ANNA)], admin=ANNA)
-
-
 # Rate limits
-
-
-def test_a_bucket_empties_and_refills() -> None:
-    now = 100.0
-    limit = RateLimit(6, clock=lambda: now)
-    assert [limit.take("a") for _ in range(6)] == [0] * 6
-    assert limit.take("a") == pytest.approx(10)
-    assert limit.take("b") == 0
-    now += 4
-    assert limit.take("a") == pytest.approx(6)  # having asked has cost nothing
-    now += 6.001
-    assert limit.take("a") == 0
-    assert limit.take("a") > 0
-    now += 3600
-    assert [limit.take("a") for _ in range(7)][5:] == [0, pytest.approx(10)]
-
-
-def test_less_than_one_a_minute_and_none_at_all() -> None:
-    now = 0.0
-    limit = RateLimit(0.5, clock=lambda: now)
-    assert limit.take("a") == 0
-    assert limit.take("a") == pytest.approx(120)
-    off = RateLimit(0)
-    assert [off.take("a") for _ in range(100)] == [0] * 100
-    assert len(off) == 0
-
-
-def test_buckets_take_bounded_memory() -> None:
-    limit = RateLimit(1, clock=lambda: 0.0, max_clients=3)
-    for client in ("a", "b", "c", "a", "d"):
-        limit.take(client)
-    assert len(limit) == 3
-    assert limit.take("a") > 0  # b was used longest ago, not a
-    assert limit.take("b") == 0
 
 
 async def test_each_key_has_its_own_limit() -> None:
@@ -432,11 +325,14 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
     first = send("/v1/clone", script_form(f"print timed; wait {gate}; say 1"))
     await asyncio.to_thread(locked.wait_for, "child_output", line="timed")
     second = send("/v1/clone", script_form("say 1"))
-    third = send("/v1/transcribe", recording_form("pid"))
     await asyncio.to_thread(
         locked.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
     )
-    await asyncio.sleep(0.2)  # for which the first computes and the second waits, if not for more
+    # While the first computes and the second waits, a third has its whole turn elsewhere.
+    begun = time.monotonic()
+    third = send("/v1/transcribe", recording_form("sleep 0.1; pid"))
+    await third
+    lasted = (time.monotonic() - begun) * 1000
     gate.open()
     times = []
     for response, _ in await asyncio.gather(first, second, third):
@@ -447,9 +343,9 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
         )
         assert match
         times.append((float(match[1]), float(match[2])))
-    assert times[0][1] >= 200
-    assert times[1][0] >= 200
-    assert times[2][1] > 0
+    assert times[0][1] >= lasted
+    assert times[1][0] >= lasted
+    assert 100 <= times[2][1] <= lasted
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "", "nan", "inf", "1e9", "5 s", "1_0", "0.0"])

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.service import RunningService, recording_form, running, script_form
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
@@ -159,11 +161,11 @@ async def test_a_body_that_is_no_form(
 @pytest.mark.parametrize(
     ("path", "body", "content_type", "told"),
     [
-        ("/v1/transcribe", b"hi", "multipart/form-data", "set no Content-Type of your own"),
+        ("/v1/transcribe", b"hi", "multipart/form-data", "do not set a Content-Type yourself"),
         ("/v1/tts", b"{}", "application/json", "the field 'text' is missing; send it"),
         ("/v1/tts", b"text=hi", "text/plain", "send application/json or multipart/form-data"),
         ("/v1/clone", b"{}", "application/json", "the file in the field 'reference_audio'"),
-        ("/nowhere", b"", "text/plain", "/docs shows all there is"),
+        ("/nowhere", b"", "text/plain", "/docs lists all endpoints"),
         (
             "/v1/audio/speech",
             b'{"model": "tts-1", "input": "hi", "voice": 7}',

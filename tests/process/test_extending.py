@@ -1,4 +1,4 @@
-"""A new format and a new engine are changes in one place each: made in a copy of the tree, and used."""
+"""A new format and a new engine are a change in one place: made in a copy of the tree, and used."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def service(tree: Path) -> Iterator[RunningService]:
 
 def seconds_of(ac3: bytes) -> float:
     """How long the sound is, to a tenth of a second; fails for what is no AC-3."""
-    with av.open(io.BytesIO(ac3), format="ac3") as container:
-        (stream,) = container.streams.audio
-        return round(sum(f.samples / f.sample_rate for f in container.decode(stream)), 1)
+    with av.open(io.BytesIO(ac3), "r", format="ac3") as container:
+        frames = list(container.decode(container.streams.audio[0]))
+    return round(sum(frame.samples / frame.sample_rate for frame in frames), 1)
 
 
 async def test_a_format_added_in_one_place_works_at_every_speech_endpoint(
@@ -162,7 +162,7 @@ async def test_a_format_added_in_one_place_works_at_every_speech_endpoint(
 
 
 def wav_of_a_tone() -> bytes:
-    tone = np.sin(np.arange(24_000) / 10).astype(np.float32) / 2
+    tone = (np.sin(np.arange(24_000) / 10) / 2).astype(np.float32)
     return wav_header(24_000, len(tone)) + pcm16(tone)
 
 

@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from tests.support import uncollected
 from tests.support.script_engine import PIECE
 from tests.support.service import (
+    NET,
     PATIENT,
     SCRIPTED,
     Gate,
@@ -75,6 +77,7 @@ def service(method: str) -> Iterator[RunningService]:
 # Memory
 
 
+@pytest.mark.alone
 async def test_a_leaking_model_fails_no_request(method: str) -> None:
     """300 requests of 8 clients, each leaking 20 MB, against limits of 60 and 120 MB of growth."""
     settings = {
@@ -169,6 +172,7 @@ async def test_a_whole_answer_comes_from_one_worker(service: RunningService, gat
     assert set(samples) == {second["pid"] % 2**15}
 
 
+@pytest.mark.alone
 async def test_kills_at_random_under_load_fail_no_request() -> None:
     """SIGKILL to the busy worker, the idle one and the template, 20 times each, under load."""
     rng = random.Random(20)
@@ -227,6 +231,7 @@ def kill_one(service: RunningService, victim: str, rng: random.Random) -> None:
         os.kill(rng.choice(found)["pid"], signal.SIGKILL)
 
 
+@pytest.mark.quick
 async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
     service: RunningService, gate: Gate
 ) -> None:
@@ -242,6 +247,7 @@ async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
     assert received[44:] == whole[44:]
 
 
+@pytest.mark.quick
 async def test_a_poisonous_request_costs_three_workers_and_no_more(
     service: RunningService,
 ) -> None:
@@ -405,6 +411,13 @@ async def test_a_model_that_hangs_at_load_is_killed_and_tried_again() -> None:
         assert service.health()["status"] == "degraded"
 
 
+def wake_ups(pid: int) -> int:
+    """How often a process has begun to wait for something: of the busiest of its threads."""
+    statuses = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/status")]
+    found = (re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M) for text in statuses)
+    return max(int(match[1]) for match in found if match)
+
+
 async def test_nothing_spins_while_a_model_is_down() -> None:
     settings = {
         "VOICE_TEST_LOAD": "exit 1",
@@ -419,10 +432,14 @@ async def test_nothing_spins_while_a_model_is_down() -> None:
             ),
         )
         front = psutil.Process(service.process.pid)
+        (other,) = service.children(model="stt")
         before = sum(front.cpu_times()[:2])
         starts = len([e for e in service.events if e["event"] == "start_failed"])
-        # Ten ticks of the watch, as its pings to the other model's worker show.
-        await asyncio.sleep(2)
+        # Ten ticks of the watch: each has a ping to the other model's worker, which wakes it.
+        woken = wake_ups(other["pid"]) + 10
+        async with asyncio.timeout(NET):
+            while wake_ups(other["pid"]) < woken:  # noqa: ASYNC110 - nothing to wait on
+                await asyncio.sleep(0.1)
         assert sum(front.cpu_times()[:2]) - before < 1
         assert len([e for e in service.events if e["event"] == "start_failed"]) == starts
 

@@ -9,36 +9,9 @@ import aiohttp
 import pytest
 
 from model_procs.audio.pcm import wav_header
-from supervisor.http.shared.languages import language_code
 from tests.support.service import EMBEDDED, RunningService, running
 
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
-
-
-@pytest.mark.parametrize(
-    ("given", "code"),
-    [
-        (None, "auto"),
-        ("", "auto"),
-        (" ", "auto"),
-        ("auto", "auto"),
-        ("en", "en"),
-        ("en-US", "en"),
-        ("EN_gb", "en"),
-        ("eng", "en"),
-        ("English", "en"),
-        ("zh-Hans-CN", "zh"),
-        ("cmn", "zh"),
-        ("zh-HK", "yue"),
-        ("yue", "yue"),
-        ("cantonese", "yue"),
-        ("jpn", "ja"),
-        ("fr-FR", "fr"),
-        ("klingon", "klingon"),
-    ],
-)
-def test_a_language_has_many_names(given: str | None, code: str) -> None:
-    assert language_code(given) == code
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import configparser
 import contextlib
 import io
 import os
@@ -23,7 +22,7 @@ import soundfile
 
 from ipc.engines import Kind
 from supervisor.dispatch.backend import LocalBackend
-from supervisor.memory.cgroup import Container, find_container
+from supervisor.memory.cgroup import Container
 from supervisor.service import Service
 from supervisor.settings import Settings
 from tests.support.service import (
@@ -54,6 +53,7 @@ async def until(condition: Callable[[], object]) -> None:
 # Recycling by hand
 
 
+@pytest.mark.quick
 async def test_a_worker_is_replaced_on_demand_while_it_serves(gate: Gate) -> None:
     with running() as service:
         service.wait_ready()
@@ -85,6 +85,7 @@ async def test_only_workers_can_be_recycled() -> None:
                     assert response.status == 404
 
 
+@pytest.mark.alone
 async def test_fifty_recycles_under_load_fail_no_request() -> None:
     with running({"VOICE_ENGINE_TTS_WORKERS": "2"}) as service:
         service.wait_ready()
@@ -277,55 +278,6 @@ async def test_a_kill_by_the_kernel_is_told_as_such(
         await service.close()
 
 
-# Control groups, from copies of what kernels show
-
-
-def test_the_tightest_limit_of_version_2_binds(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("0::/outer/inner\n")
-    inner = tmp_path / "cgroup" / "outer" / "inner"
-    inner.mkdir(parents=True)
-    (inner / "memory.max").write_text("max\n")
-    (inner.parent / "memory.max").write_text(f"{512 * MB}\n")
-    (inner.parent / "memory.current").write_text(f"{300 * MB}\n")
-    (inner.parent / "memory.stat").write_text(f"anon 1\ninactive_file {100 * MB}\n")
-    (inner.parent / "memory.events").write_text("low 0\noom 1\noom_kill 2\n")
-    container = find_container(None, tmp_path / "cgroup", membership)
-    assert container == Container(512 * MB, "cgroup v2", inner.parent, 2)
-    assert container.usage() == 200 * MB
-    assert container.oom_kills() == 2
-
-
-def test_version_1_is_understood(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("5:cpu,cpuacct:/a\n4:memory:/a\n0::/\n")
-    group = tmp_path / "cgroup" / "memory" / "a"
-    group.mkdir(parents=True)
-    (group / "memory.limit_in_bytes").write_text(f"{256 * MB}\n")
-    (group.parent / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    (group / "memory.usage_in_bytes").write_text(f"{90 * MB}\n")
-    (group / "memory.stat").write_text(f"total_inactive_file {10 * MB}\n")
-    (group / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
-    container = find_container(None, tmp_path / "cgroup", membership)
-    assert (container.limit, container.source) == (256 * MB, "cgroup v1")
-    assert container.usage() == 80 * MB
-    assert container.oom_kills() == 3
-
-
-def test_without_any_limit_it_is_the_machine(tmp_path: Path) -> None:
-    container = find_container(None, tmp_path, tmp_path / "missing")
-    assert container.source == "machine"
-    assert 0 < container.usage() < container.limit
-
-
-def test_a_setting_lowers_the_limit_and_never_raises_it(tmp_path: Path) -> None:
-    membership = tmp_path / "membership"
-    membership.write_text("0::/\n")
-    (tmp_path / "memory.max").write_text(f"{512 * MB}\n")
-    assert find_container(100 * MB, tmp_path, membership).limit == 100 * MB
-    assert find_container(900 * MB, tmp_path, membership).limit == 512 * MB
-
-
 # Reloading
 
 
@@ -408,14 +360,6 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             assert manager.recv(4096) == b"READY=1"
             service.process.send_signal(signal.SIGTERM)
             assert manager.recv(4096) == b"STOPPING=1"
-
-
-def test_the_unit_has_systemd_listen() -> None:
-    unit = configparser.ConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "ops" / "voice-engine.service")
-    assert unit["Service"]["Type"] == "notify"  # of others systemd takes no word
-    assert unit["Service"]["TimeoutStartSec"] == "infinity"  # models take long to load, or to mend
 
 
 # Overload and poison

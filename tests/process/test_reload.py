@@ -55,6 +55,12 @@ async def test_workers_are_replaced_while_the_new_model_loads(tmp_path: Path) ->
         await asyncio.to_thread(service.wait_for, "reloading")
         os.kill(worker["pid"], signal.SIGKILL)
         await asyncio.to_thread(service.wait_for, "worker_ready", child="tts-2")
+        async with (
+            aiohttp.ClientSession(service.url) as client,
+            client.post("/v1/clone", data=script_form("say 1")) as response,
+        ):
+            assert response.status == 200
+        assert [event for event in service.events if event["event"] == "reloaded"] == []
 
 
 async def test_a_reload_that_works_ends_the_pause_of_a_failed_model(tmp_path: Path) -> None:
@@ -72,6 +78,12 @@ async def test_a_reload_that_works_ends_the_pause_of_a_failed_model(tmp_path: Pa
         load.write_text("")
         service.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(service.wait_ready)
+        async with (
+            aiohttp.ClientSession(service.url) as client,
+            client.post("/v1/clone", data=script_form("say 1")) as response,
+        ):
+            assert response.status == 200
+        assert service.health()["models"]["tts"]["message"] is None
 
 
 async def test_the_queue_goes_by_the_new_settings(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import soundfile
 from supervisor.http.shared.synthesis import cached_id
 from tests.support.service import RunningService, running
 
+pytestmark = pytest.mark.quick
+
 HUM = {"VOICE_ENGINE_TTS_ENGINE": "tests.support.listening_engines:Hum"}
 
 

@@ -29,6 +29,7 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.alone
 def test_a_quick_run_prints_and_writes_the_same_figures(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     result = _bench("--quick", "--only", "pipe", "--json", str(file))
@@ -88,6 +89,7 @@ def stalling_port() -> int:
     return port
 
 
+@pytest.mark.alone
 def test_at_a_fixed_rate_a_stall_counts_for_all_that_were_due(stalling_port: int) -> None:
     measured = run(Plan(stalling_port, "/", requests=10, rate=100))
     assert measured.statuses == {"200": 10}

@@ -19,7 +19,6 @@ from tests.support.service import RunningService, read_wav, running
 BLOCKS, BLOCK = 10, 500
 CONNECTIONS = 8
 REFUSED = {"invalid_audio", "empty_audio", "audio_too_long"}
-RECORDINGS = recordings()
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,12 @@ async def test_spoilt_recordings(service: RunningService, block: int) -> None:
 
     async def send_all(client: aiohttp.ClientSession) -> None:
         for seed in seeds:
-            what, data = spoil(RECORDINGS, seed)
+            what, data = spoil(recordings(), seed)
             status = await (clone if seed % 2 else transcribe)(client, data, what)
             statuses[status] += 1
             if seed % 10 == 0:
                 # Those that are sent between them do not suffer.
-                assert await transcribe(client, RECORDINGS["opus"], "whole") == 200
+                assert await transcribe(client, recordings()["opus"], "whole") == 200
 
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
     async with aiohttp.ClientSession(service.url, connector=connector) as client:

@@ -11,6 +11,7 @@ import pytest
 from tests.support.service import ROOT
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_no_request_fails_while_the_service_is_hurt(tmp_path: Path) -> None:
     out = tmp_path / "report"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import soundfile
@@ -16,13 +17,19 @@ _HEADER = 160
 """The bytes in which a container says the most about itself."""
 
 
-def recordings() -> dict[str, bytes]:
-    """A fifth of a second of a chirp in each format."""
+def chirp() -> bytes:
+    """A fifth of a second of a chirp, as a WAV."""
     rate = 16_000
     time = np.arange(rate // 5) / rate
     file = io.BytesIO()
     soundfile.write(file, 0.4 * np.sin(2 * np.pi * (200 + 900 * time) * time), rate, format="WAV")
-    wav = file.getvalue()
+    return file.getvalue()
+
+
+@cache
+def recordings() -> dict[str, bytes]:
+    """The chirp in each format."""
+    wav = chirp()
     return {"wav": wav} | {name: encode(wav, name) for name in (*FORMATS, *RARE_FORMATS)}
 
 

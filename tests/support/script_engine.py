@@ -20,10 +20,10 @@ The text of a request is a script of commands separated by ";":
     pid            nothing: for recordings, whose transcript tells the pid in any case
     segment TEXT   hear a sentence of one second
 
-`Script` speaks (its answer is a WAV), `ScriptedRecognizer` transcribes: the script is the recording,
+`Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once: while one
+waits or sleeps, the others go on. `ScriptedRecognizer` transcribes: the script is the recording,
 and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the number of
-bytes. `ScriptedBatch` speaks up to four scripts at once: while one of them waits or sleeps, the others
-go on.
+bytes.
 """
 
 from __future__ import annotations

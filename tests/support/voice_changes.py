@@ -121,6 +121,23 @@ def read(folder: Path) -> State:
     return state
 
 
+def reloaded(folder: Path) -> VoiceStore:
+    """What a new front makes of the folder."""
+    store = VoiceStore(folder)
+    store.load()
+    return store
+
+
+def recordings(folder: Path) -> set[str]:
+    """The names of the kept recordings."""
+    return {path.name for path in (folder / "recordings").iterdir()}
+
+
+def below(folder: Path) -> set[str]:
+    """The names of all files and folders in there."""
+    return {path.name for path in folder.rglob("*")}
+
+
 async def _change(change: str, folder: Path) -> None:
     store = VoiceStore(folder)
     store.load()  # which is all there is to "tidy"

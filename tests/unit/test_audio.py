@@ -276,7 +276,7 @@ def test_bad_input_is_refused_with_advice(name: str) -> None:
     assert error.code is code
     assert part in error.message
     assert "; " in error.message
-    assert "/" not in error.message.replace("M4A/AAC", "")
+    assert "/" not in error.message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -6,7 +6,9 @@ import dataclasses
 import os
 import signal
 import struct
+import types
 import typing
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +17,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc import messages
+from ipc import codec
 from ipc.channel import BlockingChannel
-from ipc.codec import HEADER_SIZE, MAX_FRAME, VERSION, Decoder, FrameError, encode, encode_parts
-from ipc.messages import Cancel, Chunk, Message, Ping, Request
+from ipc.codec import (
+    HEADER_SIZE,
+    MAX_FRAME,
+    VERSION,
+    Decoder,
+    FrameError,
+    content,
+    encode,
+    encode_parts,
+)
+from ipc.engines import BuiltinVoice, EngineInfo
+from ipc.messages import Cancel, Chunk, Done, Message, Ping, Ready, Recognized, Request
+from ipc.operations import (
+    RESULT_OF,
+    AnyOperation,
+    AnyResult,
+    EncodeVoice,
+    Operation,
+    Paralinguistics,
+    Recording,
+    Sampling,
+    Segment,
+    SentenceTime,
+    Speak,
+    SpeechResult,
+    Transcribe,
+    Transcript,
+    Voice,
+    VoiceResult,
+    Word,
+)
 
 _INT = st.integers(-(2**63), 2**63 - 1)
 _JSON = st.dictionaries(
@@ -32,6 +63,8 @@ _JSON = st.dictionaries(
 )
 _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: _INT,
+    float: st.floats(allow_nan=False),
+    bool: st.booleans(),
     str: st.text(max_size=32),
     bytes: st.binary(max_size=64),
     type(None): st.none(),
@@ -39,21 +72,26 @@ _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def _field_strategy(annotation: Any) -> st.SearchStrategy[Any]:
-    members = typing.get_args(annotation) if typing.get_origin(annotation) is not dict else ()
-    if members:
-        return st.one_of([_field_strategy(member) for member in members])
-    return _BY_TYPE[typing.get_origin(annotation) or annotation]
+def _values(annotation: Any) -> st.SearchStrategy[Any]:
+    """Values of an annotation: of a plain type, a literal, a tuple, a dataclass, or a union."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return st.one_of([_values(member) for member in arguments])
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
+    if origin is tuple:
+        assert arguments[1:] == (...,)
+        return st.lists(_values(arguments[0]), max_size=3).map(tuple)
+    if dataclasses.is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation)
+        fields = dataclasses.fields(annotation)
+        make: Any = annotation
+        return st.builds(make, **{field.name: _values(hints[field.name]) for field in fields})
+    return _BY_TYPE[origin or annotation]
 
 
-def _message_strategy(cls: type[Any]) -> st.SearchStrategy[Message]:
-    hints = typing.get_type_hints(cls, vars(messages))
-    return st.builds(
-        cls, **{field.name: _field_strategy(hints[field.name]) for field in dataclasses.fields(cls)}
-    )
-
-
-any_message = st.one_of([_message_strategy(cls) for cls in typing.get_args(Message)])
+any_message: st.SearchStrategy[Message] = _values(Message)
+any_operation: st.SearchStrategy[AnyOperation] = _values(AnyOperation)
 
 
 def _frame(payload: bytes) -> bytes:
@@ -172,6 +210,276 @@ def test_deep_nesting_is_refused() -> None:
         Decoder().feed(_frame(b"\x91" * 100_000))
 
 
-def test_optional_fields_take_none() -> None:
-    request = Request(1, "clone", {"text": "hi"}, audio=None, audio_path="/x", skip=3)
-    assert Decoder().feed(encode(request) + encode(Ping(2))) == [request, Ping(2)]
+# Fields that are dataclasses themselves
+
+UPLOAD = Recording("key", b"sound")
+TOLD = Paralinguistics("en", "HAPPY", ("Speech",), 0.9, None, 0.5)
+SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Request(1, Speak("hi", Voice(), Sampling(7))),
+        Request(1, Speak("hi", Voice("alba"), Sampling(7, 0.5, 2, -4.0), "mp3", True, 8000)),
+        Request(1, Speak("hi", Voice(None, Recording("k", None, "/x"), True), Sampling(7)), skip=3),
+        Request(1, EncodeVoice(UPLOAD, registered=False)),
+        Request(1, Transcribe(UPLOAD, "en", itn=False, words=True, streamed=True), skip=2),
+        Done(1, SpeechResult(8000, 16_000, 0.1, True, (SentenceTime("Hi.", 0, 1.5),)), 9),
+        Done(1, SpeechResult(8000, 16_000), 9),
+        Done(1, VoiceResult(1.5, cached=True), 9),
+        Done(1, Transcript("Yes.", "<|en|>Yes.", 2.0, TOLD, (SEGMENT,)), 9),
+        Recognized(1, SEGMENT),
+        Recognized(1, dataclasses.replace(SEGMENT, words=None)),
+        Recognized(1, dataclasses.replace(SEGMENT, words=())),
+        Ready(EngineInfo("flite", 16_000), 9),
+        Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),), facts={"x": [1]}), 9),
+    ],
+)
+def test_a_message_comes_back_with_all_that_is_in_it(message: Message) -> None:
+    (back,) = Decoder().feed(encode(message) + encode(Ping(2)))[:1]
+    assert back == message
+    assert repr(back) == repr(message)  # as strict about types within
+
+
+def test_a_whole_number_is_a_float_too() -> None:
+    (back,) = Decoder().feed(encode(Done(1, VoiceResult(2, cached=False), 0)))
+    assert back == Done(1, VoiceResult(2.0, cached=False), 0)
+
+
+def test_every_operation_has_its_result_and_a_place_in_the_messages() -> None:
+    operations = typing.get_args(AnyOperation)
+    assert set(RESULT_OF) == set(operations)
+    # Slots make a class of another of the same name, so that names are what can be compared.
+    names = {operation.__name__ for operation in operations}
+    assert names == {subclass.__name__ for subclass in Operation.__subclasses__()}
+    assert set(RESULT_OF.values()) == set(typing.get_args(AnyResult))
+    for operation, result in RESULT_OF.items():
+        (base,) = vars(operation)["__orig_bases__"]
+        assert typing.get_args(base) == (result,)
+
+
+def _array(message: Message) -> list[Any]:
+    """The array in the frame of `message`."""
+    array: list[Any] = msgpack.unpackb(encode(message)[HEADER_SIZE:])
+    return array
+
+
+_SPEAK = Request(1, Speak("hi", Voice(recording=UPLOAD), Sampling(7)))
+_TRANSCRIPT = Done(1, Transcript("Yes.", "<|en|>Yes.", 2.0, TOLD, (SEGMENT,)), 9)
+_READY = Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),)), 9)
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "value", "complaint"),
+    [
+        # Of a request: the operation, behind version, kind and id.
+        (_SPEAK, (3,), None, "Request do not fit"),
+        (_SPEAK, (3,), "speak", "Request do not fit"),
+        (_SPEAK, (3,), {}, "Request do not fit"),
+        (_SPEAK, (3,), [], "unknown kind of field None"),
+        (_SPEAK, (3, 0), 3, "unknown kind of field 3"),
+        (_SPEAK, (3, 0), -1, "unknown kind of field -1"),
+        (_SPEAK, (3, 0), False, "unknown kind of field False"),
+        (_SPEAK, (3, 0), "0", "unknown kind of field '0'"),
+        (_SPEAK, (3, 0), [0], "unknown kind of field"),
+        (_SPEAK, (3, 0), 1, "EncodeVoice do not fit"),
+        (_SPEAK, (3, 1), b"hi", "Speak do not fit"),
+        (_SPEAK, (3, 2), "alba", "Speak do not fit"),
+        (_SPEAK, (3, 2), [], "Voice do not fit"),
+        (_SPEAK, (3, 2, 1), "key", "Voice do not fit"),
+        (_SPEAK, (3, 2, 1), ["key"], "Recording do not fit"),
+        (_SPEAK, (3, 2, 1, 1), "sound", "Recording do not fit"),
+        (_SPEAK, (3, 2, 2), 0, "Voice do not fit"),
+        (_SPEAK, (3, 3, 0), True, "Sampling do not fit"),
+        (_SPEAK, (3, 3, 0), 7.0, "Sampling do not fit"),
+        (_SPEAK, (3, 3, 1), "0.5", "Sampling do not fit"),
+        (_SPEAK, (3, 8), True, "Speak do not fit"),
+        # Of a transcript: the segments, behind text, raw, duration and paralinguistics.
+        (_TRANSCRIPT, (3, 0), 7, "unknown kind of field 7"),
+        (_TRANSCRIPT, (3, 3), "2.0", "Transcript do not fit"),
+        (_TRANSCRIPT, (3, 4, 2), "Speech", "Paralinguistics do not fit"),
+        (_TRANSCRIPT, (3, 4, 2, 0), 1, "an item of a list does not fit"),
+        (_TRANSCRIPT, (3, 4, 2, 0), None, "an item of a list does not fit"),
+        (_TRANSCRIPT, (3, 5), None, "Transcript do not fit"),
+        (_TRANSCRIPT, (3, 5, 0), "Yes.", "an item of a list does not fit"),
+        (_TRANSCRIPT, (3, 5, 0), None, "an item of a list does not fit"),
+        (_TRANSCRIPT, (3, 5, 0), [], "Segment do not fit"),
+        (_TRANSCRIPT, (3, 5, 0, 5, 0, 1), "0.5", "Word do not fit"),
+        (_TRANSCRIPT, (3, 5, 0, 5, 0), 1, "an item of a list does not fit"),
+        # Of an engine: notes and voices.
+        (_READY, (2, 2, 0), b"note", "an item of a list does not fit"),
+        (_READY, (2, 4, 0), ["b"], "BuiltinVoice do not fit"),
+        (_READY, (2, 9), [], "EngineInfo do not fit"),
+    ],
+)
+def test_nested_garbage_is_refused(
+    message: Message, path: tuple[int, ...], value: Any, complaint: str
+) -> None:
+    array = _array(message)
+    *within, last = path
+    place = array
+    for index in within:
+        place = place[index]
+    assert place[last] != value or type(place[last]) is not type(value)
+    place[last] = value
+    with pytest.raises(FrameError, match=complaint):
+        Decoder().feed(_frame(msgpack.packb(array)))
+
+
+def _places(array: list[Any]) -> Iterator[tuple[list[Any], int]]:
+    """All elements of `array` and of the arrays in it, as list and index."""
+    for index, element in enumerate(array):
+        yield array, index
+        if isinstance(element, list):
+            yield from _places(element)
+
+
+@given(any_message, st.data())
+def test_what_is_wrong_anywhere_inside_never_raises_anything_else(
+    message: Message, data: st.DataObject
+) -> None:
+    array = _array(message)
+    place, index = data.draw(st.sampled_from(list(_places(array))))
+    if data.draw(st.booleans()):
+        place[index] = data.draw(st.sampled_from([None, True, 5, 0.5, "x", b"x", [], [0], {}]))
+    else:
+        del place[index]
+    try:
+        (back,) = Decoder().feed(_frame(msgpack.packb(array)))
+    except FrameError:
+        return
+    # The rare array that is a message must be one in every respect.
+    assert Decoder().feed(encode(back)) == [back]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Choices:
+    """Annotations that the codec knows and no message happens to have."""
+
+    mode: typing.Literal["fast", "good"]
+    level: typing.Literal[1, 2] | None = None
+    modes: tuple[typing.Literal["fast", "good"], ...] = ()
+    either: Word | Recording | None = None
+
+
+@given(_values(_Choices))
+def test_literals_and_optional_unions_come_back(choices: _Choices) -> None:
+    shape = codec._shape(_Choices)
+    assert shape.unpack(msgpack.unpackb(msgpack.packb(shape.pack(choices)))) == choices
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (["best", None, [], None], "'best' is none of"),
+        ([None, None, [], None], "do not fit"),
+        ([7, None, [], None], "do not fit"),
+        (["fast", 3, [], None], "3 is none of"),
+        (["fast", True, [], None], "do not fit"),
+        (["fast", None, ["good", "best"], None], "'best' is none of"),
+        (["fast", None, [1], None], "an item of a list"),
+        (["fast", None, [], [2, "x", 0, 1]], "unknown kind of field 2"),
+        (["fast", None, [], [1, "x", 0.5, 1.5]], "Recording do not fit"),
+        (["fast", None, [], "x"], "do not fit"),
+    ],
+)
+def test_what_a_literal_or_a_union_does_not_allow_is_refused(
+    values: list[Any], complaint: str
+) -> None:
+    with pytest.raises(FrameError, match=complaint):
+        codec._shape(_Choices).unpack(values)
+
+
+# The content of an operation
+
+
+_OPERATIONS: tuple[AnyOperation, ...] = (
+    Speak("hi", Voice("alba", UPLOAD), Sampling(7, 0.5, 2, -4.0), sample_rate=1, bit_rate=2),
+    EncodeVoice(UPLOAD),
+    Transcribe(UPLOAD),
+)
+"""One of each, no field of which that leads to others is None."""
+
+Change = Callable[[Any], Any]
+
+
+def _changes(value: Any) -> Iterator[tuple[str, bool, Change]]:
+    """For each field of a dataclass, and of those in it: its name, whether it is transient, and
+    what makes the same with another value there.
+    """
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            for name, transient, change in _changes(inner):
+                yield f"{field.name}.{name}", transient, _within(field.name, change)
+        else:
+            yield field.name, bool(field.metadata.get("transient")), _within(field.name, _other)
+
+
+def _within(name: str, change: Change) -> Change:
+    return lambda value: dataclasses.replace(value, **{name: change(getattr(value, name))})
+
+
+def _other(value: Any) -> Any:
+    """Another value of the same type; for None a text, which is no value of any field here."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value + "x"
+        case bytes():
+            return value + b"x"
+        case None:
+            return "another"
+    raise TypeError(f"no other value for {value!r}")
+
+
+_CASES = [
+    pytest.param(operation, transient, change, id=f"{type(operation).__name__}.{name}")
+    for operation in _OPERATIONS
+    for name, transient, change in _changes(operation)
+]
+
+
+@pytest.mark.parametrize(("operation", "transient", "change"), _CASES)
+def test_content_is_what_is_asked_for(
+    operation: AnyOperation, transient: bool, change: Change
+) -> None:
+    changed = change(operation)
+    assert changed != operation
+    assert (content(changed) == content(operation)) is transient
+
+
+def test_transient_are_the_seed_and_where_a_recording_is() -> None:
+    names = {
+        name for operation in _OPERATIONS for name, transient, _ in _changes(operation) if transient
+    }
+    assert {type(operation) for operation in _OPERATIONS} == set(typing.get_args(AnyOperation))
+    assert names == {
+        "sampling.seed",
+        "recording.data",
+        "recording.path",
+        "voice.recording.data",
+        "voice.recording.path",
+    }
+
+
+def test_content_tells_operations_and_missing_parts_apart() -> None:
+    plain = Speak("hi", Voice(), Sampling(7))
+    found: list[AnyOperation] = [
+        plain,
+        dataclasses.replace(plain, voice=Voice("alba")),
+        dataclasses.replace(plain, voice=Voice(recording=UPLOAD)),
+        dataclasses.replace(plain, voice=Voice(recording=UPLOAD, registered=True)),
+        EncodeVoice(UPLOAD),
+        Transcribe(UPLOAD),
+    ]
+    assert len({content(operation) for operation in found}) == len(found)
+
+
+@given(any_operation)
+def test_any_operation_has_a_content(operation: AnyOperation) -> None:
+    assert content(operation) == content(dataclasses.replace(operation))

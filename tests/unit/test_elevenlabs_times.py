@@ -5,17 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.engines import Json
+from ipc.operations import Paralinguistics, Segment, SentenceTime, Transcript, Word
 from model_procs.speech.text import sentences, strip_tags
 from supervisor.http.routes.elevenlabs.transcription import scribe_words
 from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
 
 
-def spoken(text: str, start: float = 0.5) -> list[Json]:
+def spoken(text: str, start: float = 0.5) -> list[SentenceTime]:
     """The sentences of `text` as a worker tells them, of one second each with a pause between."""
     said = sentences(strip_tags(text))
     return [
-        {"text": sentence, "start": start + 1.5 * number, "end": start + 1.5 * number + 1.0}
+        SentenceTime(sentence, start + 1.5 * number, start + 1.5 * number + 1.0)
         for number, sentence in enumerate(said)
     ]
 
@@ -72,7 +72,7 @@ def test_nothing_said_takes_the_whole_time() -> None:
 def test_all_characters_are_there_in_order(noise: str, words: list[str]) -> None:
     text = noise.join(["", *words, ""])
     said = spoken(text)
-    duration = said[-1]["end"] + 0.25 if said else 1.0
+    duration = said[-1].end + 0.25 if said else 1.0
     found = align_text(text, said, duration)
     assert found.characters == list(text)
     ends = found.character_end_times_seconds
@@ -83,27 +83,25 @@ def test_all_characters_are_there_in_order(noise: str, words: list[str]) -> None
     assert all(0 <= end <= duration for end in ends)
 
 
-def segment(start: float, end: float, events: list[str], words: list[Json]) -> Json:
-    return {"start": start, "end": end, "events": events, "words": words}
+def segment(start: float, end: float, events: tuple[str, ...], *words: Word) -> Segment:
+    told = Paralinguistics("en", "HAPPY", events)
+    return Segment(0, start, end, "", told, words)
 
 
-def word(text: str, start: float, end: float) -> Json:
-    return {"word": text, "start": start, "end": end}
+def transcript(text: str, events: tuple[str, ...], *segments: Segment) -> Transcript:
+    return Transcript(text, "", 5.0, Paralinguistics("en", "HAPPY", events), segments)
 
 
-LAUGHING = {
-    "text": "Ha, no. 你好",
-    "duration": 5.0,
-    "events": ["Speech", "Laughter", "BGM"],
-    "segments": [
-        segment(0.5, 1.0, ["Speech", "Laughter"], [word("Ha,", 0.5, 1.0)]),
-        segment(0.9, 2.0, ["Speech", "Laughter"], [word("no.", 0.9, 2.0)]),
-        segment(3.0, 4.0, ["Speech", "BGM"], [word("你", 3.0, 3.5), word("好", 3.5, 4.0)]),
-    ],
-}
+LAUGHING = transcript(
+    "Ha, no. 你好",
+    ("Speech", "Laughter", "BGM"),
+    segment(0.5, 1.0, ("Speech", "Laughter"), Word("Ha,", 0.5, 1.0)),
+    segment(0.9, 2.0, ("Speech", "Laughter"), Word("no.", 0.9, 2.0)),
+    segment(3.0, 4.0, ("Speech", "BGM"), Word("你", 3.0, 3.5), Word("好", 3.5, 4.0)),
+)
 
 
-def told(result: Json, *, events: bool) -> list[tuple[str, str, float, float]]:
+def told(result: Transcript, *, events: bool) -> list[tuple[str, str, float, float]]:
     words = scribe_words(result, characters=False, events=events)
     return [(word.type, word.text, word.start, word.end) for word in words]
 
@@ -127,6 +125,6 @@ def test_what_is_heard_besides_speech_stands_where_it_begins() -> None:
 
 
 def test_music_without_a_word() -> None:
-    music = {"text": "", "duration": 5.0, "events": ["BGM"], "segments": []}
+    music = transcript("", ("BGM",))
     assert told(music, events=True) == [("audio_event", "(bgm)", 0.0, 5.0)]
     assert told(music, events=False) == []

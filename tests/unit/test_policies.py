@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.dispatch.admission import Limits, admit
-from supervisor.dispatch.cost import SOUND, Speed
+from supervisor.dispatch.admission import QueueLimits, admit
+from supervisor.dispatch.cost import INITIAL_SPEED, CostModel, Unit, Work
 from supervisor.dispatch.fair_queue import FairQueue
 from supervisor.dispatch.quarantine import Quarantine
-from supervisor.memory.limits import MB, DoesNotFit, Limit, Need, plan
-from supervisor.memory.limits import Limits as MemoryLimits
+from supervisor.memory.limits import MB, DoesNotFit, Limit, MemoryLimits, Need, plan
 from supervisor.memory.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide, relieve
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.lifecycle import TRANSITIONS, Event, IllegalTransition, State, next_state
@@ -28,7 +27,9 @@ def test_a_legal_event_leads_to_the_state_in_the_table() -> None:
 
 def test_every_other_event_is_refused() -> None:
     illegal = set(itertools.product(State, Event)) - set(TRANSITIONS)
-    assert (State.IDLE, Event.FINISH) in illegal
+    assert (State.STARTING, Event.EMPTY) in illegal
+    assert (State.READY, Event.EMPTY) in illegal
+    assert (State.DRAINING, Event.READY) in illegal
     assert (State.DEAD, Event.EXIT) in illegal
     for state, event in illegal:
         with pytest.raises(IllegalTransition):
@@ -179,7 +180,7 @@ def test_a_soft_limit_over_the_hard_one_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["x", "-1", "+", "1.5", "+-3", "1 2", "٣"])
 def test_what_is_no_limit(text: str) -> None:
-    with pytest.raises(ValueError, match="is no limit"):
+    with pytest.raises(ValueError, match="is not a limit"):
         Limit.parse(text)
 
 
@@ -224,7 +225,7 @@ def test_two_models_that_fail_together_do_not_retry_together() -> None:
 
 # Admission
 
-LIMITS = Limits(requests=10, seconds=60.0, client_share=0.5)
+LIMITS = QueueLimits(requests=10, seconds=60.0, client_share=0.5)
 
 
 @pytest.mark.parametrize(
@@ -270,51 +271,68 @@ def test_admission(  # noqa: PLR0917 - a row of the table
         assert 0 <= refusal.retry_after <= running + sum(c for c, _ in waiting) + cost
 
 
-def test_speed_is_measured_per_kind() -> None:
-    speed = Speed({"text": 0.1, "pcm": 0.01})
-    assert speed.estimate("text", 10) == pytest.approx(1.0)
-    speed.measured("text", 10, 2.0)
-    assert speed.estimate("text", 10) == pytest.approx(2.0)
-    speed.measured("text", 10, 4.0)
-    assert speed.estimate("text", 10) == pytest.approx(2.4)
-    assert speed.estimate("pcm", 10) == pytest.approx(0.1)
+def characters(size: float) -> Work:
+    return Work(Unit.CHARACTERS, size)
+
+
+def test_every_unit_has_a_guess() -> None:
+    assert INITIAL_SPEED.keys() == set(Unit)
+    assert all(speed > 0 for speed in INITIAL_SPEED.values())
+    assert CostModel().initial == INITIAL_SPEED
+
+
+def test_cost_is_measured_per_unit() -> None:
+    cost = CostModel({Unit.CHARACTERS: 0.1, Unit.BYTES: 0.01})
+    assert cost.estimate(characters(10)) == pytest.approx(1.0)
+    cost.measured(characters(10), 2.0)
+    assert cost.estimate(characters(10)) == pytest.approx(2.0)
+    cost.measured(characters(10), 4.0)
+    assert cost.estimate(characters(10)) == pytest.approx(2.4)
+    assert cost.estimate(Work(Unit.BYTES, 10)) == pytest.approx(0.1)
+
+
+def test_what_one_model_has_learned_is_its_own() -> None:
+    one, other = CostModel(), CostModel()
+    one.measured(characters(10), 99.0)
+    assert other.estimate(characters(10)) == pytest.approx(0.2)
 
 
 def test_a_slow_short_request_does_not_make_a_long_one_hopeless() -> None:
-    speed = Speed({"text": 0.02})
+    cost = CostModel({Unit.CHARACTERS: 0.02})
     for _ in range(20):  # three words each, and ten seconds to encode the reference
-        speed.measured("text", 15, 10.0)
-    assert speed.estimate("text", 15) == pytest.approx(10.0)
-    assert speed.estimate("text", 5000) == pytest.approx(10.0 + 0.02 * 4985)
+        cost.measured(characters(15), 10.0)
+    assert cost.estimate(characters(15)) == pytest.approx(10.0)
+    assert cost.estimate(characters(5000)) == pytest.approx(10.0 + 0.02 * 4985)
 
 
 @pytest.mark.parametrize(("fixed", "per_unit"), [(0.0, 0.001), (0.0, 0.2), (5.0, 0.05), (3.0, 0.0)])
-def test_speed_learns_what_each_request_costs_and_what_its_size_does(
+def test_it_is_learned_what_each_request_costs_and_what_its_size_does(
     fixed: float, per_unit: float
 ) -> None:
-    speed = Speed({"text": 0.02})
+    cost = CostModel({Unit.CHARACTERS: 0.02})
     for size in [20, 2000, 300, 50, 1000, 4000, 10, 700] * 5:
-        speed.measured("text", size, fixed + per_unit * size)
+        cost.measured(characters(size), fixed + per_unit * size)
     for size in (10, 500, 5000):
         truth = fixed + per_unit * size
-        assert speed.estimate("text", size) == pytest.approx(truth, rel=0.2, abs=2.0)
+        assert cost.estimate(characters(size)) == pytest.approx(truth, rel=0.2, abs=2.0)
 
 
 def test_a_dense_recording_is_no_longer_than_the_longest() -> None:
-    speed = Speed({SOUND: 0.06, "bytes": 2e-5})
+    cost = CostModel({Unit.SECONDS: 0.06, Unit.BYTES: 2e-5})
     for seconds in [5, 300, 20, 120, 10, 600] * 5:  # 3 kB a second, each second heard in 0.3
-        speed.measured("bytes", 3000 * seconds, 0.3 * seconds, sound=seconds)
-    assert speed.estimate("bytes", 3000 * 60, 720) == pytest.approx(18, rel=0.2)
+        cost.measured(Work(Unit.BYTES, 3000 * seconds), 0.3 * seconds, sound=seconds)
+    assert cost.estimate(Work(Unit.BYTES, 3000 * 60, 720)) == pytest.approx(18, rel=0.2)
     # Twelve minutes with 16 kB a second.
-    assert speed.estimate("bytes", 16_000 * 720) > 1000
-    assert speed.estimate("bytes", 16_000 * 720, 720) == pytest.approx(0.3 * 720, rel=0.1)
+    assert cost.estimate(Work(Unit.BYTES, 16_000 * 720)) > 1000
+    dense = Work(Unit.BYTES, 16_000 * 720, longest=720)
+    assert cost.estimate(dense) == pytest.approx(0.3 * 720, rel=0.1)
 
 
 def test_what_a_recording_claims_to_last_teaches_nothing() -> None:
-    speed = Speed({SOUND: 0.06})
+    cost = CostModel({Unit.SECONDS: 0.06})
     for seconds in [5, 300, 20, 120, 10, 600] * 5:
-        speed.measured(SOUND, 1, 0.3 * seconds, sound=seconds)
-    assert speed.estimate(SOUND, 100, 720) == pytest.approx(30, rel=0.1)
+        cost.measured(Work(Unit.SECONDS, 1), 0.3 * seconds, sound=seconds)
+    assert cost.estimate(Work(Unit.SECONDS, 100, 720)) == pytest.approx(30, rel=0.1)
 
 
 def drained(queue: FairQueue[str]) -> list[str]:

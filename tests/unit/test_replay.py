@@ -1,38 +1,44 @@
-"""What a worker leaves out of an answer that is made again."""
+"""What a worker leaves out of a response that is made again."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import threading
 
 import pytest
 
 from ipc.channel import BlockingChannel
-from ipc.engines import Json
-from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Chunk, Request
-from model_procs.worker import _send_chunks
+from ipc.messages import Chunk, Done, Failed, Request
+from ipc.operations import Sampling, Speak, SpeechResult, Voice
+from model_procs.engine import Output
+from model_procs.worker import _Inbox, _Running
+
+RESULT = SpeechResult(8000, 6)
 
 
-def answer() -> Generator[bytes, None, Json]:
+def speech() -> Output:
     yield b"abc"
     yield b"def"
-    return {"duration": 1.0}
+    return RESULT
 
 
-def sent(skip: int) -> tuple[Json, bytes]:
-    """What the worker says, and sends, of an answer of which there are `skip` bytes already."""
+def sent(skip: int) -> tuple[Done | Failed, bytes]:
+    """What the worker says, and sends, of a response of which there are `skip` bytes already."""
     read_fd, write_fd = os.pipe()
     try:
         ours, theirs = BlockingChannel(read_fd, write_fd), BlockingChannel(read_fd, write_fd)
-        request = Request(1, "speak", {"seed": 1}, skip=skip)
-        result = _send_chunks(answer(), theirs, request)
-        theirs.send(Chunk(2, b""))
+        request = Request(1, Speak("Hi.", Voice(), Sampling(1)), skip)
+        stop = threading.Event()
+        inbox = _Inbox(theirs)
+        inbox._stops[1] = stop
+        assert not _Running(request, speech(), stop, theirs, inbox).advance()
         data = b""
-        while (chunk := ours.receive()) != Chunk(2, b""):
-            assert isinstance(chunk, Chunk)
-            data += chunk.data
-        return result, data
+        while True:
+            message = ours.receive()
+            if isinstance(message, Done | Failed):
+                return message, data
+            assert isinstance(message, Chunk)
+            data += message.data
     finally:
         os.close(read_fd)
         os.close(write_fd)
@@ -40,10 +46,12 @@ def sent(skip: int) -> tuple[Json, bytes]:
 
 @pytest.mark.parametrize("skip", range(7))
 def test_the_bytes_that_are_there_are_left_out(skip: int) -> None:
-    assert sent(skip) == ({"duration": 1.0}, b"abcdef"[skip:])
+    report, data = sent(skip)
+    assert isinstance(report, Done)
+    assert (report.result, data) == (RESULT, b"abcdef"[skip:])
 
 
-def test_an_answer_that_is_shorter_than_its_beginning_is_another_one() -> None:
-    with pytest.raises(ServiceError) as raised:
-        sent(7)
-    assert raised.value.code is ErrorCode.engine_error
+def test_a_response_that_is_shorter_than_its_beginning_is_another_one() -> None:
+    report, data = sent(7)
+    assert isinstance(report, Failed)
+    assert (report.code, data) == ("engine_error", b"")

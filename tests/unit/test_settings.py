@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from ipc.engines import ENGINES
-from supervisor.settings import Settings
+from ipc.engines import ENGINES, Kind
+from supervisor.memory.limits import MB, Limit
+from supervisor.settings import ModelSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+HUM = "tests.support.listening_engines:Hum"
+
+
+def model(settings: Settings, name: str) -> ModelSettings:
+    """The model of that name."""
+    (found,) = [one for one in settings.models if one.name == name]
+    return found
+
+
+def engines(settings: Settings) -> tuple[str, ...]:
+    """The engines of all models."""
+    return tuple(one.engine.name for one in settings.models)
 
 
 def test_the_readme_lists_every_setting() -> None:
@@ -23,72 +33,114 @@ def test_the_readme_lists_every_setting() -> None:
 def test_a_variable_of_the_environment_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9000")
     monkeypatch.setenv("VOICE_ENGINE_TTS_WORKERS", "2")
-    assert (Settings().port, Settings().workers("tts")) == (9000, 2)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "complaint"),
-    [
-        ("PORT", "99999", "PORT"),
-        ("VOICE_ENGINE_TTS_WORKERS", "0", "tts_workers"),
-        ("VOICE_ENGINE_PROFILE", "fast", "profile"),
-        ("VOICE_ENGINE_TTS_ENGINE", "festival", "festival is unknown"),
-        ("VOICE_ENGINE_TTS_ENGINE", "sphinx", "is an engine for stt"),
-        ("VOICE_ENGINE_TTS_SOFT_LIMIT_MB", "lots", "is no limit"),
-        ("VOICE_ENGINE_STT_HARD_LIMIT_MB", "+", "is no limit"),
-        ("VOICE_ENGINE_REQUEST_TIMEOUT", "inf", "finite"),
-        ("VOICE_ENGINE_FAILED_PAUSE", "nan", "finite"),
-    ],
-)
-def test_a_bad_setting_refuses_to_start(variable: str, value: str, complaint: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "supervisor.cli", "serve"],
-        env={**os.environ, variable: value},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert finished.returncode == 2
-    assert complaint in finished.stderr
-    assert "Traceback" not in finished.stderr
+    assert (Settings().port, model(Settings(), "tts").workers) == (9000, 2)
 
 
 def test_auto_takes_the_real_model_when_all_its_files_are_there(tmp_path: Path) -> None:
     settings = Settings(models_dir=tmp_path)
-    assert (settings.engine("tts").name, settings.engine("stt").name) == ("flite", "sphinx")
+    assert engines(settings) == ("flite", "sphinx")
     *most, last = ENGINES["pocket"].files
     for file in most:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    assert settings.engine("tts").name == "flite"
+    assert engines(Settings(models_dir=tmp_path)) == ("flite", "sphinx")
     (tmp_path / last).touch()
-    assert (settings.engine("tts").name, settings.engine("stt").name) == ("pocket", "sphinx")
+    assert engines(Settings(models_dir=tmp_path)) == ("pocket", "sphinx")
 
 
 def test_a_profile_is_taken_at_its_word(tmp_path: Path) -> None:
     production = Settings(models_dir=tmp_path, profile="production")
-    assert (production.engine("tts").name, production.engine("stt").name) == (
-        "pocket",
-        "sensevoice",
-    )
-
-
-def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
-    code = (
-        "import socket, subprocess, sys\n"
-        "s = socket.create_server(('127.0.0.1', 0))\n"
-        "sys.exit(subprocess.call([sys.executable, '-m', 'supervisor.cli', 'serve',"
-        " '--host', '127.0.0.1', '--port', str(s.getsockname()[1])]))"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert finished.returncode == 1
-    assert "Address already in use" in finished.stderr
-    assert len(finished.stderr.strip().splitlines()) == 1
+    assert engines(production) == ("pocket", "sensevoice")
 
 
 def test_bad_values_name_the_field() -> None:
     with pytest.raises(ValidationError, match="request_timeout"):
         Settings(request_timeout=0)
+
+
+# Several engines of a kind
+
+
+def test_the_first_engine_of_a_kind_is_its_default_model() -> None:
+    settings = Settings(tts_engine=f" flite , {HUM}")
+    assert [(one.name, one.kind, one.engine.name) for one in settings.models] == [
+        ("tts", Kind.TTS, "flite"),
+        ("Hum", Kind.TTS, "Hum"),
+        ("stt", Kind.STT, "sphinx"),
+    ]
+    assert model(settings, "tts").engine is ENGINES["flite"]
+    hum = model(settings, "Hum").engine
+    assert (hum.factory, hum.profile, hum.default) == (HUM, "custom", False)
+    other_way_round = Settings(tts_engine=f"{HUM},flite")
+    assert [one.name for one in other_way_round.models] == ["tts", "flite", "stt"]
+    assert model(other_way_round, "tts").engine.name == "Hum"
+
+
+@pytest.mark.parametrize(
+    ("text", "workers"),
+    [
+        ("3", (3, 3)),
+        ("1,Hum=2", (1, 2)),
+        ("Hum=2", (1, 2)),
+        ("Hum=2, flite = 4", (4, 2)),
+        ("5,flite=4,Hum=2", (4, 2)),
+        (3, (3, 3)),
+    ],
+)
+def test_a_value_may_be_for_one_engine(text: str | int, workers: tuple[int, int]) -> None:
+    # A number is what a TOML file or a test may give.
+    settings = Settings.model_validate({"tts_engine": f"flite,{HUM}", "tts_workers": text})
+    assert (model(settings, "tts").workers, model(settings, "Hum").workers) == workers
+    assert (model(settings, "tts").need.workers, model(settings, "Hum").need.workers) == workers
+    assert model(settings, "stt").workers == 1
+
+
+def test_memory_limits_may_be_for_one_engine() -> None:
+    settings = Settings(
+        tts_engine=f"flite,{HUM}", tts_hard_limit_mb="900,Hum=+300", tts_soft_limit_mb="Hum=+200"
+    )
+    flite, hum = model(settings, "tts").need, model(settings, "Hum").need
+    assert (flite.soft, flite.hard) == (None, Limit(900 * MB, growth=False))
+    assert hum.soft == Limit(200 * MB, growth=True)
+    assert hum.hard == Limit(300 * MB, growth=True)
+    assert (model(settings, "stt").need.soft, model(settings, "stt").need.hard) == (None, None)
+    footprint = ENGINES["flite"].footprint
+    assert (flite.template, flite.worker, flite.request) == (
+        footprint.template,
+        footprint.worker,
+        footprint.request,
+    )
+
+
+def test_each_model_knows_the_setting_of_its_limits() -> None:
+    settings = Settings(tts_engine=f"flite,{HUM}")
+    assert [one.limit_setting for one in settings.models] == [
+        "VOICE_ENGINE_TTS_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
+        "VOICE_ENGINE_TTS_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
+        "VOICE_ENGINE_STT_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"tts_engine": "flite,flite"}, "tts_engine names an engine twice"),
+        ({"tts_engine": f"{HUM},other.module:Hum"}, "tts_engine names an engine twice"),
+        ({"tts_engine": "flite,festival"}, "tts_engine=festival is unknown"),
+        ({"tts_engine": "flite,sphinx"}, "tts_engine=sphinx is an engine for stt"),
+        ({"tts_workers": "1,Hum=2"}, "tts_workers: there is no engine Hum"),
+        ({"tts_workers": "1,sphinx=2"}, "tts_workers: there is no engine sphinx"),
+        ({"tts_workers": "1,=2"}, "tts_workers: there is no engine"),
+        ({"tts_hard_limit_mb": "900,Hum=+300"}, "tts_hard_limit_mb: there is no engine Hum"),
+        ({"stt_soft_limit_mb": "flite=+300"}, "stt_soft_limit_mb: there is no engine flite"),
+        ({"tts_workers": "flite=0"}, "tts_workers: '0' is no number"),
+        ({"tts_workers": "1,flite=x"}, "tts_workers: 'x' is no number"),
+        ({"tts_workers": "65"}, "tts_workers: '65' is no number"),
+        ({"tts_workers": "flite=2=3"}, "there is no engine flite=2"),
+        ({"tts_workers": "٣"}, "is no number of workers"),
+        ({"tts_hard_limit_mb": "flite=lots"}, "tts_hard_limit_mb: 'lots' is not a limit"),
+    ],
+)
+def test_what_several_engines_cannot_have(values: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Settings.model_validate(values)

@@ -1,13 +1,12 @@
-"""Uploads and answers that do not fit in memory, on disks that may be full."""
+"""Uploads and responses that do not fit in memory, on disks that may be full."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from ipc.errors import ErrorCode, ServiceError
-from supervisor.dispatch.response_buffer import Answer
+from ipc.operations import Paralinguistics, Recording, Segment
+from supervisor.dispatch.response_buffer import ResponseBuffer, SegmentBuffer
 from supervisor.dispatch.spool import Spool
 from supervisor.dispatch.upload import Upload
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path, threshold=1000, answers=1000)
+    spool = Spool(tmp_path, threshold=1000, responses=1000)
     yield spool
     spool.close()
     assert list(tmp_path.iterdir()) == []
@@ -44,6 +44,8 @@ async def test_a_small_upload_stays_in_memory(spool: Spool) -> None:
         await upload.write(b"a" * 1000)
         await upload.close()
         assert (upload.data, upload.path, upload.size) == (b"a" * 1000, None, 1000)
+        key = hashlib.sha256(b"a" * 1000).hexdigest()
+        assert upload.recording == Recording(key, data=b"a" * 1000)
         assert files(spool) == []
 
 
@@ -56,6 +58,8 @@ async def test_a_large_upload_is_a_private_file_for_as_long_as_it_is_needed(spoo
         assert upload.path is not None
         assert files(spool) == [Path(upload.path)]
         assert files(spool)[0].read_bytes() == b"ab" * 1500
+        key = hashlib.sha256(b"ab" * 1500).hexdigest()
+        assert upload.recording == Recording(key, path=upload.path)
         assert stat.S_IMODE(os.stat(upload.path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(spool.folder).st_mode) == 0o700
     assert files(spool) == []
@@ -79,9 +83,9 @@ async def test_an_upload_to_a_failing_disk_is_refused_for_now(spool: Spool) -> N
     assert refused.value.retry_after
 
 
-async def drain(answer: Answer) -> bytes:
+async def drain(buffer: ResponseBuffer) -> bytes:
     parts = []
-    while data := await answer.read():
+    while data := await buffer.read():
         parts.append(data)
     return b"".join(parts)
 
@@ -89,103 +93,147 @@ async def drain(answer: Answer) -> bytes:
 PIECES = [bytes([number]) * 300 for number in range(20)]
 
 
-async def test_an_answer_that_nobody_reads_goes_to_disk_and_comes_back_in_order(
+async def test_a_response_that_nobody_reads_goes_to_disk_and_comes_back_in_order(
     spool: Spool,
 ) -> None:
-    answer = Answer(spool)
+    buffer = ResponseBuffer(spool)
     for piece in PIECES[:10]:
-        answer.append(piece)
-    assert await answer.read() == PIECES[0]
+        buffer.append(piece)
+    assert await buffer.read() == PIECES[0]
     for piece in PIECES[10:]:
-        answer.append(piece)
-    answer.finish()
-    assert answer.size == 6000
+        buffer.append(piece)
+    buffer.finish()
+    assert buffer.size == 6000
     assert spool.room == 100
-    assert answer.stored == 6000 - 1200
-    assert await drain(answer) == b"".join(PIECES[1:])
-    answer.close()
+    assert buffer.stored == 6000 - 1200
+    assert await drain(buffer) == b"".join(PIECES[1:])
+    buffer.close()
 
 
-async def test_all_answers_share_the_memory_and_give_it_back(spool: Spool) -> None:
-    answers = [Answer(spool) for _ in range(4)]
-    for answer in answers:
-        answer.append(PIECES[1])
-    assert [answer.stored for answer in answers] == [0, 0, 0, 300]
-    assert await answers[0].read() == PIECES[1]
-    answers[1].close()
+async def test_all_responses_share_the_memory_and_give_it_back(spool: Spool) -> None:
+    buffers = [ResponseBuffer(spool) for _ in range(4)]
+    for buffer in buffers:
+        buffer.append(PIECES[1])
+    assert [buffer.stored for buffer in buffers] == [0, 0, 0, 300]
+    assert await buffers[0].read() == PIECES[1]
+    buffers[1].close()
     assert spool.room == 700
-    answers[2].append(PIECES[2] * 2)
-    answers[2].append(PIECES[3])
-    assert (spool.room, answers[2].stored) == (100, 300)
-    for answer in answers:
-        answer.close()
+    buffers[2].append(PIECES[2] * 2)
+    buffers[2].append(PIECES[3])
+    assert (spool.room, buffers[2].stored) == (100, 300)
+    for buffer in buffers:
+        buffer.close()
     assert spool.room == 1000
 
 
 async def test_a_reader_waits_for_what_comes(spool: Spool) -> None:
-    answer = Answer(spool)
-    reading = asyncio.create_task(drain(answer))
+    buffer = ResponseBuffer(spool)
+    reading = asyncio.create_task(drain(buffer))
     await asyncio.sleep(0)
-    answer.append(b"a")
+    buffer.append(b"a")
     await asyncio.sleep(0)
-    answer.append(b"b")
-    answer.finish()
+    buffer.append(b"b")
+    buffer.finish()
     assert await reading == b"ab"
-    answer.close()
+    buffer.close()
 
 
 async def test_an_error_comes_after_the_bytes(spool: Spool) -> None:
-    answer = Answer(spool)
-    answer.append(b"a")
-    answer.finish(ServiceError(ErrorCode.worker_crashed, "gone"))
-    assert await answer.read() == b"a"
+    buffer = ResponseBuffer(spool)
+    buffer.append(b"a")
+    buffer.finish(ServiceError(ErrorCode.worker_crashed, "gone"))
+    assert await buffer.read() == b"a"
     with pytest.raises(ServiceError, match="gone"):
-        await answer.read()
-    answer.close()
+        await buffer.read()
+    buffer.close()
 
 
-async def test_an_answer_that_is_made_again_begins_anew_unless_it_has_been_read(
+async def test_a_response_that_is_made_again_begins_anew_unless_it_has_been_read(
     spool: Spool,
 ) -> None:
-    answer = Answer(spool)
+    buffer = ResponseBuffer(spool)
     for piece in PIECES[:6]:
-        answer.append(piece)
-    assert (answer.stored, spool.room) == (900, 100)
-    answer.rewind()
-    assert (answer.size, answer.stored, spool.room) == (0, 0, 1000)
+        buffer.append(piece)
+    assert (buffer.stored, spool.room) == (900, 100)
+    buffer.rewind()
+    assert (buffer.size, buffer.stored, spool.room) == (0, 0, 1000)
     for piece in PIECES[10:]:
-        answer.append(piece)
-    assert await answer.read() == PIECES[10]
-    answer.rewind()
-    assert answer.size == 3000
-    answer.finish()
-    assert await drain(answer) == b"".join(PIECES[11:])
-    answer.close()
+        buffer.append(piece)
+    assert await buffer.read() == PIECES[10]
+    buffer.rewind()
+    assert buffer.size == 3000
+    buffer.finish()
+    assert await drain(buffer) == b"".join(PIECES[11:])
+    buffer.close()
 
 
 @pytest.mark.usefixtures("no_disk")
-async def test_an_answer_survives_a_failing_disk(spool: Spool) -> None:
-    answer = Answer(spool)
+async def test_a_response_survives_a_failing_disk(spool: Spool) -> None:
+    buffer = ResponseBuffer(spool)
     for piece in PIECES:
-        answer.append(piece)
-    answer.finish()
-    assert await drain(answer) == b"".join(PIECES)
-    answer.close()
+        buffer.append(piece)
+    buffer.finish()
+    assert await drain(buffer) == b"".join(PIECES)
+    buffer.close()
 
 
-def test_what_a_killed_front_left_behind_is_removed(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from supervisor.dispatch.spool import Spool\n"
-        "(Spool(Path(sys.argv[1]), 1).folder / 'upload').write_bytes(b'x')\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert len(list(tmp_path.iterdir())) == 1
-    ours, other = Spool(tmp_path, 1), Spool(tmp_path, 1)
-    # The dead one's folder is gone; the living have not touched each other's.
-    assert set(tmp_path.iterdir()) == {ours.folder, other.folder}
-    ours.close()
-    other.close()
+# Segments of a transcript
+
+
+SEGMENTS = [
+    Segment(id, float(id), id + 0.5, f"Sentence {id}.", Paralinguistics("en", "NEUTRAL"))
+    for id in range(6)
+]
+
+
+async def all_segments(buffer: SegmentBuffer) -> list[Segment]:
+    segments = []
+    while segment := await buffer.read():
+        segments.append(segment)
+    return segments
+
+
+async def test_a_reader_waits_for_segments() -> None:
+    buffer = SegmentBuffer()
+    reading = asyncio.create_task(all_segments(buffer))
+    for segment in SEGMENTS[:3]:
+        await asyncio.sleep(0)
+        buffer.append(segment)
+    assert buffer.size == 3
+    buffer.finish()
+    assert await reading == SEGMENTS[:3]
+
+
+async def test_an_error_comes_after_the_segments() -> None:
+    buffer = SegmentBuffer()
+    buffer.append(SEGMENTS[0])
+    buffer.finish(ServiceError(ErrorCode.worker_crashed, "gone"))
+    assert await buffer.read() == SEGMENTS[0]
+    with pytest.raises(ServiceError, match="gone"):
+        await buffer.read()
+
+
+async def test_segments_that_are_made_again_begin_anew_unless_one_has_been_read() -> None:
+    buffer = SegmentBuffer()
+    for segment in SEGMENTS[:3]:
+        buffer.append(segment)
+    buffer.rewind()
+    assert buffer.size == 0
+    for segment in SEGMENTS[3:]:
+        buffer.append(segment)
+    assert await buffer.read() == SEGMENTS[3]
+    buffer.rewind()
+    assert buffer.size == 3
+    buffer.finish()
+    assert await all_segments(buffer) == SEGMENTS[4:]
+
+
+async def test_nothing_is_left_of_segments_after_a_client_has_gone() -> None:
+    buffer = SegmentBuffer()
+    buffer.append(SEGMENTS[0])
+    buffer.finish(ServiceError(ErrorCode.worker_crashed, "gone"))
+    buffer.close()
+    assert await buffer.read() is None
 
 
 # Clients that leave while a thread is at work

@@ -1,15 +1,15 @@
-"""Random checkpoints in the published formats. Runs in `voice-engine models synth` and in tests.
+"""Random weights in the published formats. Runs in `voice-engine models synth` and in tests.
 
-The architectures are the libraries' own and the weights are noise: speed, memory, shapes, rates and
-tags are real, the sound and the words mean nothing. A seed gives the same bytes every time.
+The architectures are the libraries' own, the weights are random: speed, memory, shapes, rates and
+tags are real, the audio and the words mean nothing. The seed makes the bytes reproducible.
 """
 
 SIZES = ("nano", "full")
-"""nano for tests: a few MB. full for benchmarks: the published dimensions."""
+"""nano, for tests, has a few MB. full, for benchmarks, has the published dimensions."""
 
 SEED = 20_240_704
 
 NOTE_FILE = "SYNTHETIC.txt"
-"""Lies beside random weights; an engine that finds it repeats what it says to clients."""
+"""A file next to random weights. An engine that finds it reports its text to clients."""
 
 NOTE = "random weights from `voice-engine models synth`: the sound and the words mean nothing"

@@ -1,4 +1,4 @@
-"""How random layers are drawn. Runs where `model_procs.weights.synthetic` does."""
+"""Random initialization of layers. Runs in the same places as `model_procs.weights.synthetic`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 def randomise(model: nn.Module) -> None:
     """Draw linear and convolution weights that keep their input's variance; no biases.
 
-    Plain random weights would shrink a signal by a third in every layer until biases drown it.
+    Without this scaling every layer would shrink the signal by a third, until only biases remain.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.ConvTranspose1d):

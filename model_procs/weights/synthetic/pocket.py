@@ -1,4 +1,4 @@
-"""A random Pocket TTS. Runs where `model_procs.weights.synthetic` does."""
+"""A random Pocket TTS. Runs in the same places as `model_procs.weights.synthetic`."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ _NANO: dict[str, Any] = {
         "quantizer": {"output_dimension": 32},
     },
 }
-"""What differs from the library's english.yaml; sample rate and frame rate stay."""
+"""Differences from the library's english.yaml; sample rate and frame rate are the same."""
 
 _EOS_THRESHOLD = -4.0
 """The library's default: a sentence ends when the EOS logit exceeds it."""
 
 _SPEECH_FRAMES = 60.0
-"""Mean number of 80 ms frames before a sentence ends by itself."""
+"""Mean length of a sentence in frames of 80 ms."""
 
 VOICES = ("alba", "marius")
 _VOICE_FRAMES = 63
 """Five seconds."""
 
 _LOUDNESS = 0.1
-"""RMS of the sound, full scale being 1."""
+"""RMS of the audio; full scale is 1."""
 
 
 def write_pocket(folder: Path, size: str) -> int:
-    """Write what the engine loads, and two voices; return the number of parameters."""
+    """Write the files that the engine loads, and two voices; return the number of parameters."""
     from safetensors.torch import save_file
 
     tokenizer_file = folder / "tokenizer.json"
@@ -101,7 +101,7 @@ def write_pocket(folder: Path, size: str) -> int:
 
 
 def _write_voices(folder: Path, flow_lm: Any) -> None:
-    """Two voices with names of the library's: the default one and another."""
+    """Two voices with names from the library: the default one and another."""
     shape = flow_lm.transformer
     size = (2, 1, _VOICE_FRAMES, shape.num_heads, shape.d_model // shape.num_heads)
     folder.mkdir()
@@ -118,7 +118,7 @@ def _write_voices(folder: Path, flow_lm: Any) -> None:
 
 
 def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Write `changes` into `settings`, mapping by mapping."""
+    """Apply `changes` to `settings`, recursively."""
     for key, value in changes.items():
         if isinstance(value, dict):
             _update(settings[key], value)
@@ -129,9 +129,9 @@ def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
 @torch.no_grad()
 def _let_sentences_end(flow_lm: Any) -> None:
     """Set the EOS layer so that a sentence ends after `_SPEECH_FRAMES` on average."""
-    # The latest frame must outweigh the past, or every step would decide alike.
+    # The latest frame must outweigh earlier ones, or every step would decide the same.
     flow_lm.input_linear.weight.mul_(10)
-    # The layer's input has unit variance, so the logit is normal with this deviation.
+    # The layer's input has unit variance, so the logit is normal with this standard deviation.
     deviation = flow_lm.out_eos.weight.norm().item()
     rare = NormalDist().inv_cdf(1 - 1 / _SPEECH_FRAMES)
     flow_lm.out_eos.bias.fill_(_EOS_THRESHOLD - rare * deviation)
@@ -147,14 +147,14 @@ def _set_loudness(mimi: Any) -> None:
             module._module_absolute_name = name
     latents = torch.randn(1, 12, mimi.quantizer.dimension)
     sound = mimi.decode_from_latent(latents, init_states(mimi, 1, 1000))
-    # Two digits, so that the last bits of a processor's arithmetic do not reach the file.
+    # Two digits, so that rounding differences between processors do not reach the file.
     mimi.decoder.model[-1].conv.weight.mul_(float(f"{_LOUDNESS / sound.std().item():.2g}"))
 
 
 def _tokenizer(pieces: int) -> Any:
     """A Unigram tokenizer of exactly `pieces` pieces, like a converted SentencePiece model.
 
-    Bytes make every text representable; letter groups give some three characters a token.
+    Bytes make every text representable; letter groups give about three characters per token.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 

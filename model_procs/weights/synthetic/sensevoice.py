@@ -1,8 +1,8 @@
-"""A random SenseVoiceSmall. Runs where `model_procs.weights.synthetic` does.
+"""A random SenseVoiceSmall. Runs in the same places as `model_procs.weights.synthetic`.
 
-Its tags follow its queries as the real one's do: the language hint comes back as the language tag
-(without a hint the recording decides), the ITN switch comes back as `withitn` or `woitn`, and the
-recording decides between the emotions and the events.
+Its tags depend on its queries as in the real model: the language tag repeats the language hint
+(without a hint it depends on the recording), the ITN switch gives `withitn` or `woitn`, and
+emotion and event depend on the recording.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _CONFIG: dict[str, Any] = {
         "cmvn_file": None,
     },
 }
-"""The published config.yaml without its training half."""
+"""The published config.yaml without the settings for training."""
 
 _BPE_FILE = "chn_jpn_yue_eng_ko_spectok.bpe.model"
 
@@ -83,7 +83,7 @@ _CONFIGURATION: dict[str, Any] = {
         "frontend_conf": {"cmvn_file": "am.mvn"},
     },
 }
-"""configuration.json, from which `funasr.AutoModel` learns where the other files are."""
+"""configuration.json, where `funasr.AutoModel` finds the names of the other files."""
 
 PIECES = 25_055
 TAGS = {
@@ -134,7 +134,7 @@ _ANSWERS = {
     14: ("withitn",),
     15: ("woitn",),
 }
-"""Which tags may answer a query: rows of the model's query embedding to names of tags."""
+"""The tags that each query may give: row of the model's query embedding to tag names."""
 
 
 def write_sensevoice(folder: Path, size: str) -> int:
@@ -172,7 +172,7 @@ def write_sensevoice(folder: Path, size: str) -> int:
 
 @torch.no_grad()
 def _quieten(encoder: Any) -> None:
-    """Let every layer add little to its input, so that a query can be recognised at the end."""
+    """Make every layer change its input only a little, so that queries stay recognizable."""
     for layer in encoder.modules():
         if isinstance(layer, nn.LayerNorm):
             layer.reset_parameters()
@@ -189,15 +189,16 @@ def _quieten(encoder: Any) -> None:
 
 @torch.no_grad()
 def _answer_queries(model: Any) -> None:
-    """Give each query a channel of its own, on which the tags that may answer it listen."""
+    """Give each query its own channel, which raises the logits of its possible tags."""
     queries = model.embed.weight.normal_(std=3)
     count, features = queries.shape
     size = model.encoder.output_size()
     values = model.encoder.encoders0[0].self_attn.linear_q_k_v.weight[-size:]
     signals = nn.functional.normalize(nn.functional.layer_norm(queries, (features,)), dim=1)
     values[:count] = signals * math.sqrt(size) / 8
-    # At its query a channel reaches sqrt(size), at a frame of sound it is normal. A text piece's
-    # logit has the deviation `spread` and the blank is about as likely as all pieces together.
+    # A channel is sqrt(size) at its query, and normally distributed at frames of audio. The logit
+    # of a text piece has the standard deviation `spread`; the blank is about as likely as all
+    # pieces together.
     spread = 2.0
     rows, bias = model.ctc.ctc_lo.weight, model.ctc.ctc_lo.bias
     rows.normal_(std=spread / math.sqrt(size))
@@ -212,7 +213,7 @@ def _answer_queries(model: Any) -> None:
 
 
 def _cmvn(mean: torch.Tensor, scale: torch.Tensor) -> str:
-    """am.mvn in Kaldi's text format: what to add to each feature, then what to multiply it by."""
+    """am.mvn in Kaldi's text format: an offset for each feature, then a factor."""
 
     def component(name: str, values: torch.Tensor) -> str:
         numbers = " ".join(f"{value:.6f}" for value in values.tolist())
@@ -222,7 +223,7 @@ def _cmvn(mean: torch.Tensor, scale: torch.Tensor) -> str:
 
 
 def _bpe_model() -> bytes:
-    """A SentencePiece model: two-syllable words, Chinese characters, and the tags at their ids."""
+    """A SentencePiece model: two-syllable words, Chinese characters, and tags at their ids."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""Who may send a request: the middlewares for keys, rate limits and CORS. Runs in the front."""
+"""Access to the service: middlewares for API keys, rate limits and CORS. Runs in the front."""

@@ -1,6 +1,6 @@
-"""Who may send what, and how often: API keys and rate limits. Runs in the front.
+"""Middlewares for API keys and rate limits. Runs in the front.
 
-Both judge a request by its head, before anything of its body is read or invited.
+Both decide from the headers of a request, before its body is read or "100 Continue" is sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY_HEADERS = ("Authorization", "X-API-Key", "xi-api-key")
 
 @web.middleware
 async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who has a key. Raises `ServiceError` (401, 403)."""
+    """Require a valid API key where one is needed. Raises `ServiceError` (401, 403)."""
     needed = access(request)
     if needed is Access.OPEN:
         return await handler(request)
@@ -32,7 +32,8 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         raise _unauthorized(request)
     if needs_admin and not (caller and caller.admin):
         raise ServiceError(
-            ErrorCode.forbidden, "this is for operators; send the key in VOICE_ENGINE_ADMIN_KEY"
+            ErrorCode.forbidden,
+            "only operators may use this endpoint; send the key in VOICE_ENGINE_ADMIN_KEY",
         )
     if caller is not None:
         request[CLIENT] = caller.name
@@ -41,13 +42,13 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def rate_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse who sends too much. Raises `ServiceError` (429)."""
+    """Refuse requests over the rate limit. Raises `ServiceError` (429)."""
     if access(request) is not Access.OPEN:
         limit = request.app[SERVICE].rate_limit
         if wait := limit.take(client(request)):
             raise ServiceError(
                 ErrorCode.rate_limited,
-                f"the limit is {limit.per_minute:g} requests a minute; try again in "
+                f"the limit is {limit.per_minute:g} requests per minute; try again in "
                 f"{math.ceil(wait)} s",
                 retry_after=wait,
             )
@@ -55,7 +56,7 @@ async def rate_middleware(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _given(request: web.Request) -> list[str]:
-    """The keys that the request came with."""
+    """The keys in the headers of the request."""
     given = [request.headers.get(name, "") for name in KEY_HEADERS[1:]]
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
@@ -70,7 +71,7 @@ def _caller(request: web.Request, keys: Keys) -> Caller | None:
 
 def _unauthorized(request: web.Request) -> ServiceError:
     if _given(request):
-        return ServiceError(ErrorCode.unauthorized, "the API key is not valid; use another one")
+        return ServiceError(ErrorCode.unauthorized, "the API key is not valid; send a valid one")
     return ServiceError(
         ErrorCode.unauthorized,
         "an API key is needed; send it as 'Authorization: Bearer KEY', 'X-API-Key: KEY' or "

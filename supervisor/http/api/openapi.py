@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description, made from the declarations of the operations. Runs in the front."""
+"""The OpenAPI 3.1 document, generated from the operation declarations. Runs in the front."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _WITH_BODY = (
 
 
 def description(operations: Iterable[Operation[Any, Any]], version: str) -> Json:
-    """The document that /openapi.json answers."""
+    """The document that /openapi.json returns."""
     operations = tuple(operations)
     schemas = schemas_of(_models(operations))
     paths: dict[str, Json] = {}
@@ -102,7 +102,7 @@ def _operation(each: Operation[Any, Any], schemas: Mapping[str, Json]) -> Json:
             "content": {media: _body(each, media, schemas) for media in each.media},
         }
     if each.access is not Access.OPEN:
-        # None is needed while no keys are set.
+        # {}: no key is needed while the operator has set none.
         made["security"] = [{}, {"bearer": []}, {"x-api-key": []}, {"xi-api-key": []}]
     return made
 
@@ -139,7 +139,7 @@ def _body(each: Operation[Any, Any], media: str, schemas: Mapping[str, Json]) ->
             "description": each.file.description,
         }
         required += [each.file.name] if each.file.required else []
-    # The example goes without a file: none can be written down.
+    # The example has no file, because JSON cannot express one.
     return made | {"schema": schema | {"properties": fields, "required": required}}
 
 
@@ -151,7 +151,7 @@ def _responses(each: Operation[Any, Any], schemas: Mapping[str, Json]) -> Json:
 
 
 def _errors(each: Operation[Any, Any]) -> Iterator[ErrorCode]:
-    """The kinds of error that can occur."""
+    """The errors that the operation can return."""
     yield from _ANYWHERE
     yield from each.errors
     if each.access is not Access.OPEN:
@@ -185,7 +185,9 @@ def _content(media: str, kind: Content, schemas: Mapping[str, Json]) -> Json:
         return _with_example(kind.__name__, schemas)
     schema: Json = {"description": kind}
     if media == SERVER_SENT:
-        return {"schema": schema}  # no type: some tools hold it against the text, some each event
+        return {
+            "schema": schema
+        }  # no type: some tools apply it to the whole text, others to each event
     schema["type"] = "object" if media == JSON else "string"
     if media != JSON and not media.startswith("text/"):
         schema["format"] = "binary"

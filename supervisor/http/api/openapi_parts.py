@@ -1,4 +1,4 @@
-"""What the descriptions of all operations have in common: errors, headers. Runs in the front."""
+"""Parts of the OpenAPI document that operations share: errors, headers. Runs in the front."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from supervisor.http.api.schemas import REF
 from supervisor.http.errors import error_body
 
 ABOUT = """
-The service's own endpoints, OpenAI's and ElevenLabs': one server for clients of each.
+The service's own endpoints, and those of OpenAI and ElevenLabs for their clients.
 
-- **Keys**: where the operator has set API keys, send one as `Authorization: Bearer KEY`,
-  `X-API-Key: KEY` or `xi-api-key: KEY`; where not, none is needed.
+- **API keys**: if the operator has set keys, send one as `Authorization: Bearer KEY`,
+  `X-API-Key: KEY` or `xi-api-key: KEY`. Without API keys the service is open to everyone who can
+  reach it.
 - **Errors** are JSON: `detail` says what is wrong and what to do, `error.code` is for programs.
-  Try again after 429, 503 and 504, where there is a `Retry-After` after that many seconds.
-- **HEAD** is answered wherever GET is.
+  Try again after 429, 503 and 504; if there is a `Retry-After` header, wait that many seconds.
+- **HEAD** works on every path that GET works on.
 """
 
 TAGS = {
     "Speech": "Text to speech, and speech to text.",
-    "Voices": "The voices that requests can name.",
-    "OpenAI": "For OpenAI's clients: only their base URL changes.",
-    "ElevenLabs": "For ElevenLabs' clients: only their base URL changes.",
-    "Operation": "How the service is, and what operators can do.",
-    "Description": "What you read.",
+    "Voices": "The voices that requests can use.",
+    "OpenAI": "For OpenAI's clients: only change their base URL.",
+    "ElevenLabs": "For ElevenLabs' clients: only change their base URL.",
+    "Operation": "The state of the service, and operations for operators.",
+    "Description": "This description.",
 }
 
 _ERRORS = {
-    # What a status means, and an error that has it.
+    # The meaning of a status, and an example error: code and message.
     400: (
-        "The request is not as it should be.",
+        "The request is not valid.",
         "missing_field",
         "the field 'text' is missing; send it",
     ),
     401: (
-        "A key is needed, and there is none or not a valid one.",
+        "An API key is needed, and the request has none or an invalid one.",
         "unauthorized",
-        "the API key is not valid; use another one",
+        "the API key is not valid; send a valid one",
     ),
     403: (
-        "This is for operators, who have a key of their own.",
+        "Only operators may use this endpoint; they have their own key.",
         "forbidden",
-        "this is for operators; send the key in VOICE_ENGINE_ADMIN_KEY",
+        "only operators may use this endpoint; send the key in VOICE_ENGINE_ADMIN_KEY",
     ),
     404: (
-        "There is nothing of that name.",
+        "There is nothing with that name.",
         "not_found",
         "there is no voice 'anna'; GET /v1/voices lists all there are",
     ),
@@ -59,7 +60,7 @@ _ERRORS = {
         "the upload did not arrive within 300 s; send a smaller file",
     ),
     409: (
-        "It does not go together with what is there already.",
+        "The request conflicts with existing data.",
         "conflict",
         "'anna' is one of the engine's own voices; take another id",
     ),
@@ -69,33 +70,32 @@ _ERRORS = {
         "the file in 'file' is over the limit of 300 MB; send a shorter or a compressed recording",
     ),
     415: (
-        "The body is of another media type.",
+        "The media type of the body is not supported.",
         "unsupported_media_type",
         "the body is text/plain; send multipart/form-data",
     ),
     422: (
-        "This very request has ended several workers already, and is refused for a while.",
+        "This request has crashed several workers and is refused for a while.",
         "quarantined",
-        "this request has cost 3 workers their lives a short while ago; do not send it again "
-        "unchanged",
+        "this request has crashed 3 workers a short while ago; do not send it again unchanged",
     ),
     429: (
-        "Too many requests with this key, or from this address.",
+        "Too many requests with this key or from this address.",
         "rate_limited",
-        "the limit is 60 requests a minute; try again in 3 s",
+        "the limit is 60 requests per minute; try again in 3 s",
     ),
     500: (
-        "The service is at fault.",
+        "An error in the service.",
         "internal_error",
-        "a bug in the service; its log has the details",
+        "a bug in the service; the service's log has the details",
     ),
     503: (
-        "The service is busy, loading or going down: try again.",
+        "The service is busy, starting or stopping: try again.",
         "shutting_down",
         "the service is shutting down; try again",
     ),
     504: (
-        "The answer was not there in time.",
+        "The request took too long.",
         "deadline_exceeded",
         "the request was not answered within 300 s; send a shorter text or recording, or try "
         "again when the service is less busy",
@@ -104,17 +104,17 @@ _ERRORS = {
 
 HEADERS: dict[str, Json] = {
     "X-Request-Id": {
-        "description": "the id that the request came with, or a new one; the log has it too",
+        "description": "the id that the request was sent with, or a new one; the log has it too",
         "required": True,
         "schema": {"type": "string", "examples": ["4b0d7fa1c2f94c5cb1f6a0de2f1b8a51"]},
     },
     "Server-Timing": {
-        "description": "milliseconds in which the request waited (queue), was computed (inference) "
-        "and its sound was encoded (encode); not in streams",
+        "description": "milliseconds for waiting in the queue, for inference, and for encoding the "
+        "audio (encode); not in streams",
         "schema": {"type": "string", "examples": ["queue;dur=0.2, inference;dur=81.0"]},
     },
     "Retry-After": {
-        "description": "seconds after which to try again, where that is known",
+        "description": "seconds to wait before trying again, if known",
         "schema": {"type": "integer", "minimum": 0, "examples": [3]},
     },
     "WWW-Authenticate": {
@@ -129,21 +129,21 @@ PARAMETERS: dict[str, Json] = {
     "X-Request-Id": {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "an id by which to find this request in logs: 1 to 128 letters, digits and "
-        "any of ._:/+=@,~-",
+        "description": "an id for finding this request in logs: 1 to 128 letters, digits and any "
+        "of ._:/+=@,~-",
         "schema": {"type": "string"},
     },
     "X-Request-Timeout": {
         "name": "X-Request-Timeout",
         "in": "header",
-        "description": "seconds after which the answer is of no use any more",
+        "description": "seconds after which the client no longer needs the response",
         "schema": {"type": "number", "minimum": 0.001, "maximum": 999_999_999},
     },
 }
 
 
 class ErrorDetail(BaseModel):
-    """An error as OpenAI's clients know it."""
+    """An error in the form that OpenAI's clients expect."""
 
     message: str
     type: str
@@ -158,7 +158,7 @@ class Error(BaseModel):
 
 
 def error_responses() -> dict[str, Json]:
-    """The answer with each status that errors have."""
+    """The response for each status that an error can have."""
     return {str(status): _error(status) for status in _ERRORS}
 
 
@@ -178,7 +178,7 @@ def _error(status: int) -> Json:
 
 
 def headers(*names: str) -> Json:
-    """Those of `HEADERS`, by reference."""
+    """References to entries of `HEADERS`."""
     return {name: ref("headers", name) for name in names}
 
 

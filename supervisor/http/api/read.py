@@ -1,7 +1,6 @@
-"""Reading a request: multipart parts or JSON, checked against a model, the recording spooled.
+"""Read the body of a request: multipart or JSON, validated by a pydantic model. Runs in the front.
 
-Runs in the front. The recording's bytes are counted and stored, never looked at: decoding untrusted
-data is for workers.
+The bytes of a recording are counted and stored, never parsed: only workers decode untrusted data.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from supervisor.voices.store import VOICE_ID, VOICE_ID_RULE
 
 _MB = 1024 * 1024
 _MAX_FIELD = 256 * 1024
-"""Bytes of one text field: the longest text in any script, with room to spare."""
+"""Bytes of one text field: more than the longest text needs in any script."""
 _MAX_FIELDS_BYTES = 1024 * 1024
-"""Bytes of all text fields of a form; a field may come several times."""
+"""Bytes of all text fields of a form together; a field may occur several times."""
 _MAX_PARTS = 1000
 _MAX_JSON = 512 * 1024
 
@@ -33,7 +32,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class FileField:
-    """The part of a form that holds a recording; `limit` gives the most it may have, in MB."""
+    """The part of a form that holds a recording; `limit` returns its maximum size in MB."""
 
     name: str
     description: str
@@ -46,7 +45,7 @@ async def read_form(
 ) -> ModelT:
     """Read a multipart body: its fields as `model`, its file into `upload`.
 
-    Raises `ServiceError` for anything that is not as it should be; the body may then be unread.
+    Raises `ServiceError` for an invalid body, without reading the rest of it.
     """
     max_mb = 0 if file is None else file.limit(request.app[SERVICE].settings)
     form = _Form(model, file, upload, max_mb)
@@ -59,10 +58,10 @@ async def read_form(
             await form.take(part)
     except (ServiceError, ConnectionResetError):
         raise
-    except Exception as error:  # the parser's own, from ValueError to AssertionError
+    except Exception as error:  # the parser raises many kinds, from ValueError to AssertionError
         raise _broken(_reason(error)) from error
     await upload.close()
-    # First, for a field may say why there is no file: an URL in its place is refused as such.
+    # Validate the fields first: one may explain a missing file, such as a URL instead of it.
     fields = validate(model, form.fields, "field")
     if file is not None:
         if file.required and not form.has_file:
@@ -78,7 +77,7 @@ async def read_form(
 
 
 async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
-    """Read a JSON body as `model`. Raises `ServiceError` for one that is not as it should be."""
+    """Read a JSON body as `model`. Raises `ServiceError` for an invalid body."""
     too_large = ServiceError(
         ErrorCode.payload_too_large, f"the body is over {_MAX_JSON // 1024} KB; send less"
     )
@@ -102,16 +101,18 @@ async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
 
 
 def validate(model: type[ModelT], given: Mapping[str, list[Any]], what: str) -> ModelT:
-    """`given`, each with all its values, as `model`.
+    """Validate `given`, which has all values of each name, as `model`.
 
-    Raises `ServiceError` that names the `what` (field, parameter) and what it may be.
+    `what` is "field" or "parameter". The `ServiceError` names it and its allowed values.
     """
     values: dict[str, Any] = {}
     for name, all_values in given.items():
         if _is_list(model, name):
             values[name] = all_values
         elif len(all_values) > 1:
-            raise ServiceError(ErrorCode.invalid_request, f"the {what} '{name}' is there twice")
+            raise ServiceError(
+                ErrorCode.invalid_request, f"the {what} '{name}' is there twice; send it once"
+            )
         else:
             values[name] = all_values[0]
     try:
@@ -121,7 +122,7 @@ def validate(model: type[ModelT], given: Mapping[str, list[Any]], what: str) -> 
 
 
 def invite(request: web.Request) -> None:
-    """Tell a client that waits for it that its body is welcome; HTTP/1.0 knows no such answer."""
+    """Send "100 Continue" to a client that waits for it; HTTP/1.0 does not have this response."""
     waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
     if waits and request.version >= HttpVersion11:
         assert request.transport is not None
@@ -129,12 +130,12 @@ def invite(request: web.Request) -> None:
 
 
 def wire_names(model: type[BaseModel]) -> list[str]:
-    """The fields of `model` as clients call them."""
+    """The names of the fields of `model` in requests."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 class _Form:
-    """What has been read of a form."""
+    """The parts of a form that have been read so far."""
 
     def __init__(
         self, model: type[BaseModel], file: FileField | None, upload: Upload, max_mb: int
@@ -151,7 +152,7 @@ class _Form:
         self._lenient = model.model_config.get("extra") == "ignore"
 
     async def take(self, part: MultipartReader | BodyPartReader) -> None:
-        """Read one part. Raises `ServiceError` for one that does not belong."""
+        """Read one part. Raises `ServiceError` for a part that is not allowed."""
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise _broken(f"it has more than {_MAX_PARTS} parts")
@@ -159,7 +160,7 @@ class _Form:
             raise _broken("it has a multipart body inside a part")
         if part.name is None:
             raise _broken("a part has no name")
-        # As PHP and OpenAI's clients mark a field that may come several times.
+        # PHP and OpenAI's clients add [] to a field that may occur several times.
         name = part.name.removesuffix("[]")
         if self._file is not None and name == self._file.name:
             if self.has_file:
@@ -170,7 +171,7 @@ class _Form:
             self.has_file = True
             await self._receive(part)
             if not (self._upload.size or part.filename or self._file.required):
-                self.has_file = False  # a browser's way to send a file input that is left alone
+                self.has_file = False  # a browser sends an unused file input like this
         elif name in self._known:
             if name in self.fields and not _is_list(self._model, name):
                 raise _broken(f"it has the field '{name}' twice")
@@ -219,7 +220,7 @@ class _Form:
 
 
 def _is_list(model: type[BaseModel], name: str) -> bool:
-    """Whether the field that clients call `name` takes several values."""
+    """Whether the field with this name in requests takes several values."""
     for own, field in model.model_fields.items():
         if name == (field.alias or own):
             kinds = (field.annotation, *typing.get_args(field.annotation))
@@ -239,7 +240,7 @@ def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> Servi
             ErrorCode.invalid_request,
             f"the body cannot be read: {first['msg']}; send a JSON object",
         )
-    if not name:  # the model's own word on fields that do not fit together
+    if not name:  # the model's own message about fields that do not fit together
         return ServiceError(ErrorCode.invalid_option, first["msg"].removeprefix("Value error, "))
     problem = first["msg"]
     if first.get("ctx", {}).get("pattern") == VOICE_ID:
@@ -248,7 +249,7 @@ def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> Servi
 
 
 def _names(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """The fields on the way to what is wrong; pydantic also names the kinds that one may have."""
+    """The path of field names to an error, without the types that pydantic puts into it."""
     names = [str(part) for part in location]
     field = model.model_fields.get(names[0]) if names else None
     kinds = [] if field is None else typing.get_args(field.annotation)
@@ -258,18 +259,18 @@ def _names(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]
 
 
 def _reason(error: Exception) -> str:
-    """What the parser says, on one line, and what to do where that is known."""
+    """The parser's message on one line, or a better one where the cause is known."""
     text = str(getattr(error, "message", error)) or type(error).__name__
     text = " ".join(text.removeprefix("400, message:").split())[:200]
     if text.startswith("boundary missed"):
-        return "its Content-Type has no boundary; set no Content-Type of your own"
+        return "its Content-Type has no boundary; do not set a Content-Type yourself"
     return text
 
 
 def _broken(problem: str) -> ServiceError:
     return ServiceError(
         ErrorCode.invalid_request,
-        f"the multipart body cannot be read: {problem}; send it as an HTTP library builds it",
+        f"the multipart body cannot be read: {problem}; use an HTTP library to build it",
     )
 
 

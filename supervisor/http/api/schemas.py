@@ -1,4 +1,4 @@
-"""JSON Schemas of the models, as the description shows them, and examples. Runs in the front."""
+"""JSON Schemas and examples of pydantic models, for the OpenAPI document. Runs in the front."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ REF = "#/components/schemas/{model}"
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without the titles that pydantic makes of names: they say nothing new."""
+    """Omits the titles that pydantic derives from names: they add no information."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def schemas_of(models: Iterable[type[BaseModel]]) -> dict[str, Json]:
-    """The schemas of `models` and of all models in them, by name."""
+    """The schemas of `models` and of all models that they contain, by name."""
     models = list(dict.fromkeys(models))
     names = [model.__name__ for model in models]
-    assert len(set(names)) == len(names), f"two models have one name: {names}"
+    assert len(set(names)) == len(names), f"two models have the same name: {names}"
     _, definitions = models_json_schema(
         [(model, "validation") for model in models],
         ref_template=REF,
@@ -37,7 +37,7 @@ def schemas_of(models: Iterable[type[BaseModel]]) -> dict[str, Json]:
 
 
 def form_field(schema: Json) -> Json:
-    """The schema of a field as a form has it: a form cannot say null, only leave a field out."""
+    """The schema of a field in a form. A form cannot send null, only leave a field out."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) == 1:
         schema = {**schema, **kinds[0]}
@@ -46,10 +46,10 @@ def form_field(schema: Json) -> Json:
 
 
 def example(schema: Mapping[str, Any], schemas: Mapping[str, Json]) -> Any:
-    """What `schema` gives as its example, else one made of those of its parts.
+    """The example of `schema`, or one made from the examples of its parts.
 
-    An object's has the fields that are required or give examples. Raises `LookupError` when a
-    required part gives none.
+    The example of an object has its required fields and those with an example. Raises
+    `LookupError` when a required part has no example.
     """
     given = [*schema.get("examples", ()), *schema.get("enum", ())]
     if "const" in schema:

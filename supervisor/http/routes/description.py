@@ -1,4 +1,4 @@
-"""GET /openapi.json, for machines, and GET /docs, for people. Runs in the front."""
+"""GET /openapi.json, for programs, and GET /docs, for people. Runs in the front."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ TAG = "Description"
 _PAGE = files("supervisor.http") / "page" / "docs.html"
 _RAPIDOC = files("openapi_ui_bundles.rapidoc") / "vendor" / "rapidoc-min.js"
 _POLICY = (
-    # It loads nothing from elsewhere, and can ask only this service.
+    # The page loads nothing from other hosts and can call only this service.
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
 async def openapi(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """This description: OpenAPI 3.1, made from the declarations that check requests."""
+    """This description: OpenAPI 3.1, generated from the declarations that validate requests."""
     document = _document(call.request.app[ALL_OPERATIONS])
     return web.Response(body=document, content_type=JSON)
 
 
 async def docs(_: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """This page: every operation, to read and to try. It needs no network but this service."""
+    """This page: every operation, to read and to try. It loads nothing from other hosts."""
     return _file(_PAGE, "text/html")
 
 
 async def docs_script(_: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """RapiDoc, which makes a page of the description."""
+    """RapiDoc, which renders the description as a page."""
     return _file(_RAPIDOC, "text/javascript")
 
 
 @functools.cache
 def _document(operations: Operations) -> bytes:
-    # Made when it is asked for first, as most services never are; making it takes 10 ms.
+    # Made at the first request, since most services never get one. It takes 10 ms.
     return json.dumps(description(operations, VERSION), ensure_ascii=False).encode()
 
 
@@ -62,7 +62,7 @@ def _file(path: Traversable, media_type: str) -> web.StreamResponse:
         str(path),
         headers={
             "Content-Type": f"{media_type}; charset=utf-8",
-            "Cache-Control": "no-cache",  # as long as it has not changed, 304 is the answer
+            "Cache-Control": "no-cache",  # always ask; the response is 304 if nothing changed
             "Content-Security-Policy": _POLICY,
             "X-Content-Type-Options": "nosniff",
         },

@@ -158,7 +158,7 @@ class Health(BaseModel):
     """The state of the service and of every child."""
 
     status: Annotated[Literal["starting", "ok", "degraded"], Field(examples=["ok"])]
-    version: Annotated[str, Field(examples=["0.1.0"])]
+    version: Annotated[str, Field(examples=[VERSION])]
     uptime_s: Annotated[float, Field(examples=[3605.2])]
     asr_loaded: Annotated[bool, Field(examples=[True])]
     tts_loaded: Annotated[bool, Field(examples=[True])]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import EncodeVoice
+from ipc.recordings import READABLE, SUFFIXES
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import ResponseBuffer
@@ -40,24 +41,9 @@ _KEY = re.compile("[0-9a-f]{64}")
 
 SAMPLE = FileField(
     "audio",
-    "the voice: WAV, FLAC, OGG, Opus, MP3, M4A or WebM; its first 30 s are used",
+    f"the voice: {READABLE}; its first 30 s are used",
     lambda settings: settings.max_reference_mb,
 )
-
-
-_SUFFIXES = {
-    "audio/wav": ".wav",
-    "audio/flac": ".flac",
-    "audio/ogg": ".ogg",
-    "audio/mpeg": ".mp3",
-    "audio/mp4": ".m4a",
-    "audio/webm": ".webm",
-    "audio/aac": ".aac",
-    "audio/aiff": ".aiff",
-    "audio/x-caf": ".caf",
-    "audio/amr": ".amr",
-}
-"""What a recording's file is called by its media type."""
 
 
 class VoiceEntry(BaseModel):
@@ -261,7 +247,7 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     if voice is None:
         raise _no_voice(call.params.voice_id, "registered ")
     async with store.hold(voice.key):
-        suffix = _SUFFIXES.get(voice.media_type, "")
+        suffix = SUFFIXES.get(voice.media_type, "")
         # It came from a client: no browser may take it for a page.
         headers = {
             "Content-Type": voice.media_type,

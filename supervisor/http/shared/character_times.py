@@ -1,4 +1,4 @@
-"""When each character of a text is said, by the times of its sentences. Runs in the front."""
+"""The time of each character of a text, from the times of its sentences. Runs in the front."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipc.operations import SentenceTime
 
 
 class CharacterTimes(BaseModel):
-    """The characters of a text and when each is said, in seconds; all lists have one length."""
+    """The characters of a text and their times in seconds. All lists have the same length."""
 
     characters: list[str]
     character_start_times_seconds: list[float]
@@ -18,11 +18,11 @@ class CharacterTimes(BaseModel):
 
 
 def align_text(text: str, sentences: Sequence[SentenceTime], duration: float) -> CharacterTimes:
-    """The times of all characters of `text`, of which `sentences` have been said.
+    """The times of all characters of `text`, whose `sentences` have been spoken.
 
-    Each of those has its `text` and its `start` and `end` in seconds; characters share the time of
-    their sentence evenly. What is in no sentence (blanks between them, tags that are not said) has
-    the pause there; `duration` is that of the whole sound.
+    Each sentence has `text`, and `start` and `end` in seconds; its characters share that time
+    evenly. Characters outside of sentences (spaces between them, tags that are not spoken) share
+    the pause. `duration` is the length of the whole audio in seconds.
     """
     times: list[tuple[float, float]] = []
     clock = 0.0
@@ -35,7 +35,7 @@ def align_text(text: str, sentences: Sequence[SentenceTime], duration: float) ->
 
 
 def align_sentences(sentences: Sequence[SentenceTime]) -> CharacterTimes:
-    """The times of all characters of what has been said, with a blank between two sentences."""
+    """The times of all characters of the spoken text, with a space between two sentences."""
     text = " ".join(sentence.text for sentence in sentences)
     return align_text(text, sentences, sentences[-1].end if sentences else 0.0)
 
@@ -43,10 +43,10 @@ def align_sentences(sentences: Sequence[SentenceTime]) -> CharacterTimes:
 def _places(
     text: str, sentences: Sequence[SentenceTime]
 ) -> Iterator[tuple[int, int, SentenceTime]]:
-    """Where in `text` each sentence begins and ends.
+    """The start and end of each sentence in `text`.
 
-    A sentence is what `text` says there but for white space and what has been left out, so it is
-    enough to look for one character after the other.
+    A sentence has the characters of `text` in the same order, without some of them (whitespace,
+    tags), so it is enough to search for one character after the other.
     """
     end = 0
     for sentence in sentences:
@@ -61,7 +61,7 @@ def _places(
 
 
 def evenly(count: int, start: float, end: float) -> list[tuple[float, float]]:
-    """Start and end of each of `count` equal parts of the time from `start` to `end`."""
+    """Start and end of `count` equal parts of the time from `start` to `end`."""
     step = (end - start) / count if count else 0.0
     return [(start + index * step, start + (index + 1) * step) for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""Answers that are files. Runs in the front, through whose memory they do not pass."""
+"""Responses that are files. Runs in the front; the kernel sends the file directly."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from supervisor.service import SERVICE
 
 
 class FileAnswer(web.FileResponse):
-    """A file, or as much of it as conditions and a range ask for.
+    """A file, or the part of it that conditional and range headers ask for.
 
-    A handler may `prepare` it, which sends all of it, to keep the file until then.
+    `prepare` sends the whole response. A handler may call it itself, when the file must exist until
+    then.
     """
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send it, unless that has been done. Raises `ConnectionResetError`.
+        """Send the response, unless that has been done. Raises `ConnectionResetError`.
 
-        A client that does not read is cut off: the kernel sends, so nobody sees how far it is.
+        The connection is aborted after the request timeout: the kernel sends the file, so the front
+        cannot see whether the client still reads.
         """
         if self.prepared:
             return None

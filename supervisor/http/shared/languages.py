@@ -1,4 +1,4 @@
-"""What clients call the languages of recordings. Runs in the front."""
+"""Language codes and names that clients use, and the engines' codes. Runs in the front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENGLISH_NAMES = {
     "ja": "japanese",
     "ko": "korean",
 }
-"""The engines' codes and OpenAI's words for them."""
+"""The engines' codes, and OpenAI's names for them."""
 
 ISO_639_3 = {
     "en": "eng",
@@ -19,7 +19,7 @@ ISO_639_3 = {
     "ko": "kor",
     "nospeech": "zxx",
 }
-"""The engines' codes and ElevenLabs'; zxx stands for "no linguistic content"."""
+"""The engines' codes, and ElevenLabs' codes for them. zxx means "no linguistic content"."""
 
 _CODES = (
     {name: code for code, name in ENGLISH_NAMES.items()}
@@ -30,10 +30,10 @@ _CODES = (
 
 
 def language_code(given: str | None) -> str:
-    """The engines' code for what a client calls a language: `auto` for nothing.
+    """The engines' code for a client's language; `auto` when the client sends none.
 
-    Clients send codes of two and of three letters, with a region behind them (en-US), and names
-    (english). What is not known stays as it is, for the engine to refuse.
+    Clients send codes of two or three letters, codes with a region (en-US), and names (english). An
+    unknown language is returned unchanged, and the engine rejects it.
     """
     name = (given or "").strip().lower().replace("_", "-")
     first = name.partition("-")[0]

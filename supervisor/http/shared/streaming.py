@@ -1,4 +1,4 @@
-"""Responses that arrive while they are made: bytes as they are, or framed as events. In the front."""
+"""Responses that are sent while they are made: raw bytes, or framed as events. In the front."""
 
 from __future__ import annotations
 

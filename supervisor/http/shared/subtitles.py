@@ -1,4 +1,4 @@
-"""Segments of a transcript as subtitles: SubRip and WebVTT. Runs in the front."""
+"""Transcript segments as subtitles: SubRip and WebVTT. Runs in the front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipc.operations import Segment
 
 
 def srt(segments: Sequence[Segment]) -> str:
-    """SubRip: numbered, with commas before the milliseconds."""
+    """SubRip: numbered cues, with a comma before the milliseconds."""
     return "".join(
         f"{number}\n{_span(segment, ',')}\n{_line(segment)}\n\n"
         for number, segment in enumerate(segments, 1)
@@ -33,7 +33,7 @@ def _clock(seconds: float, point: str) -> str:
 
 
 def _line(segment: Segment) -> str:
-    """The text on one line: an empty one would end the cue."""
+    """The text on one line: an empty line would end the cue."""
     return " ".join(segment.text.split())
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ipc import operations
 from ipc.engines import Kind
 from ipc.operations import AUTO_LANGUAGE, TRANSCRIPT_SECONDS, Transcribe, Transcript
+from ipc.recordings import READABLE
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.models import Model
@@ -25,8 +26,7 @@ _DENSEST = 2_000_000
 
 RECORDING = FileField(
     "file",
-    "what is to be transcribed: WAV, FLAC, OGG, Opus, MP3, M4A or WebM, up to "
-    f"{TRANSCRIPT_SECONDS / 60:.0f} minutes",
+    f"what is to be transcribed: {READABLE}, up to {TRANSCRIPT_SECONDS / 60:.0f} minutes",
     lambda settings: settings.max_audio_mb,
 )
 

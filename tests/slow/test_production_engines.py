@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.messages import Request
+from ipc.operations import (
+    Paralinguistics,
+    Recording,
+    Sampling,
+    Speak,
+    Transcribe,
+    Transcript,
+    Voice,
+)
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket import PocketEngine
 from model_procs.engines.pocket_runs import split_runs
 from model_procs.engines.sensevoice import SenseVoiceEngine
-from model_procs.listening.base import TranscriptionOptions
+from model_procs.listening.base import finished
 from model_procs.listening.segments import segments
 from model_procs.listening.transcript import Piece, merge
-from model_procs.speech.base import SpeechOptions
 from model_procs.weights.synthetic import NOTE
+from tests.support.outputs import speech
 from tests.support.service import NET
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,21 +76,22 @@ def ears(nano_models: Path) -> SenseVoiceEngine:
 @pytest.fixture
 def speak(pocket: PocketEngine, voice: Any) -> Callable[..., Samples]:
     def speak(text: str = TEXT, voice: Any = voice, **options: Any) -> Samples:
-        wanted = SpeechOptions(**({"seed": 1} | options))
+        wanted = Sampling(**({"seed": 1} | options))
         return np.concatenate(list(pocket.synthesize(text, voice, wanted, threading.Event())))
 
     return speak
 
 
-def hear(ears: SenseVoiceEngine, samples: Samples, **options: Any) -> Json:
-    return ears.transcribe(samples, TranscriptionOptions(**options), threading.Event())
+def hear(ears: SenseVoiceEngine, samples: Samples, **options: Any) -> Transcript:
+    operation = Transcribe(Recording(key=""), **options)
+    return finished(ears.transcribe(samples, operation, threading.Event()))
 
 
 # Pocket TTS
 
 
 def test_speech_is_float_mono_at_the_models_rate(pocket: PocketEngine, voice: Any) -> None:
-    pieces = list(pocket.synthesize(TEXT, voice, SpeechOptions(seed=1), threading.Event()))
+    pieces = list(pocket.synthesize(TEXT, voice, Sampling(seed=1), threading.Event()))
     assert pocket.sample_rate == 24_000
     assert all(piece.dtype == np.float32 and piece.ndim == 1 for piece in pieces)
     assert all(len(piece) % 1920 == 0 for piece in pieces)  # frames of 80 ms
@@ -102,7 +111,7 @@ def test_exact_speech_is_the_same_to_the_last_bit(nano_models: Path) -> None:
     engine = loaded_pocket(nano_models, exact=True)
     voice = engine.encode_voice(noise(1, 24_000))
     first, again = (
-        np.concatenate(list(engine.synthesize(TEXT, voice, SpeechOptions(3), threading.Event())))
+        np.concatenate(list(engine.synthesize(TEXT, voice, Sampling(3), threading.Event())))
         for _ in range(2)
     )
     assert np.array_equal(first, again)
@@ -158,7 +167,7 @@ def test_options_hold_for_one_request(speak: Callable[..., Samples]) -> None:
 
 @pytest.mark.parametrize("text", ["", " \n", "... !?", "🎉"])
 def test_nothing_is_said_about_nothing(pocket: PocketEngine, voice: Any, text: str) -> None:
-    assert list(pocket.synthesize(text, voice, SpeechOptions(seed=1), threading.Event())) == []
+    assert list(pocket.synthesize(text, voice, Sampling(seed=1), threading.Event())) == []
 
 
 def prompts_for(pocket: PocketEngine, text: str) -> list[str]:
@@ -173,7 +182,7 @@ def prompts_for(pocket: PocketEngine, text: str) -> list[str]:
 
     model._generate_audio_stream_short_text = note
     try:
-        list(pocket.synthesize(text, None, SpeechOptions(seed=1), threading.Event()))
+        list(pocket.synthesize(text, None, Sampling(seed=1), threading.Event()))
     finally:
         model._generate_audio_stream_short_text = original
     return prompts
@@ -194,7 +203,7 @@ def test_a_long_sentence_is_cut_behind_a_clause() -> None:
 
 def test_a_cancelled_request_stops(pocket: PocketEngine, voice: Any) -> None:
     stop = threading.Event()
-    pieces = pocket.synthesize(TEXT * 20, voice, SpeechOptions(seed=1), stop)
+    pieces = pocket.synthesize(TEXT * 20, voice, Sampling(seed=1), stop)
     next(pieces)
     stop.set()
     with pytest.raises(Cancelled):
@@ -207,7 +216,7 @@ def test_an_abandoned_request_computes_no_further(
 ) -> None:
     expected = speak()
     pieces = pocket.synthesize(
-        TEXT * 20, voice, SpeechOptions(1, eos_threshold=1000.0), threading.Event()
+        TEXT * 20, voice, Sampling(1, eos_threshold=1000.0), threading.Event()
     )
     before = set(threading.enumerate())
     next(pieces)
@@ -257,30 +266,34 @@ def test_run_answers_with_a_wav(nano_models: Path) -> None:
     reference = noise(1, 24_000)
     recording = wav_header(24_000, len(reference)) + pcm16(reference)
     answers = []
-    for stream in (False, True):
-        request = Request(1, "speak", {"text": TEXT, "seed": 4, "stream": stream}, audio=recording)
-        generator = engine.run(request, threading.Event())
-        pieces = []
-        while True:
-            try:
-                pieces.append(next(generator))
-            except StopIteration as end:
-                result = end.value
-                break
+    for streamed in (False, True):
+        operation = Speak(
+            TEXT,
+            Voice(recording=Recording("reference", recording)),
+            Sampling(seed=4),
+            streamed=streamed,
+        )
+        pieces, result = speech(engine.run(operation, threading.Event()))
         answers.append(b"".join(pieces))
-        assert len(answers[-1]) == 44 + 2 * result["samples"]
-    whole, streamed = answers
-    assert whole[:4] == streamed[:4] == b"RIFF"
-    assert whole[44:] == streamed[44:]
+        assert len(answers[-1]) == 44 + 2 * result.samples
+    whole, streamed_whole = answers
+    assert whole[:4] == streamed_whole[:4] == b"RIFF"
+    assert whole[44:] == streamed_whole[44:]
 
 
 @pytest.mark.parametrize("name", ["flac", "aac"])
 def test_a_stream_whose_length_depends_on_bits_is_the_same_to_the_last(
     pocket: PocketEngine, name: str
 ) -> None:
-    def answer(**params: Any) -> list[bytes]:
-        params = {"text": TEXT * 3, "seed": 4, "voice": "alba", **params}
-        return list(pocket.run(Request(1, "speak", params), threading.Event()))
+    def streamed(response_format: str) -> list[bytes]:
+        operation = Speak(
+            TEXT * 3,
+            Voice(builtin="alba"),
+            Sampling(seed=4),
+            response_format=response_format,
+            streamed=True,
+        )
+        return speech(pocket.run(operation, threading.Event()))[0]
 
     calls: list[tuple[int, int]] = []
     decode = pocket._model.mimi.decode_from_latent
@@ -291,11 +304,11 @@ def test_a_stream_whose_length_depends_on_bits_is_the_same_to_the_last(
 
     pocket._model.mimi.decode_from_latent = note
     try:
-        first, second = (answer(stream=True, response_format=name) for _ in range(2))
+        first, second = (streamed(name) for _ in range(2))
         assert b"".join(first) == b"".join(second)
         assert set(calls) == {(1, 1)}
         calls.clear()
-        answer(stream=True, response_format="wav")
+        streamed("wav")
         # As many at once as happen to be ready, which may be one each time.
         assert {most for _, most in calls} == {0}
     finally:
@@ -305,10 +318,10 @@ def test_a_stream_whose_length_depends_on_bits_is_the_same_to_the_last(
 def test_info_describes_the_weights(pocket: PocketEngine, ears: SenseVoiceEngine) -> None:
     for engine, name in ((pocket, "pocket"), (ears, "sensevoice")):
         info = engine.info()
-        assert info["engine"] == name
-        assert info["notes"] == [NOTE]
-        assert 0 < info["parameters"] < 5_000_000
-        assert re.fullmatch(r"[0-9a-f]{16}", info["version"])
+        assert info.engine == name
+        assert info.notes == (NOTE,)
+        assert 0 < info.facts["parameters"] < 5_000_000
+        assert re.fullmatch(r"[0-9a-f]{16}", info.facts["version"])
 
 
 def test_weights_load_wherever_they_are_and_keep_their_version(
@@ -316,14 +329,16 @@ def test_weights_load_wherever_they_are_and_keep_their_version(
 ) -> None:
     shutil.copytree(nano_models, tmp_path / "elsewhere")
     moved = loaded_pocket(tmp_path / "elsewhere", quantize=False)
-    changed = {"quantized": False, "voice_format": moved.voice_format}
-    assert moved.info() == pocket.info() | changed
+    before = pocket.info()
+    assert moved.info() == replace(
+        before, voice_format=moved.voice_format, facts=before.facts | {"quantized": False}
+    )
     weights = tmp_path / "elsewhere" / "pocket-tts" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-4096:] = b"\0" * 4096
     weights.write_bytes(data)
     other = loaded_pocket(tmp_path / "elsewhere")
-    assert other.info()["version"] != pocket.info()["version"]
+    assert other.info().facts["version"] != before.facts["version"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "nonsense"])
@@ -363,17 +378,20 @@ def test_bad_weights_are_named_with_what_mends_them(
 @pytest.mark.parametrize("itn", [True, False])
 def test_tags_follow_the_hints(ears: SenseVoiceEngine, language: str, itn: bool) -> None:
     result = hear(ears, noise(2, 16_000), language=language, itn=itn)
-    assert result["language"] == language
-    assert result["raw"].startswith(f"<|{language}|><|{result['emotion']}|>")
-    assert ("<|withitn|>" if itn else "<|woitn|>") in result["raw"]
-    assert result["emotion"] in ("HAPPY", "SAD", "ANGRY", "NEUTRAL")
-    assert len(result["events"]) == 1
-    assert result["events"][0] in ("Speech", "BGM", "Laughter", "Applause")
-    assert result["text"]
-    assert "<|" not in result["text"]
-    assert result["text"] == result["text"].strip()
-    assert 0 < result["language_probability"] <= 1
-    assert 0 < result["emotion_probability"] <= 1
+    told = result.paralinguistics
+    assert told.language == language
+    assert result.raw.startswith(f"<|{language}|><|{told.emotion}|>")
+    assert ("<|withitn|>" if itn else "<|woitn|>") in result.raw
+    assert told.emotion in ("HAPPY", "SAD", "ANGRY", "NEUTRAL")
+    assert len(told.events) == 1
+    assert told.events[0] in ("Speech", "BGM", "Laughter", "Applause")
+    assert result.text
+    assert "<|" not in result.text
+    assert result.text == result.text.strip()
+    assert told.language_probability is not None
+    assert told.emotion_probability is not None
+    assert 0 < told.language_probability <= 1
+    assert 0 < told.emotion_probability <= 1
 
 
 def test_a_recording_is_heard_the_same_every_time(ears: SenseVoiceEngine) -> None:
@@ -384,23 +402,24 @@ def test_a_recording_is_heard_the_same_every_time(ears: SenseVoiceEngine) -> Non
 
 @pytest.mark.parametrize("count", [1, 100, 160, 399, 400, 1600])
 def test_a_recording_may_be_short(ears: SenseVoiceEngine, count: int) -> None:
-    assert hear(ears, noise(1, 16_000)[:count])["language"] in ("zh", "en", "yue", "ja", "ko")
+    told = hear(ears, noise(1, 16_000)[:count]).paralinguistics
+    assert told.language in ("zh", "en", "yue", "ja", "ko")
 
 
 def test_a_long_recording_is_heard_in_pieces(ears: SenseVoiceEngine) -> None:
     samples = noise(65, 16_000)
     result = hear(ears, samples, language="ko")
-    assert result["raw"].count("<|ko|>") == len(segments(samples, 16_000, 30)) == 3
-    assert result["language"] == "ko"
-    assert len(result["text"]) > len(hear(ears, samples[: 16_000 * 20])["text"])
+    assert result.raw.count("<|ko|>") == len(segments(samples, 16_000, 30)) == 3
+    assert result.paralinguistics.language == "ko"
+    assert len(result.text) > len(hear(ears, samples[: 16_000 * 20]).text)
 
 
 def test_a_cancelled_transcription_stops(ears: SenseVoiceEngine) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        ears.transcribe(noise(1, 16_000), TranscriptionOptions(), stop)
-    assert hear(ears, noise(1, 16_000))["text"]
+        finished(ears.transcribe(noise(1, 16_000), Transcribe(Recording(key="")), stop))
+    assert hear(ears, noise(1, 16_000)).text
 
 
 def test_an_unknown_language_is_refused(ears: SenseVoiceEngine) -> None:
@@ -414,10 +433,11 @@ def test_int8_hears_what_the_full_weights_hear(nano_models: Path, ears: SenseVoi
     exact.load()
     samples = noise(5, 16_000)
     first, second = hear(ears, samples, language="ja"), hear(exact, samples, language="ja")
-    assert ears.info()["quantized"] is True
-    assert exact.info()["quantized"] is False
-    assert first["language"] == second["language"]
-    assert first["emotion_probability"] == pytest.approx(second["emotion_probability"], abs=0.1)
+    assert ears.info().facts["quantized"] is True
+    assert exact.info().facts["quantized"] is False
+    one, two = first.paralinguistics, second.paralinguistics
+    assert one.language == two.language
+    assert one.emotion_probability == pytest.approx(two.emotion_probability, abs=0.1)
     assert first != second  # it really computes otherwise
 
 
@@ -428,24 +448,28 @@ def test_pieces_are_merged_by_time() -> None:
         Piece(8, "<|zh|><|HAPPY|><|BGM|><|withitn|>你好", 0.7, 0.6),
         Piece(2, "<|en|><|SAD|><|Speech|><|Laughter|><|withitn|>And  more. ", 0.5, 0.4),
     ]
-    assert merge(pieces) == {
-        "text": "Hello world. 你好 And more.",
-        "language": "en",
-        "language_probability": 0.5,  # (10 s at 0.9 + 2 s at 0.5) of 20 s
-        "emotion": "HAPPY",
-        "emotion_probability": 0.64,
-        "events": ["Speech", "BGM", "Laughter"],
-        "raw": "".join(piece.raw for piece in pieces),
-    }
+    assert merge(pieces) == Transcript(
+        text="Hello world. 你好 And more.",
+        raw="".join(piece.raw for piece in pieces),
+        duration=50,
+        paralinguistics=Paralinguistics(
+            language="en",
+            language_probability=0.5,  # (10 s at 0.9 + 2 s at 0.5) of 20 s
+            emotion="HAPPY",
+            emotion_probability=0.64,
+            events=("Speech", "BGM", "Laughter"),
+        ),
+    )
     silent = merge(pieces[:1])
-    assert (silent["text"], silent["language"], silent["emotion"], silent["events"]) == (
+    told = silent.paralinguistics
+    assert (silent.text, told.language, told.emotion, told.events) == (
         "",
         "nospeech",
         "EMO_UNKNOWN",
-        [],
+        (),
     )
     japanese = [Piece(1, f"<|ja|><|NEUTRAL|><|Speech|><|woitn|>{text}", 1, 1) for text in "春夏"]
-    assert merge(japanese)["text"] == "春夏"
+    assert merge(japanese).text == "春夏"
 
 
 @given(st.integers(0, 400), st.integers(2, 50), st.integers(0, 2**32 - 1))
@@ -475,23 +499,24 @@ FORKING = """
 import os, sys, threading
 from pathlib import Path
 import numpy as np
+from ipc.operations import Recording, Sampling, Transcribe
 from model_procs.engine import EngineConfig
-from model_procs.speech.base import SpeechOptions
-from model_procs.listening.base import TranscriptionOptions
 from model_procs.engines.pocket import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.listening.base import finished
 
 class Speak(PocketEngine):
     def work(self, noise):
         voice = self.encode_voice(noise)
-        options = SpeechOptions(seed=7)
-        pieces = list(self.synthesize("Hello world.", voice, options, threading.Event()))
+        sampling = Sampling(seed=7)
+        pieces = list(self.synthesize("Hello world.", voice, sampling, threading.Event()))
         return np.concatenate(pieces)
 
 class Listen(SenseVoiceEngine):
     def work(self, noise):
-        result = self.transcribe(noise, TranscriptionOptions(), threading.Event())
-        return np.frombuffer(result["raw"].encode(), np.uint8).astype(float)
+        operation = Transcribe(Recording(key=""))
+        result = finished(self.transcribe(noise, operation, threading.Event()))
+        return np.frombuffer(result.raw.encode(), np.uint8).astype(float)
 
 noise = (np.random.default_rng(0).standard_normal(24_000) * 0.1).astype("f4")
 for cls in (Speak, Listen):
