@@ -110,7 +110,7 @@ class Service:
             logger.warning("drain_timeout", in_flight=left)
 
     async def reload(self, settings: Settings) -> None:
-        """Apply new weights, engines, limits, keys and numbers of workers, without losing a request.
+        """Apply new weights, engines, limits, keys and numbers of workers; no request is lost.
 
         A model that cannot be loaded stays as it was; the log says why. Addresses, folders and the
         pauses after failures do not change. Raises `ValueError` when `settings` add or remove a
