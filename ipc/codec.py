@@ -188,7 +188,7 @@ class _Shape:
         return _converted([*self._lasting(value)], self._contents)
 
     def unpack(self, values: list[Any]) -> Any:
-        """The dataclass with these fields. Raises `FrameError` when their number or types are wrong."""
+        """The dataclass with these fields. Raises `FrameError` if they do not fit."""
         # `type(...) in`, not isinstance: a bool is an int in Python, but not in this format.
         if len(values) != len(self._types) or not all(
             type(value) in accepted for value, accepted in zip(values, self._types, strict=True)
