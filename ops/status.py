@@ -61,13 +61,15 @@ def fetch(url: str, timeout: float) -> tuple[int, dict[str, Any]]:
             status, raw = answer.getcode(), answer.read(_MAX_ANSWER)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise DownError(f"no answer from {url}: {reason or type(error).__name__}") from error
+        raise DownError(f"no response from {url}: {reason or type(error).__name__}") from error
     try:
         body = json.loads(raw)
     except ValueError:
-        raise DownError(f"{url} answers {status} without JSON") from None
+        raise DownError(f"the response from {url} (status {status}) is not JSON") from None
     if not _is_health(body):
-        raise DownError(f"{url} answers {status}, but not with the state of a voice engine")
+        raise DownError(
+            f"the response from {url} (status {status}) is not the state of a voice engine"
+        )
     return status, body
 
 
