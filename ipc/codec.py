@@ -1,10 +1,9 @@
 """Frames: a 4-byte big-endian length, then a msgpack array. No I/O; used in every process.
 
-The array is `[VERSION, kind, *fields]`, the fields in the order of the message's dataclass. A field
-that is a dataclass is the array of its own fields; where it may be one of several classes, the
-number of its class stands before them. Whatever is wrong with a frame (its length, version, kind,
-fields, or that it ends in the middle) is one error, `FrameError`: the peer cannot be trusted any
-more, and the connection ends.
+The array is `[VERSION, kind, *fields]`, with the fields in the order of the message's dataclass. A
+field that is a dataclass is an array of its own fields. If it may be one of several classes, the
+number of the class comes first. Every error in a frame (length, version, kind, fields, or an end in
+the middle) raises `FrameError`: the peer cannot be trusted any more, and the connection ends.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from ipc.operations import AnyOperation
 
 VERSION = 2
 MAX_FRAME = 4 * 1024 * 1024
-"""The longest payload in bytes. Longer data travels as several chunks, or by path."""
+"""The longest payload in bytes. Longer data is sent as several chunks, or as the path of a file."""
 
 _HEADER = struct.Struct(">I")
 HEADER_SIZE = _HEADER.size
 
 _BIN32 = struct.Struct(">BI")
-"""What msgpack writes before bytes: 0xc6 and how many they are."""
+"""msgpack's header before bytes: 0xc6 and the number of bytes."""
 
 _PACK_BUFFER = 16 * 1024
-"""The packer's first buffer, in bytes; it grows. msgpack's own is mapped anew for each frame."""
+"""First size of the packer's buffer in bytes; it grows. msgpack's default costs a new mapping."""
 
 
 class FrameError(Exception):
@@ -43,14 +42,14 @@ class FrameError(Exception):
 def encode(message: Message) -> bytes:
     """The frame of `message`, header included.
 
-    Raises `FrameError` when it is longer than `MAX_FRAME`, before any of it is sent.
+    Raises `FrameError` when its payload is longer than `MAX_FRAME`.
     """
     head, data = encode_parts(message)
     return head + data
 
 
 def encode_parts(message: Message) -> tuple[bytes, bytes]:
-    """The frame of `message` in two parts, of which the second is a chunk's data as it is.
+    """The frame of `message` in two parts; the second is the data of a chunk, not copied.
 
     Raises `FrameError` as `encode` does.
     """
@@ -73,9 +72,9 @@ def encode_parts(message: Message) -> tuple[bytes, bytes]:
 
 
 def content(operation: AnyOperation) -> bytes:
-    """What `operation` asks for, as bytes: equal for requests that differ in nothing that matters.
+    """The content of `operation` as bytes: equal for requests that would fail in the same way.
 
-    Transient fields are left out: the seed, and where the bytes of a recording are.
+    Transient fields are left out: the seed, and the place of a recording's bytes.
     """
     cls = type(operation)
     packed: bytes = msgpack.packb([cls.__name__, *_shape(cls).content(operation)])
@@ -83,35 +82,35 @@ def content(operation: AnyOperation) -> bytes:
 
 
 class Decoder:
-    """Bytes in, messages out."""
+    """Decodes bytes to messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes | memoryview) -> list[Message]:
-        """The messages that `data` completes; nothing of `data` is referred to afterwards.
+        """The messages that `data` completes; it keeps no reference to `data`.
 
-        Raises `FrameError` as soon as a header claims too much, before its payload is buffered.
+        Raises `FrameError` as soon as a header has too large a size, before it buffers the payload.
         """
         if self._buffer:
             self._buffer += data
             with memoryview(self._buffer) as view:
                 decoded, used = _decode_frames(view)
             del self._buffer[:used]
-        else:  # most reads bring whole frames: those are decoded where they lie
+        else:  # most reads bring whole frames, which are decoded without a copy
             with memoryview(data) as view:
                 decoded, used = _decode_frames(view)
                 self._buffer += view[used:]
         return decoded
 
     def end(self) -> None:
-        """The peer has closed. Raises `FrameError` when it did so in the middle of a frame."""
+        """The peer has closed. Raises `FrameError` if it closed in the middle of a frame."""
         if self._buffer:
             raise FrameError(f"the peer closed {len(self._buffer)} bytes into a frame")
 
 
 def _decode_frames(view: memoryview) -> tuple[list[Message], int]:
-    """The messages of the whole frames that `view` begins with, and how many bytes those take."""
+    """The messages of all complete frames at the start of `view`, and the bytes they take."""
     decoded: list[Message] = []
     position = 0
     while len(view) - position >= HEADER_SIZE:
@@ -130,7 +129,7 @@ def _decode_frames(view: memoryview) -> tuple[list[Message], int]:
 def _decode_payload(payload: bytes | bytearray | memoryview) -> Message:
     try:
         array = msgpack.unpackb(payload)
-    except Exception as error:  # msgpack's and Python's own, a dozen unrelated classes
+    except Exception as error:  # msgpack raises a dozen unrelated classes
         raise FrameError(f"not msgpack: {error}") from error
     if not isinstance(array, list) or len(array) < 2:
         raise FrameError("not an array of version, kind and fields")
@@ -143,17 +142,17 @@ def _decode_payload(payload: bytes | bytearray | memoryview) -> Message:
     return message
 
 
-# The shapes of dataclasses, made once from their annotations.
+# The wire format of each dataclass, made once from its annotations.
 
 _Convert = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Form:
-    """How values of one annotation look on the wire: their types there, and how they get there.
+    """The wire format of one annotation: the types of values there, and the conversions.
 
-    None instead of a function means that a value is the same in both places. `content` is `pack`
-    without transient fields.
+    None instead of a function means that values need no conversion. `content` is `pack` without
+    transient fields.
     """
 
     types: tuple[type, ...]
@@ -163,7 +162,7 @@ class _Form:
 
 
 class _Shape:
-    """How one dataclass looks on the wire: an array of its fields."""
+    """The wire format of one dataclass: an array of its fields."""
 
     def __init__(self, cls: type[Any]) -> None:
         hints = typing.get_type_hints(cls)
@@ -189,12 +188,12 @@ class _Shape:
         return _converted([*self._lasting(value)], self._contents)
 
     def unpack(self, values: list[Any]) -> Any:
-        """The dataclass with these fields. Raises `FrameError` when they are not its own."""
-        # `type(...) in`, not isinstance: a bool is an int to Python, but not on this wire.
+        """The dataclass with these fields. Raises `FrameError` if they do not fit."""
+        # `type(...) in`, not isinstance: a bool is an int in Python, but not in this format.
         if len(values) != len(self._types) or not all(
             type(value) in accepted for value, accepted in zip(values, self._types, strict=True)
         ):
-            raise FrameError(f"fields of {self._cls.__name__} do not fit")
+            raise FrameError(f"fields of {self._cls.__name__}: wrong number or type")
         return self._cls(*_converted(values, self._unpackers))
 
 
@@ -228,14 +227,14 @@ def _form(annotation: Any) -> _Form:
     if dataclasses.is_dataclass(annotation):
         shape = _shape(annotation)
         return _Form((list,), shape.pack, shape.unpack, shape.content)
-    # A whole number is a float to mypy, and travels as it is.
+    # To mypy an int is also a float; it is sent as an int.
     return _Form((float, int) if annotation is float else (origin or annotation,))
 
 
 def _literal(allowed: tuple[Any, ...]) -> _Form:
     def check(value: Any) -> Any:
         if value not in allowed:
-            raise FrameError(f"{value!r} is none of {allowed}")
+            raise FrameError(f"{value!r} is not one of {allowed}")
         return value
 
     return _Form((*{type(value) for value in allowed},), unpack=check)
@@ -247,14 +246,14 @@ def _tuple(item: _Form) -> _Form:
 
     def unpack(values: list[Any]) -> tuple[Any, ...]:
         if not all(type(value) in item.types for value in values):
-            raise FrameError("an item of a list does not fit")
+            raise FrameError("an item of a list has a wrong type")
         return tuple(map(item.unpack, values) if item.unpack else values)
 
     return _Form((list,), packed(item.pack), unpack, packed(item.content))
 
 
 def _union(members: tuple[Any, ...]) -> _Form:
-    """Several plain types, or dataclasses that are told apart by a number; None may be one."""
+    """Several plain types, or dataclasses with a number for the class; None may be a member."""
     literals = [member for member in members if typing.get_origin(member) is typing.Literal]
     classes = [member for member in members if dataclasses.is_dataclass(member)]
     forms = [_form(member) for member in members if member not in literals]

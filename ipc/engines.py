@@ -1,7 +1,7 @@
-"""The table of engines: the kind of each, where its class is, what it needs. Used in every process.
+"""The table of engines: kind, class, files, memory. Used in every process.
 
 A kind is speech or transcription. A model is an engine with its weights; a kind may have several.
-The front reads the table to choose, a template to import. Nothing here imports an engine.
+The front reads the table to choose an engine, a template to import one. This file imports none.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 Json = dict[str, Any]
-"""A mapping with string keys and values that msgpack and JSON know."""
+"""A mapping with string keys and values that msgpack and JSON support."""
 
 Profile = Literal["production", "embedded", "custom"]
-"""Of an engine: with real weights, with none to download, or named by its class in a setting."""
+"""Profiles of engines: with real weights, without a download, or set by its class in a setting."""
 
 
 class Kind(StrEnum):
-    """What models can do."""
+    """The kinds of models."""
 
     TTS = "tts"
     """Text to speech."""
@@ -39,12 +39,14 @@ class BuiltinVoice:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself once it has loaded.
+    """An engine's description of itself, once it has loaded.
 
-    `sample_rate` is in Hz: of the speech that it makes, or of the recordings that it takes.
-    `approximation` tells clients what the engine cannot do exactly. `options` are the fields of
-    `Sampling` that it takes besides the seed; `languages` those that it recognizes. `facts` are the
-    engine's own: parameters, quantization, version of the weights.
+    - `sample_rate`: in Hz, of the speech that it generates, or of the sound that it recognizes.
+    - `notes`: what clients must know.
+    - `languages`: codes of the languages that it recognizes.
+    - `options`: the fields of `Sampling` that it has besides the seed.
+    - `approximation`: what the engine can only approximate.
+    - `facts`: other facts, such as parameters, quantization, version of the weights.
     """
 
     engine: str
@@ -61,10 +63,10 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What an engine needs, in MB as `make bench` measures it, to plan before it is loaded.
+    """The memory of an engine in MB, measured with `make bench`; used to plan before it loads.
 
     `template` is the RSS of the loaded template, `worker` the USS of a worker at READY, `request`
-    what a large request takes on top.
+    the additional memory of a large request.
     """
 
     template: int
@@ -76,8 +78,8 @@ class Footprint:
 class EngineSpec:
     """One engine: `factory` is "module:Class"; `files` are paths below the models folder.
 
-    `default`: it serves its kind unless the settings name another engine of the profile. `capacity`
-    is how many requests a worker serves at once, for planning; the loaded engine has the last word.
+    `default`: it serves its kind unless the settings name another engine. `capacity` is how many
+    requests a worker serves at once; used to plan until the loaded engine reports its own.
     """
 
     name: str
@@ -143,7 +145,7 @@ ENGINES = {
 def default_engine(
     kind: Kind, profile: Profile, engines: Iterable[EngineSpec] | None = None
 ) -> EngineSpec:
-    """The engine that serves `kind` in `profile`. Raises `LookupError` unless there is just one."""
+    """The default engine of `kind` in `profile`. Raises `LookupError` unless there is just one."""
     candidates = ENGINES.values() if engines is None else engines
     found = [
         spec for spec in candidates if spec.default and (spec.kind, spec.profile) == (kind, profile)

@@ -1,7 +1,7 @@
 """The table of audio formats that speech is sent in. Used in every process.
 
-The front reads it to check a request and to name the response's media type, a worker to encode. A
-format is added here and nowhere else.
+The front reads it to validate a request and to set the media type of the response, a worker to
+encode. To add a format, change only this file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 MIN_RATE, MAX_RATE = 8_000, 48_000
-"""Sample rates in Hz that a client may ask for; each format has both."""
+"""The range of sample rates in Hz for clients; each format has both ends."""
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 
 
@@ -19,19 +19,19 @@ MIN_SPEED, MAX_SPEED = 0.25, 4.0
 class AudioFormat:
     """One format.
 
-    - `rates`: its sample rates in Hz, ascending; () stands for any.
-    - `bit_rates`: the lowest and the highest bit rate, in bits per second, that may be asked for;
-      None where the sound alone decides. A value between them becomes the nearest that the format
-      has at the sample rate: one of `bit_rate_steps`, or at most `max_bits_per_sample`.
-    - `default_bit_rate`: what is used unless a request asks for another; None: by the sample rate.
+    - `rates`: its sample rates in Hz, ascending; () means any.
+    - `bit_rates`: the lowest and the highest bit rate that a request may have, in bits per second;
+      None if the format has no bit rate. A value between them becomes the nearest one that the
+      format has at the sample rate: one of `bit_rate_steps`, or at most `max_bits_per_sample`.
+    - `default_bit_rate`: the bit rate if the request has none; None: it depends on the sample rate.
     - `codec`: FFmpeg's container and codec; None for 16-bit PCM.
-    - `codec_options`, `container_options`: FFmpeg's options of both.
-    - `header`: whether the bytes themselves tell the sample rate.
-    - `length_depends_on_samples`: whether other last bits of the samples make another number of
-      bytes, so that a replayed stream needs the very same samples.
-    - `everywhere`: whether clients ask for it by its name at every endpoint. The telephone formats
-      exist for ElevenLabs' clients alone.
-    - `variants`: ElevenLabs' names of its sample rates and bit rates, as in `mp3_44100_128`.
+    - `codec_options`, `container_options`: FFmpeg's options for both.
+    - `header`: whether the bytes themselves contain the sample rate.
+    - `length_depends_on_samples`: whether a difference in the last bits of the samples can change
+      the number of bytes. A replayed stream then needs exactly the same samples.
+    - `everywhere`: whether all APIs have this format. Only ElevenLabs' API has the telephone
+      formats.
+    - `variants`: ElevenLabs' names for its sample rates and bit rates, as in `mp3_44100_128`.
     """
 
     media_type: str
@@ -53,9 +53,9 @@ class AudioFormat:
         return min((rate for rate in self.rates if rate >= wanted), default=wanted)
 
     def bit_rate(self, rate: int, wanted: int | None) -> int | None:
-        """Bits per second at `rate` Hz: near `wanted`, or transparent for speech.
+        """Bits per second at `rate` Hz: near `wanted`, or high enough for speech without loss.
 
-        Raises `ValueError` for a bit rate that the format never has.
+        Raises `ValueError` for a bit rate that the format does not have.
         """
         limits = self.bit_rates
         if wanted is not None and (limits is None or not limits[0] <= wanted <= limits[1]):
@@ -85,9 +85,9 @@ _MP3_STEPS = tuple(
 
 
 def _mpeg_steps(steps: tuple[int, ...], rate: int) -> list[int]:
-    """Those of `steps` that exist at `rate` Hz.
+    """The `steps` that exist at `rate` Hz.
 
-    MPEG-1 has those from 32 to 320 kbit/s but for 144, MPEG-2 those up to 160, MPEG-2.5 up to 64.
+    MPEG-1 has those from 32 to 320 kbit/s except 144, MPEG-2 up to 160, MPEG-2.5 up to 64.
     """
     if rate >= 32_000:
         return [step for step in steps if step >= 32_000 and step != 144_000]
@@ -102,7 +102,7 @@ FORMATS: dict[str, AudioFormat] = {
         (8_000, 320_000),
         bit_rate_steps=_MP3_STEPS,
         codec=("mp3", "libmp3lame"),
-        # Without a reservoir of bits every frame stands alone and has the size that its rate gives.
+        # Without a bit reservoir frames are independent, and the bit rate gives their size.
         codec_options={"reservoir": "0"},
         container_options={"id3v2_version": "0"},
         variants=(
@@ -117,7 +117,7 @@ FORMATS: dict[str, AudioFormat] = {
         default_bit_rate=64_000,
         codec=("ogg", "libopus"),
         codec_options={"vbr": "off", "frame_duration": "20"},
-        # FFmpeg holds back one page: 40 ms come 80 ms late, and pages cost 6 kbit/s.
+        # FFmpeg holds back one page, so with 40 ms sound comes 80 ms late. Pages cost 6 kbit/s.
         container_options={"page_duration": "40000"},
         variants=("48000_32", "48000_64", "48000_96", "48000_128", "48000_192"),
     ),
@@ -156,7 +156,7 @@ if TYPE_CHECKING:
     FormatName = str
     OutputFormat = str
 else:
-    # Types for models of requests, made of the table.
+    # Types for pydantic models of requests, made from the table.
     FormatName = Literal[tuple(name for name, each in FORMATS.items() if each.everywhere)]
     OutputFormat = Literal[
         tuple(f"{name}_{variant}" for name, each in FORMATS.items() for variant in each.variants)
@@ -164,7 +164,7 @@ else:
 
 
 def content_type(name: str, rate: int) -> str:
-    """The Content-Type of a response; it tells the sample rate of formats without a header."""
+    """The Content-Type of a response, with the sample rate for formats without a header."""
     audio_format = FORMATS[name]
     if audio_format.header:
         return audio_format.media_type

@@ -1,7 +1,7 @@
-"""What travels over the pipes: frozen dataclasses, one for each message. Used in every process.
+"""The messages between processes: one frozen dataclass for each. Used in every process.
 
-Front and worker talk over a pair of pipes, front and template over a socket pair. The codec checks
-the types of all fields.
+The front and a worker use a pair of pipes; the front and a template use a socket pair. The codec
+checks the types of all fields.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ipc.operations import AnyOperation, AnyResult, Segment
 class Request:
     """One operation for the engine.
 
-    `skip` is how much of the stream the client has already: bytes of speech, segments of a
-    transcript. The worker makes that part again and does not send it.
+    `skip` is how much of the stream the client already has: bytes of speech, or segments of a
+    transcript. The worker generates that part again, but does not send it.
     """
 
     id: int
@@ -29,14 +29,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The client of request `id` has gone: stop at the next step and answer Failed(cancelled)."""
+    """The client of request `id` has gone: stop at the next step and send Failed(cancelled)."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Is the worker alive? A thread that the model does not hold answers with the same number."""
+    """Checks that the worker is alive. A thread without the model replies with the same number."""
 
     number: int
 
@@ -46,7 +46,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A template has loaded, or a worker is warm.
+    """A template has loaded its model, or a worker has warmed up.
 
     `rss` is in bytes; `capacity` is how many requests the engine serves at once.
     """
@@ -58,9 +58,9 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The engine has taken up request `id`, so that a death from now on may be its fault.
+    """The engine has begun request `id`: if the worker dies from now on, it may be the cause.
 
-    Only workers with a capacity over 1 send it: in others a request begins when it arrives.
+    Only workers with a capacity above 1 send it; in other workers a request begins on arrival.
     """
 
     id: int
@@ -84,7 +84,7 @@ class Recognized:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Request `id` is answered; `rss` (bytes) is the worker's after it tidied up."""
+    """Request `id` is finished; `rss` is that of the worker after its cleanup, in bytes."""
 
     id: int
     result: AnyResult
@@ -93,9 +93,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Request `id` cannot be answered, or (id 0) the process cannot become READY.
+    """Request `id` has failed, or (id 0) the process cannot become READY.
 
-    `code` is the wire name of an `ipc.errors.ErrorCode`. The sender lives on, unless id is 0.
+    `code` is the wire name of an `ipc.errors.ErrorCode`. The sender continues, unless id is 0.
     """
 
     id: int
@@ -106,7 +106,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to Ping `number`."""
+    """The reply to Ping `number`."""
 
     number: int
 
@@ -116,13 +116,13 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What a worker is told when it starts. Sizes are in bytes, folders are paths or None.
+    """The options of a worker. Sizes are in bytes, folders are paths or None.
 
-    - `trim_growth`: by how much an idle worker may have grown before it trims its heap;
-    - `voice_dir`: where the encoded voices of registered voices are kept;
-    - `voice_cache_dir`: where others are kept, up to `voice_cache_bytes` (0 = none), and in memory
-      up to `voice_cache_memory_bytes`;
-    - `other_engines`: the engines that use the same folders.
+    - `trim_growth`: the growth of RSS above which an idle worker trims its heap;
+    - `voice_dir`: folder for the encoded voices of registered voices;
+    - `voice_cache_dir`: folder for other encoded voices, up to `voice_cache_bytes` (0 = none);
+    - `voice_cache_memory_bytes`: how many of them are also kept in memory;
+    - `other_engines`: other engines that use the same folders.
     """
 
     trim_growth: int = 0
@@ -135,7 +135,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Fork a worker called `name`. Three descriptors come along: requests, replies, log."""
+    """Fork a worker called `name`. Three descriptors come with it: requests, replies, log."""
 
     name: str
     options: WorkerOptions
@@ -143,7 +143,7 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The worker called `name` runs as `pid`."""
+    """The worker called `name` runs as `pid`. Its pidfd comes with it."""
 
     name: str
     pid: int
@@ -151,7 +151,7 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A worker has been reaped; `status` is its exit code, or minus the signal that ended it."""
+    """The template reaped a worker; `status` is its exit code, or minus the number of a signal."""
 
     pid: int
     status: int

@@ -1,7 +1,7 @@
-"""What the front asks of a model, and what it answers: frozen dataclasses. Used in every process.
+"""Operations of models and their results: frozen dataclasses. Used in every process.
 
-A route makes an operation, the codec carries it, and an engine gets it; its result comes back the
-same way. All fields are typed, so that mypy follows a value from the HTTP form to the engine.
+A route makes an operation, the codec carries it, and an engine gets it; the result comes back the
+same way. All fields are typed, so mypy checks a value from the HTTP form to the engine.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 MAX_SEED = 2**32
-"""Seeds are below it."""
+"""Seeds are below this number."""
 
 REFERENCE_SECONDS = 30.0
-"""How much of a reference recording is used; the rest is ignored."""
+"""How many seconds of a reference recording are used; the rest is ignored."""
 
 TRANSCRIPT_SECONDS = 720.0
-"""The longest recording that is transcribed; a longer one is refused."""
+"""The longest recording that is transcribed, in seconds; a longer one is refused."""
 
 AUTO_LANGUAGE = "auto"
-"""The language hint of a request that gives none."""
+"""The language of a request without a language hint."""
 
 NO_LANGUAGE = "nospeech"
-"""The language of a recording in which nobody speaks."""
+"""The language of a recording without speech."""
 
 TRANSIENT = {"transient": True}
-"""Metadata of fields that do not change what a request asks for: see `ipc.codec.content`."""
+"""Metadata of fields that are not part of a request's content: see `ipc.codec.content`."""
 
 ResultT = TypeVar("ResultT")
 
@@ -40,8 +40,8 @@ class Operation(Generic[ResultT]):
 class Recording:
     """A recording as a client sent it; `key` is the SHA-256 of its bytes, in hex.
 
-    The bytes are in `data`, or in the private file at `path`. With neither, only the key is known:
-    a worker may have kept the voice of this recording.
+    The bytes are in `data`, or in the private file at `path`. If both are None, only the key is
+    known: workers may have kept the encoded voice of this recording.
     """
 
     key: str
@@ -56,9 +56,9 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """The voice to speak with: a built-in one, or that of a recording; without both, the default.
+    """The voice to speak with: a built-in one, or the voice of a recording; else the default one.
 
-    A `registered` voice has a name, so that its encoded form is kept until it is deleted.
+    The encoded form of a `registered` voice is kept until the voice is deleted.
     """
 
     builtin: str | None = None
@@ -68,7 +68,7 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a model draws its samples. None leaves the engine's own default."""
+    """How a model draws its samples. None means the engine's own default."""
 
     seed: int = field(metadata=TRANSIENT)
     temperature: float | None = None
@@ -78,7 +78,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTime:
-    """When a sentence of the text is spoken, in seconds of the answer."""
+    """When a sentence of the text is spoken, in seconds of the sound."""
 
     text: str
     start: float
@@ -87,11 +87,12 @@ class SentenceTime:
 
 @dataclass(frozen=True, slots=True)
 class SpeechResult:
-    """Speech was made: `samples` of it at `sample_rate` Hz.
+    """The result of `Speak`: it gave `samples` samples at `sample_rate` Hz.
 
-    `encode_seconds` is the time that the output format took, `voice_cached` whether the voice was
-    known; None where an engine does not tell. `alignment` is None unless it was asked for, and its
-    times are exact or approximate.
+    - `encode_seconds`: the time for encoding; `voice_cached`: whether the voice was already
+      encoded. Both are None if the engine does not report them.
+    - `alignment`: the times of the sentences, or None if the request did not ask for them;
+      `alignment_exact`: whether the times of characters are exact.
     """
 
     sample_rate: int
@@ -109,9 +110,10 @@ class SpeechResult:
 
 @dataclass(frozen=True, slots=True)
 class Speak(Operation[SpeechResult]):
-    """Speak `text`. None leaves a choice to the engine or to the format.
+    """Speak `text`. None means the default of the engine or of the format.
 
-    With `streamed` the bytes come as they are made, and headers leave the length open.
+    With `streamed` the bytes come while they are generated, and headers leave the length open.
+    `sample_rate` is in Hz, `bit_rate` in bits per second.
     """
 
     text: str
@@ -127,7 +129,7 @@ class Speak(Operation[SpeechResult]):
 
 @dataclass(frozen=True, slots=True)
 class VoiceResult:
-    """A voice was made of `seconds` of a recording; `cached`: it was known before."""
+    """The result of `EncodeVoice`: `seconds` of the recording were used; `cached`: known before."""
 
     seconds: float
     cached: bool
@@ -135,7 +137,7 @@ class VoiceResult:
 
 @dataclass(frozen=True, slots=True)
 class EncodeVoice(Operation[VoiceResult]):
-    """Make a voice of a recording, prove that it speaks, and keep it if it is `registered`."""
+    """Encode the voice of a recording, test that it speaks, and keep it if it is `registered`."""
 
     recording: Recording
     registered: bool = True
@@ -152,9 +154,10 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Paralinguistics:
-    """How something is said: language, emotion, sound events; probabilities where there are any.
+    """How something is said: language, emotion, sound events. Probabilities may be None.
 
-    `language` is a code or `NO_LANGUAGE`, `emotion` HAPPY, SAD, ANGRY, NEUTRAL, ... or EMO_UNKNOWN.
+    `language` is a code or `NO_LANGUAGE`; `emotion` is HAPPY, SAD, ANGRY, NEUTRAL, ... or
+    EMO_UNKNOWN.
     """
 
     language: str
@@ -167,9 +170,9 @@ class Paralinguistics:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What people read as one subtitle; `start` and `end` in seconds of the recording.
+    """A segment of a transcript, as long as a subtitle; times are in seconds of the recording.
 
-    `words` is None unless words were asked for.
+    `words` is None if the request did not ask for words.
     """
 
     id: int
@@ -182,7 +185,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What is said in a recording of `duration` seconds; `raw` keeps the model's own tags."""
+    """The transcript of a recording of `duration` seconds; `raw` keeps the model's own tags."""
 
     text: str
     raw: str
@@ -195,8 +198,8 @@ class Transcript:
 class Transcribe(Operation[Transcript]):
     """Transcribe a recording.
 
-    `language` is a hint, or `AUTO_LANGUAGE`; `itn` writes numbers as digits and adds punctuation;
-    with `words` each segment has its words; with `streamed` each segment is sent when it is known.
+    `language` is a hint, or `AUTO_LANGUAGE`. `itn` writes numbers as digits and adds punctuation.
+    With `words` each segment has its words. With `streamed` each segment is sent when it is known.
     """
 
     recording: Recording

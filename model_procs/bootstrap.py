@@ -1,4 +1,4 @@
-"""What a template and a spawned worker have in common when they start. Runs in child processes."""
+"""The start of templates and spawned workers. Runs in child processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model_procs.engine import Engine, EngineConfig
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """The front's word on what to load, as JSON on the command line."""
+    """What the front wants this process to load; JSON on the command line."""
 
     factory: str
     engine: EngineConfig
@@ -46,15 +46,15 @@ class ChildConfig:
 
 
 def start(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parse the arguments that every child takes, tie it to the front, send its logging to stderr.
+    """Parse the arguments that all children have, arm the lifeline, and send logging to stderr.
 
-    stderr is a pipe whose lines the front logs under this process's name.
+    stderr is a pipe; the front logs its lines with this process's name.
     """
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--config", type=ChildConfig.from_json, required=True)
     args = parser.parse_args(argv)
     lifeline.arm(args.lifeline)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front handles Ctrl-C
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
     return args
 
@@ -68,7 +68,7 @@ def load(config: ChildConfig) -> Engine:
 
 
 def failure(error: BaseException) -> Failed:
-    """What the front is told when this process cannot become READY: the model's own words."""
+    """The message for the front when this process cannot become READY, with the model's error."""
     if isinstance(error, ServiceError):
         return Failed(0, error.code.wire_name, error.message)
     code = ErrorCode.model_unavailable.wire_name
@@ -76,7 +76,7 @@ def failure(error: BaseException) -> Failed:
 
 
 def redirect_output(log_fd: int) -> None:
-    """Point stdout and stderr at the front's log, also for code below Python."""
+    """Send stdout and stderr to the front's log, also those of native code."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log_fd, 1)
@@ -84,8 +84,8 @@ def redirect_output(log_fd: int) -> None:
 
 
 def resident_bytes() -> int:
-    """RSS of this process, from statm: microseconds, where psutil opens and parses more."""
-    statm = os.open("/proc/self/statm", os.O_RDONLY)  # `open` would make eight calls of these three
+    """RSS of this process in bytes, from statm: it takes microseconds, psutil takes longer."""
+    statm = os.open("/proc/self/statm", os.O_RDONLY)  # three system calls; `open` makes eight
     try:
         return int(os.read(statm, 100).split()[1]) * os.sysconf("SC_PAGE_SIZE")
     finally:

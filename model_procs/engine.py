@@ -1,7 +1,7 @@
 """The Engine protocol, and what engines of all kinds share.
 
-Runs in templates (`load`) and in workers (everything else). An engine knows its model and nothing
-of HTTP, pipes or processes.
+Runs in templates (`load`) and in workers (everything else). An engine knows only its model: no
+HTTP, pipes or processes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ipc.messages import WorkerOptions
 from ipc.operations import AnyOperation, AnyResult, Segment
 
 Output = Generator[bytes | Segment | None, None, AnyResult]
-"""What an engine makes of a request: it yields the stream and returns the result.
+"""The output of an engine for one request: it yields the stream and returns the result.
 
-Speech is a stream of bytes, a streamed transcript one of segments. None means that the request
-waits for the next step of a `BatchEngine`.
+The stream has bytes of speech, or segments of a transcript. None means that the request waits for
+the next step of a `BatchEngine`.
 """
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the client has gone
-    """Raised by an engine that noticed its stop event; the worker reports `cancelled`."""
+    """Raised by an engine when its stop event is set; the worker reports `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """What an engine is built from; `options` holds the engine's own settings."""
+    """The configuration of an engine; `options` has the engine's own settings."""
 
     models_dir: Path
     threads: int = 1
@@ -43,7 +43,7 @@ class Engine(Protocol):
     def __init__(self, config: EngineConfig) -> None: ...
 
     def load(self) -> None:
-        """Load the weights. Runs in the template, which must still have one thread afterwards."""
+        """Load the weights. Runs in the template, which must have only one thread afterwards."""
 
     def warm_up(self) -> None:
         """Run one real inference, in the worker, before it reports READY."""
@@ -52,9 +52,10 @@ class Engine(Protocol):
         """Facts for clients and for /health."""
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
-        """Answer one request.
+        """Serve one request.
 
-        Raises `ServiceError` for what the client can mend and `Cancelled` soon after `stop` is set.
+        Raises `ServiceError` for errors that the client can fix, and `Cancelled` soon after `stop`
+        is set.
         """
 
 
@@ -62,9 +63,9 @@ class Engine(Protocol):
 class BatchEngine(Engine, Protocol):
     """An engine that serves up to `capacity` requests at once.
 
-    Each request runs as `run` says, until it yields None: it waits for the next step. `step`
-    advances all that wait; then each goes on. A request that is cancelled has `Cancelled` raised
-    where it waits.
+    Each request runs in its own `run`, until that yields None: it waits for the next step. `step`
+    advances all waiting requests; then each continues. For a cancelled request, `Cancelled` is
+    raised where it waits.
     """
 
     capacity: int
@@ -75,7 +76,7 @@ class BatchEngine(Engine, Protocol):
 
 @runtime_checkable
 class VoiceKeeper(Protocol):
-    """An engine that keeps encoded voices, in files that outlive the worker."""
+    """An engine that keeps encoded voices in files, also after the worker has ended."""
 
     def keep_voices(self, options: WorkerOptions) -> None:
-        """Keep encoded voices from now on, and load the hot ones; in the worker, before READY."""
+        """Start to keep encoded voices, and load often used ones. In the worker, before READY."""

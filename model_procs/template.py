@@ -1,7 +1,7 @@
 """A template: loads one model, never serves, forks workers when the front asks.
 
-Runs in the template process, one per model. It stays single-threaded so that a fork is safe: a
-thread that a fork leaves behind could hold a lock that no worker would ever get.
+Runs in the template process, one per model. It stays single-threaded so that a fork is safe: a fork
+copies only one thread, and a lock that another thread holds would stay locked in the worker.
 
     front --Fork + pipes--> template --fork--> worker
     front <--Forked + pidfd, Exited-- template
@@ -25,7 +25,7 @@ from model_procs.engine import Engine
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load, report, fork until the front closes the control socket."""
+    """Load the model, report READY, and fork workers until the front closes the control socket."""
     parser = argparse.ArgumentParser(description="Template of one model; started by the front.")
     parser.add_argument("--control", type=int, required=True)
     args = bootstrap.start(parser, argv)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         control.send(bootstrap.failure(error))
         raise
     gc.collect()
-    # Collections in the workers would otherwise write to, and so copy, every page of the model.
+    # Otherwise a collection in a worker would write to every page of the model, and so copy it.
     gc.freeze()
     control.send(Ready(engine.info(), bootstrap.resident_bytes()))
     return _serve_forks(control, engine, args.lifeline)
@@ -47,7 +47,7 @@ def _check_single_threaded() -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise RuntimeError(
-            f"the engine left {threads} threads after loading, so that it cannot be forked; "
+            f"the engine has {threads} threads after loading, so its process cannot be forked; "
             "set VOICE_ENGINE_START_METHOD=spawn"
         )
 
@@ -56,7 +56,7 @@ def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> in
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler at all, so that the wake-up fires
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # the wake-up descriptor needs a handler
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     with selectors.DefaultSelector() as selector:
         selector.register(control.socket, selectors.EVENT_READ)
@@ -80,7 +80,7 @@ def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> in
                     _become_worker(engine, message, descriptors, lifeline_fd, inherited)
                 for descriptor in descriptors:
                     os.close(descriptor)
-                # Opened before the worker can be reaped, so it cannot be another process's.
+                # Opened before the worker can be reaped, so the pid cannot mean another process.
                 pidfd = os.pidfd_open(pid)
                 control.send(Forked(message.name, pid), [pidfd])
                 os.close(pidfd)

@@ -1,8 +1,8 @@
 """A worker: serves requests until the front closes its pipe, as many at once as its engine can.
 
-Runs in worker processes: forked from a template, or started for itself (`main`, start method
-spawn). The main thread runs the engine. A second thread reads the pipe, so that pings are answered
-and cancellations noticed while the model computes.
+Runs in worker processes: forked from a template, or started directly (`main`, start method spawn).
+The main thread runs the engine. A second thread reads the pipe, so that the worker answers pings
+and notices cancellations while the model computes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from model_procs import bootstrap
 from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
 
 CHUNK_SIZE = 256 * 1024
-"""Longest data of one frame, in bytes; longer pieces are cut."""
+"""The most data of one frame, in bytes; longer pieces are split."""
 
 _OOM_SCORE = "800"
-"""Of 1000; the front keeps its 0."""
+"""oom_score_adj of a worker, at most 1000; that of the front stays 0."""
 
 _IDLE_SECONDS = 0.05
-"""How long a worker waits for the next request before it takes the time to trim."""
+"""How long a worker waits for the next request before it trims its heap."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> None:
-    """Warm up, report READY, answer requests until EOF."""
+    """Warm up, report READY, serve requests until EOF."""
     _raise_oom_score()
     try:
         engine.warm_up()
@@ -98,7 +98,7 @@ def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> N
 
 
 def _wait(inbox: _Inbox, baseline: int, options: WorkerOptions) -> Request:
-    """The next request; an idle worker that has grown trims its heap meanwhile."""
+    """Wait for the next request. An idle worker that has grown trims its heap first."""
     request = inbox.next(timeout=_IDLE_SECONDS)
     if request is None:
         if bootstrap.resident_bytes() > baseline + options.trim_growth:
@@ -116,18 +116,18 @@ def _start(engine: Engine, channel: BlockingChannel, inbox: _Inbox, request: Req
 
 
 def _step(engine: BatchEngine, running: list[_Running]) -> None:
-    """One step of the batch. An error in it is one of every request that waits for it."""
+    """Run one step of the batch. If it fails, every request that waits for it fails."""
     try:
         engine.step()
     except MemoryError:
-        raise  # what is left of this process is not to be trusted
+        raise  # this process cannot be trusted any more
     except Exception as error:
         for one in running:
             one.fail(error)
 
 
 class _Running:
-    """One request that the engine works on. Its report is the last thing the front waits for."""
+    """One request that the engine works on. Its last message is Done or Failed."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Running:
         self._skip = request.skip
 
     def advance(self) -> bool:
-        """Work on it until it waits for a step; False when it is over."""
+        """Work on the request until it waits for a step; False when it is over."""
         try:
             if self._stop.is_set():
                 self._output.throw(Cancelled())
@@ -160,7 +160,7 @@ class _Running:
         except StopIteration as end:
             self._finish(end.value)
         except MemoryError:
-            raise  # what is left of this process is not to be trusted
+            raise  # this process cannot be trusted any more
         except BrokenPipeError:
             os._exit(0)
         except Exception as error:
@@ -168,7 +168,7 @@ class _Running:
         return not self.over
 
     def fail(self, error: Exception) -> None:
-        """It ends with `error`."""
+        """End the request with `error`."""
         match error:
             case Cancelled():
                 code, message = ErrorCode.cancelled, "the request was cancelled"
@@ -182,11 +182,11 @@ class _Running:
         self._channel.send(Failed(self._request.id, code.wire_name, message, rss))
 
     def _finish(self, result: AnyResult) -> None:
-        if self._skip:  # the client has the beginning of another response
+        if self._skip:  # the client already has more than this worker has generated
             made = self._request.skip - self._skip
             message = (
-                f"the engine made {made} bytes or segments where another worker had made "
-                f"{self._request.skip}; send the request again"
+                f"the replay gave only {made} bytes or segments, but {self._request.skip} had "
+                "already been sent; send the request again"
             )
             self.fail(ServiceError(ErrorCode.engine_error, message))
         else:
@@ -194,7 +194,7 @@ class _Running:
             self._channel.send(Done(self._request.id, result, rss))
 
     def _end(self) -> int:
-        """Tidy up; returns the RSS in bytes."""
+        """Clean up; returns the RSS in bytes."""
         self.over = True
         self._output.close()
         self._inbox.finish(self._request.id)
@@ -202,7 +202,7 @@ class _Running:
         return bootstrap.resident_bytes()
 
     def _send_bytes(self, data: bytes) -> None:
-        """Send `data` but for what the client has already, cut to the size of a frame."""
+        """Send `data` without the part that the client already has, split into frames."""
         dropped = min(self._skip, len(data))
         self._skip -= dropped
         for start in range(dropped, len(data), CHUNK_SIZE):
@@ -210,7 +210,7 @@ class _Running:
 
 
 class _Inbox:
-    """What has arrived: requests in order, and a stop event for each."""
+    """Received requests in order, and a stop event for each."""
 
     def __init__(self, channel: BlockingChannel) -> None:
         self._channel = channel
@@ -218,7 +218,7 @@ class _Inbox:
         self._stops: dict[int, threading.Event] = {}
 
     def read_forever(self) -> None:
-        """The reader thread. Ends the process at EOF: nobody is left to answer to."""
+        """The reader thread. Ends the process at EOF, because then the front no longer listens."""
         status = 1
         try:
             while (message := self._channel.receive()) is not None:
@@ -243,14 +243,14 @@ class _Inbox:
             os._exit(status)
 
     def next(self, timeout: float | None) -> Request | None:
-        """The next request; None after `timeout` seconds (None: any number) without one."""
+        """The next request, or None after `timeout` seconds; with None it waits for ever."""
         try:
             return self._requests.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def waiting(self) -> bool:
-        """Whether a request has arrived that `next` has not returned."""
+        """Whether a request has arrived that `next` has not returned yet."""
         return not self._requests.empty()
 
     def stop_event(self, request_id: int) -> threading.Event:
@@ -261,13 +261,13 @@ class _Inbox:
 
 
 def _raise_oom_score() -> None:
-    """If the kernel must kill for memory, let it take a worker: one is replaced in milliseconds."""
+    """When memory runs out, make the kernel kill a worker: it is replaced in milliseconds."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 
 
 def _trim() -> None:
-    """Give the heap's free pages back to the kernel; glibc keeps them otherwise."""
+    """Give free pages of the heap back to the kernel; otherwise glibc keeps them."""
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

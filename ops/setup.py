@@ -1,11 +1,11 @@
 """Make .venv: a CPU torch, then everything else at the versions in constraints.txt.
 
-With --dev also the tools for tests and checks, and the packages of tests/js at the versions in its
-package-lock.json.
+With --dev it also installs the tools for tests and checks, and the packages of tests/js at the
+versions in its package-lock.json.
 
-Runs before anything is installed, so it uses the standard library alone. ops/setup.sh calls it on a
-machine, the Dockerfile in an image. It does nothing when nothing changed, and goes on where an
-interrupted run stopped.
+It runs before anything is installed, so it uses the standard library only. ops/setup.sh calls it on
+a machine, the Dockerfile in an image. It does nothing when nothing changed. After an interrupted
+run it continues where that run stopped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Checkout:
 
     def venv_version(self) -> str | None:
         """The version of .venv's Python, or None when it cannot be used."""
-        # pip is asked as well: it comes last when a venv is made, so it tells a whole one.
+        # pip is installed last when a venv is made, so a venv with pip is complete.
         code = "import importlib.metadata as m, sys; m.version('pip'); print(sys.version)"
         try:
             done = subprocess.run(
@@ -64,8 +64,8 @@ class Checkout:
         return done.stdout.strip() if done.returncode == 0 else None
 
     def key(self, version: str, extra: str | None = None) -> str:
-        """What .venv's content depends on, with `extra` or its own, as one digest."""
-        # The path is part of it because scripts in .venv/bin name their interpreter by full path.
+        """A digest of all that .venv's content depends on; `extra` replaces the checkout's own."""
+        # The path is part of it because scripts in .venv/bin have the full path of the interpreter.
         extra = self.extra if extra is None else extra
         parts = [version.encode(), str(self.root).encode(), extra.encode()]
         parts += [
@@ -75,7 +75,7 @@ class Checkout:
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def up_to_date(self) -> bool:
-        """Whether .venv works and holds what the files ask for; the tools too are no hindrance."""
+        """Whether .venv works and has what the files ask for; it may have the dev tools as well."""
         version = self.venv_version()
         if version is None or not self.stamp.is_file():
             return False
@@ -83,7 +83,7 @@ class Checkout:
         return self.stamp.read_text() in {self.key(version, extra) for extra in extras}
 
     def install(self) -> None:
-        """Bring .venv to what the files ask for."""
+        """Install into .venv what the files ask for."""
         if self.venv_version() is None:
             _say("making .venv")
             self._run([sys.executable, "-m", "venv", "--clear", str(self.venv)], "making .venv")
@@ -103,18 +103,18 @@ class Checkout:
         new.replace(self.stamp)
 
     def install_node_packages(self) -> bool:
-        """Bring tests/js/node_modules to what its lock file asks for; whether that was needed."""
+        """Install what the lock file of tests/js asks for. Returns whether that was necessary."""
         folder = self.root / "tests" / "js"
         lock = folder / "package-lock.json"
         stamp = folder / "node_modules" / ".setup-stamp"
         npm = shutil.which("npm")
         if npm is None or not lock.is_file():
-            return False  # ops/setup.sh has said what is missing
+            return False  # ops/setup.sh has already said what is missing
         wanted = lock.read_bytes()
         if stamp.is_file() and stamp.read_bytes() == wanted:
             return False
         _say("installing the packages of tests/js")
-        # It begins by removing node_modules, so an interrupted run leaves no stamp.
+        # npm ci first removes node_modules, so an interrupted run leaves no stamp.
         self._run([npm, "ci", "--loglevel=error", "--prefix", str(folder)], "npm ci in tests/js")
         stamp.parent.mkdir(exist_ok=True)
         stamp.write_bytes(wanted)
@@ -127,11 +127,11 @@ class Checkout:
         wanted = f"torch=={pins['torch']}+cpu"
         _say(f"installing {wanted}")
         try:
-            # Where pip knows a CPU build (or has installed it already), nothing else is needed.
-            # Elsewhere this fails within seconds, as the default index has builds for CUDA alone.
+            # This is enough if pip's index has a CPU build, or if it is installed already.
+            # Otherwise it fails within seconds, because the default index has only CUDA builds.
             self._pip("install", "--retries", "1", "--no-deps", wanted, quiet=True)
         except SetupError:
-            # uv knows where the PyTorch project keeps its CPU builds; pip has to be told.
+            # uv knows where the PyTorch project keeps its CPU builds; pip does not.
             self._pip("install", "uv")
             uv = [str(self.python), "-m", "uv", "pip", "install", "--python", str(self.python)]
             torch = f"torch=={pins['torch']}"
@@ -144,8 +144,9 @@ class Checkout:
         self._run(command, f"pip {' '.join(arguments)}", quiet=quiet)
 
     def _run(self, command: Sequence[str], what: str, *, quiet: bool = False) -> None:
-        # By environment: pip hands it on to the environments where it builds packages, and no pip
-        # minds a variable that it does not know. Older ones build the modern way only if told to.
+        # Set as environment variables, because pip passes them on to the environments where it
+        # builds packages, and every pip ignores variables that it does not know. Older pips use
+        # PEP 517 only if they are told to.
         pins = {
             "PIP_CONSTRAINT": "constraints.txt",
             "PIP_BUILD_CONSTRAINT": "constraints.txt",
@@ -159,11 +160,11 @@ class Checkout:
             check=False,
         )
         if done.returncode != 0:
-            raise SetupError(f"{what} failed; mend what it says above and run this again")
+            raise SetupError(f"{what} failed; fix what it says above and run this again")
 
     def _forget_half_installed(self) -> None:
-        """Make pip install again what an interrupted run left without its list of files."""
-        # pip writes RECORD last, but takes a package for installed when METADATA is there.
+        """Remove packages that an interrupted run left incomplete, so that pip reinstalls them."""
+        # pip writes RECORD last, but a package counts as installed as soon as METADATA exists.
         for info in self.venv.glob("lib/python*/site-packages/*.dist-info"):
             if not (info / "RECORD").is_file():
                 shutil.rmtree(info)
@@ -178,13 +179,13 @@ def read_pins(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold off other setups of this folder: `make run` and `make test` may start together."""
+    """Let only one setup of this folder run: `make run` and `make test` may start together."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another setup is running here, waiting for it")
+            _say("another setup is running in this folder, waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -196,7 +197,7 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Set up the checkout that this file lies in; returns the exit code."""
+    """Set up the checkout that this file is in; returns the exit code."""
     parser = argparse.ArgumentParser(description="Make .venv with everything at its pinned version")
     parser.add_argument("--dev", action="store_true", help="also the tools for tests and checks")
     options = parser.parse_args(arguments)
@@ -215,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("setup: interrupted; run it again to go on", file=sys.stderr)
+        print("setup: interrupted; run it again to continue", file=sys.stderr)
         return 130
     return 0
 

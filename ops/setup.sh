@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prepare this checkout: the system packages it needs, then .venv (ops/setup.py, which gets our
-# arguments). Takes well under a second when there is nothing to do. PYTHON names another Python.
-# With --dev also what tests need: curl, Node and the packages in tests/js.
+# Prepare this checkout: install the system packages it needs, then make .venv (ops/setup.py, which
+# gets the same arguments). Takes well under a second when there is nothing to do. PYTHON sets
+# another Python. --dev also installs what tests need: curl, Node and the packages of tests/js.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,18 +14,18 @@ install() {
     command -v apt-get >/dev/null || fail "install $* with your package manager, then run this again"
     as_root=""
     if [ "$(id -u)" != 0 ]; then
-        # Without a terminal sudo could not ask for its password.
+        # Without a terminal sudo cannot ask for a password.
         if ! command -v sudo >/dev/null || ! { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
             fail "missing: $*; run this as root: apt-get update && apt-get install -y $*"
         fi
         as_root=sudo
     fi
     echo "setup: installing with apt: $*"
-    # The package lists of a fresh machine are empty or old, so a failure is worth one update.
+    # The package lists of a fresh machine are empty or old, so after a failure update them once.
     set -- env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y \
         --no-install-recommends "$@"
     $as_root "$@" >/dev/null 2>&1 || { $as_root apt-get -qq update && $as_root "$@" >/dev/null; } ||
-        fail "apt-get could not install them, see above"
+        fail "apt-get could not install the packages, see above"
 }
 
 candidates="${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}"
@@ -42,9 +42,9 @@ find_python() {
 
 if ! find_python; then
     if [ -n "$python" ]; then
-        install "$(basename "$python")-venv" # Debian packs venv on its own
+        install "$(basename "$python")-venv" # Debian has venv in a package of its own
     elif command -v python3 >/dev/null; then
-        install python3.11 python3.11-venv # beside the system's own, which is older
+        install python3.11 python3.11-venv # beside the system's Python, which is older
     else
         install python3 python3-venv
     fi
@@ -57,7 +57,7 @@ if ! [ -f .venv/setup-stamp ]; then
 $("$python" -c "$facts")
 END
     case $version in
-    3.11 | 3.13) ;; # pocketsphinx has wheels for these alone; for others it is compiled
+    3.11 | 3.13) ;; # pocketsphinx has wheels for these only; for others it must be compiled
     *)
         if ! command -v cc >/dev/null || ! [ -f "$include/Python.h" ]; then
             install gcc libc6-dev "python$version-dev"
@@ -77,10 +77,10 @@ fi
 case " $* " in
 *" --dev "*)
     if ! command -v curl >/dev/null && command -v apt-get >/dev/null; then
-        install curl # the examples in the documentation are tested
+        install curl # tests run the examples in the documentation
     fi
     if ! command -v npm >/dev/null && command -v apt-get >/dev/null; then
-        # A node that is there already is kept; Debian packs npm on its own.
+        # Keep a node that is installed already; Debian has npm in a package of its own.
         if command -v node >/dev/null; then install npm; else install nodejs npm; fi
     elif ! command -v npm >/dev/null; then
         echo "setup: npm not found: install Node and npm, or tests of JavaScript clients fail" >&2

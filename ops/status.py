@@ -1,8 +1,8 @@
-"""Show how the service is doing: `python -m ops.status`, or this file run by any Python 3.8+.
+"""Show the state of the service: `python -m ops.status`, or run this file with any Python 3.8+.
 
-Reads /health and nothing else, with the standard library alone, so that it works from a machine
-that has no .venv. The exit code tells scripts: 0 all well, 1 degraded or still starting, 2 down
-(nothing can be served), 64 wrong usage.
+It reads /health only, and uses the standard library only, so it works on a machine without .venv.
+The exit code is for scripts: 0 ok, 1 degraded or still starting, 2 down (no model serves), 64 wrong
+usage.
 """
 
 from __future__ import annotations
@@ -45,29 +45,31 @@ _LEFT = ("name", "model", "engine", "state", "last_exit")
 
 
 class DownError(Exception):
-    """There is no health answer; the message says why."""
+    """There is no response from /health; the message says why."""
 
 
 def fetch(url: str, timeout: float) -> tuple[int, dict[str, Any]]:
-    """HTTP status and body of the health answer at `url`. Raises `DownError`."""
-    # A proxy from the environment is for the network, not for this machine.
+    """HTTP status and body of the response from /health at `url`. Raises `DownError`."""
+    # A proxy that the environment names is for the network, not for this machine.
     proxies = urllib.request.ProxyHandler({} if _is_loopback(url) else None)
     try:
         try:
             answer = urllib.request.build_opener(proxies).open(url, timeout=timeout)
-        except urllib.error.HTTPError as error:  # a 503 carries a health answer too
+        except urllib.error.HTTPError as error:  # a 503 from /health has the same body
             answer = error
         with answer:
             status, raw = answer.getcode(), answer.read(_MAX_ANSWER)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise DownError(f"no answer from {url}: {reason or type(error).__name__}") from error
+        raise DownError(f"no response from {url}: {reason or type(error).__name__}") from error
     try:
         body = json.loads(raw)
     except ValueError:
-        raise DownError(f"{url} answers {status} without JSON") from None
+        raise DownError(f"the response from {url} (status {status}) is not JSON") from None
     if not _is_health(body):
-        raise DownError(f"{url} answers {status}, but not with the state of a voice engine")
+        raise DownError(
+            f"the response from {url} (status {status}) is not the state of a voice engine"
+        )
     return status, body
 
 
@@ -83,7 +85,7 @@ def _is_health(body: Any) -> bool:
 
 
 def judge(status: int, health: dict[str, Any]) -> int:
-    """The exit code for a health answer."""
+    """The exit code for a response from /health."""
     if status != 200 and not (health.get("asr_loaded") or health.get("tts_loaded")):
         return DOWN
     well = (
@@ -96,7 +98,7 @@ def judge(status: int, health: dict[str, Any]) -> int:
 
 
 def render(health: dict[str, Any], *, colour: bool) -> str:
-    """The health answer as text: a header, what is wrong with a model, a line for each child."""
+    """The response from /health as text: a header, errors of models, a line for each child."""
     status = _clean(health.get("status"))
     models = health["models"]
     summary = [
@@ -175,7 +177,7 @@ def _duration(seconds: Any) -> str:
 
 
 def _clean(value: Any) -> str:
-    """`value` on one line, without characters that would steer a terminal."""
+    """`value` on one line, without characters that control a terminal."""
     return "".join(char if char.isprintable() else " " for char in str(value))
 
 
@@ -185,7 +187,7 @@ def _paint(text: str, colour: str | None, enabled: bool) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # argparse's own code, 2, would tell a script that the service is down.
+        # argparse's own code is 2, which here means that the service is down.
         self.exit(USAGE, f"{self.prog}: {message}\n")
 
 
@@ -209,11 +211,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"http://127.0.0.1:{os.environ.get('PORT') or 8000}"
     )
     parser = _Parser(
-        description="Show how the voice engine is doing.",
-        epilog="Exit code: 0 all well, 1 degraded or still starting, 2 down, 64 wrong usage.",
+        description="Show the state of the voice engine.",
+        epilog="Exit code: 0 ok, 1 degraded or still starting, 2 down, 64 wrong usage.",
     )
     parser.add_argument("--url", default=default, help="address of the service (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the health answer itself")
+    parser.add_argument(
+        "--json", action="store_true", help="print the response of /health as it is"
+    )
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait (%(default)s)")
     options = parser.parse_args(arguments)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(json.dumps(health, indent=2) if options.json else text, flush=True)
     except BrokenPipeError:
-        # As with `| head -1`. Python would flush again when it ends, and complain.
+        # As with `| head -1`. Python flushes again when it ends, and would report an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 

@@ -33,10 +33,10 @@ from supervisor.systemd import notify, reloading
 
 _BACKLOG = 512
 _LINGER_SECONDS = 2.0
-"""How long a refused client may go on sending before it is cut off: it should read the refusal."""
+"""How long a refused client may still send before it is disconnected: it must read the refusal."""
 
 _CANCEL_SECONDS = 0.2
-"""How long a handler that is cancelled may take to end before its connection is closed."""
+"""How long a cancelled handler may take to end before its connection is closed."""
 
 
 def build_app(service: Service) -> web.Application:
@@ -50,7 +50,7 @@ def build_app(service: Service) -> web.Application:
             rate_middleware,
         ]
     )
-    # By signal, for a stream's head goes out long before it has passed the middlewares.
+    # By signal, because the headers of a stream are sent before the middlewares see the response.
     app.on_response_prepare.extend([add_id, add_cors])
     app[SERVICE] = service
     add_operations(
@@ -71,7 +71,7 @@ def build_app(service: Service) -> web.Application:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; `::` takes IPv4 too, and falls back to it where there is no IPv6."""
+    """A listening socket. `::` also accepts IPv4, and means IPv4 only if there is no IPv6."""
     if host == "::" and socket.has_dualstack_ipv6():
         return socket.create_server(
             (host, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
@@ -83,10 +83,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(load_settings: Callable[[], Settings]) -> None:
-    """Run the service until SIGTERM or SIGINT; SIGHUP has it load its settings and models anew."""
+    """Run the service until SIGTERM or SIGINT; on SIGHUP it reloads its settings and models."""
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    # For writing uploads to disk; more threads would only hold more memory.
+    # For writing uploads to disk; more threads would only use more memory.
     loop.set_default_executor(ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -132,9 +132,9 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
 
 
 async def _end_connections(manager: web.Server, end: float) -> None:
-    """Let answers reach their clients until `end` (loop's clock); cut off those who take longer.
+    """Send the remaining responses until `end` (loop's clock), then close the connections.
 
-    aiohttp by itself would wait for them anew, and twice.
+    aiohttp's own shutdown would start its full wait again, twice.
     """
     manager.pre_shutdown()  # idle connections
     with contextlib.suppress(TimeoutError):
@@ -152,7 +152,7 @@ async def _tell_ready(service: Service) -> None:
 async def _reload_on(
     requested: asyncio.Event, service: Service, load_settings: Callable[[], Settings]
 ) -> None:
-    """Reload one at a time; a request that comes meanwhile is another reload."""
+    """Run one reload at a time; a SIGHUP during a reload starts another one after it."""
     while True:
         await requested.wait()
         requested.clear()
@@ -162,14 +162,14 @@ async def _reload_on(
             await service.reload(load_settings())
         except (ValueError, OSError, DoesNotFit) as error:
             logger.error("reload_refused", error=str(error))
-        except Exception:  # a bug here must be seen, and must not end the reloads
+        except Exception:  # a bug here must be logged, and must not stop later reloads
             logger.exception("reload_failed")
         notify("READY=1")
 
 
 def run(load_settings: Callable[[], Settings]) -> None:
-    """Run the front process with the settings that `load_settings` gives, now and on SIGHUP."""
-    # They are loaded anew once it is handled; until then it would end the process.
+    """Run the front process with the settings that `load_settings` returns, now and on SIGHUP."""
+    # Until `serve` installs its handler, a SIGHUP would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure(load_settings().log_level)
     keep_front_small()

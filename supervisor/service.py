@@ -37,7 +37,7 @@ VERSION = importlib.metadata.version("voice-engine")
 
 
 class Service:
-    """The models and where they run, spool, voices, and the lifeline of all children."""
+    """All parts: the models and their backends, spool, voices, and the children's lifeline."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -45,9 +45,9 @@ class Service:
         self.stopping = False
         override = settings.memory_limit_mb
         self.container = find_container(None if override is None else override * MB)
-        # Nothing is ever written: that the write end closes is what kills the children.
+        # Nothing is ever written: the children are killed when the write end closes.
         self._lifeline, self._lifeline_writer = os.pipe()
-        self._configs = self._make_configs(settings)  # may refuse; nothing has been started yet
+        self._configs = self._make_configs(settings)  # may raise; nothing has been started yet
         self.spool = Spool(
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
@@ -82,7 +82,7 @@ class Service:
 
     @property
     def builtin_voices(self) -> list[tuple[BuiltinVoice, Model]]:
-        """The speech engines' own voices, and whose they are; none before an engine has loaded."""
+        """The built-in voices, each with its model; none before an engine has loaded."""
         found: dict[str, tuple[BuiltinVoice, Model]] = {}
         for model in self.models.of(Kind.TTS):
             for voice in model.backend.info.voices if model.backend.info else ():
@@ -90,7 +90,7 @@ class Service:
         return list(found.values())
 
     def start(self) -> None:
-        """Begin to load all models; returns at once."""
+        """Start to load all models; returns at once."""
         become_subreaper()
         for model in self.models:
             self._announce(model)
@@ -108,17 +108,17 @@ class Service:
             logger.warning("drain_timeout", in_flight=left)
 
     async def reload(self, settings: Settings) -> None:
-        """Take over weights, engines, limits, keys and numbers of workers, losing no request.
+        """Apply new weights, engines, limits, keys and numbers of workers; no request is lost.
 
-        A model that cannot be loaded goes on as it was; the log says why. Where the service listens
-        and keeps things does not change, nor how long it pauses after failures. Raises `ValueError`
-        when there are to be other models, for which the service must be started anew.
+        A model that cannot be loaded stays as it was; the log says why. Addresses, folders and the
+        pauses after failures do not change. Raises `ValueError` when `settings` add or remove a
+        model, because that needs a restart of the service.
         """
         configs = self._make_configs(settings)
         if configs.keys() != self._configs.keys():
             raise ValueError(
-                f"the settings name the models {', '.join(configs)} instead of "
-                f"{', '.join(self._configs)}; restart the service to change them"
+                f"the settings ask for the models {', '.join(configs)}, but the service runs "
+                f"{', '.join(self._configs)}; restart it to add or remove a model"
             )
         self._configs = configs
         self.settings = settings
@@ -139,7 +139,7 @@ class Service:
         await asyncio.gather(*(reload_one(model) for model in self.models))
 
     async def close(self) -> None:
-        """Stop all children and remove what is on disk."""
+        """Stop all children and remove the spool from the disk."""
         if self._monitoring is not None:
             self._monitoring.cancel()
         await asyncio.gather(*(model.backend.close() for model in self.models))
@@ -164,12 +164,12 @@ class Service:
             logger.warning(
                 "embedded_engine",
                 model=model.name,
-                message=f"{engine.name} stands in until the real model's weights are in "
-                f"{folder}; get them with: voice-engine models fetch {folder}",
+                message=f"the embedded engine {engine.name} serves until the weights of the real "
+                f"model are in {folder}; get them with: voice-engine models fetch {folder}",
             )
 
     def _make_configs(self, settings: Settings) -> dict[str, LocalConfig]:
-        """What each model's backend is made of, by the model's name. Raises `DoesNotFit`."""
+        """The configuration of each model's backend, by model name. Raises `DoesNotFit`."""
         limits = plan(self.container.limit, {each.name: each.need for each in settings.models})
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
@@ -233,7 +233,7 @@ def _dispatch_config(settings: Settings) -> DispatchConfig:
 
 
 def _make_private(folder: Path, setting: Path) -> str | None:
-    """The private folder in which workers keep encoded voices; None when there cannot be one."""
+    """A private folder for the workers' encoded voices; None when it cannot be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
@@ -242,8 +242,8 @@ def _make_private(folder: Path, setting: Path) -> str | None:
         logger.warning(
             "voice_cache_off",
             error=str(error),
-            message="encoded voices are lost with the worker that made them; make the folder "
-            f"{setting} writable, or name another one in VOICES_DIR",
+            message="encoded voices are not kept on disk and are lost when their worker ends; make "
+            f"the folder {setting} writable, or set VOICES_DIR to another one",
         )
         return None
     return str(folder)

@@ -1,7 +1,7 @@
 """Every setting, limit and timeout, from the environment, validated at start. Runs in the front.
 
-Each is `VOICE_ENGINE_` and its name in capitals; PORT and VOICES_DIR go without the prefix, as
-hosting platforms set them.
+A variable is `VOICE_ENGINE_` and the setting's name in capitals. PORT and VOICES_DIR have no
+prefix, because hosting platforms set them so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
 _CUSTOM = Footprint(template=64, worker=32, request=32)
-"""Assumed of an engine that is named by its class."""
+"""Assumed for an engine that a setting names by its class; in MB."""
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _MAX_WORKERS = 64
@@ -37,10 +37,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """One model as the settings want it: its engine, its workers, its limits.
+    """What the settings say about one model: its engine, its workers, its limits.
 
-    `name` is the kind's for the default model of a kind, the engine's for others; `limit_setting`
-    is what the setting of its memory limits is called.
+    `name` is the kind's name for the default model of a kind, else the engine's; `limit_setting` is
+    the name of the setting for its memory limits.
     """
 
     name: str
@@ -52,19 +52,19 @@ class ModelSettings:
 
 
 class Settings(BaseSettings):
-    """What the service runs with. Durations are in seconds, memory in megabytes (2^20 bytes)."""
+    """All settings of the service. Durations are in seconds, memory in megabytes (2^20 bytes)."""
 
     model_config = SettingsConfigDict(
         env_prefix="VOICE_ENGINE_",
         extra="ignore",
         populate_by_name=True,
         frozen=True,
-        hide_input_in_errors=True,  # keys are among it
+        hide_input_in_errors=True,  # the input has keys
         allow_inf_nan=False,
     )
 
-    # Where it listens and keeps things.
-    host: str = Field("::", description="address to listen on; :: is every one, IPv4 included")
+    # Addresses and folders.
+    host: str = Field("::", description="address to listen on; :: means all, also IPv4")
     port: int = Field(
         8000,
         ge=0,
@@ -79,34 +79,42 @@ class Settings(BaseSettings):
         description="folder of the registered voices",
     )
     voice_cache_mb: int = Field(
-        512, ge=0, description="MB of encoded voices kept on disk, of any recording; 0 = none"
+        512,
+        ge=0,
+        description="MB of encoded voices kept on disk for recordings that are not registered; "
+        "0 = none",
     )
     voice_cache_memory_mb: int = Field(
         64, ge=0, description="MB of encoded voices kept in the memory of each speech worker"
     )
     spool_dir: Path | None = Field(
         None,
-        description="folder for large uploads and responses (default: the system's own)",
+        description="folder for large uploads and responses (default: the temporary folder)",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level of events that are logged"
     )
 
-    # Who gets in.
+    # Access.
     api_keys: SecretStr | None = Field(
         None,
-        description="API keys of clients, `name:key,name:key`; without any the service is open to "
-        "everyone who can reach it",
+        description="API keys of clients, `name:key,name:key`; without API keys the service is "
+        "open to everyone who can reach it",
     )
-    api_key: SecretStr | None = Field(None, description="the API key, where one is enough")
+    api_key: SecretStr | None = Field(None, description="the API key, if one key is enough")
     api_keys_file: Path | None = Field(
         None, description="file with more API keys, one `name:key` per line; SIGHUP reads it again"
     )
     admin_key: SecretStr | None = Field(
-        None, description="key for operators' endpoints, and all others (default: any client's key)"
+        None,
+        description="key for operators' endpoints, valid for all others too; without it any "
+        "client's key is enough",
     )
     rate_limit_per_minute: float = Field(
-        0, ge=0, description="requests per minute of each key, or of each address; 0 = unlimited"
+        0,
+        ge=0,
+        description="requests per minute for each key, or for each address without keys; "
+        "0 = unlimited",
     )
     cors_origins: str = Field(
         "",
@@ -115,27 +123,28 @@ class Settings(BaseSettings):
 
     # Which engines, and how they run.
     profile: Literal["auto", "production", "embedded"] = Field(
-        "auto", description="auto takes the production engine of each kind whose weights are there"
+        "auto",
+        description="which default engines to use; auto means the production engine of a kind if "
+        "its weights are there, else the embedded one",
     )
     tts_engine: str = Field(
         "",
-        description="engine for speech, a name or module:Class; of several, `a,b`, the first is "
+        description="engine for speech, a name or module:Class; of several (`a,b`) the first is "
         "the default",
     )
-    stt_engine: str = Field("", description="engine for transcription, in the same way")
+    stt_engine: str = Field("", description="the same for transcription")
     tts_workers: str = Field(
-        "1", description="number of workers of each speech engine; `1,a=2` gives engine a two"
+        "1", description="number of workers of each speech engine; with `1,a=2` engine a has two"
     )
-    stt_workers: str = Field(
-        "1", description="number of workers of each transcription engine, in the same way"
-    )
-    threads: int = Field(1, ge=1, le=64, description="number of threads a worker computes with")
+    stt_workers: str = Field("1", description="the same for transcription")
+    threads: int = Field(1, ge=1, le=64, description="number of compute threads of a worker")
     quantize: bool = Field(True, description="use int8 weights where the engine has them")
     start_method: Literal["fork", "spawn"] = Field(
-        "fork", description="fork workers from a loaded template, or spawn each with its own copy"
+        "fork",
+        description="fork: workers share the weights of a template; spawn: each loads its own copy",
     )
 
-    # What clients may ask for.
+    # Limits for clients.
     max_text_chars: int = Field(5000, ge=1, description="longest text to speak, in characters")
     max_reference_mb: int = Field(50, ge=1, description="largest reference recording, in MB")
     max_audio_mb: int = Field(300, ge=1, description="largest recording to transcribe, in MB")
@@ -144,97 +153,115 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=1024,
-        description="KB up to which an upload stays in memory; larger ones go to a file",
+        description="KB of an upload that stay in memory; a larger upload goes to a file",
     )
     queue_size: int = Field(64, ge=1, description="number of requests that may wait for each model")
     queue_seconds: float = Field(
         120.0, gt=0, description="seconds of estimated work that may wait for each model"
     )
     client_share: float = Field(
-        0.75, gt=0, le=1, description="share of a queue that one client may use, 0 to 1"
+        0.75, gt=0, le=1, description="share of a queue that one client may fill, 0 to 1"
     )
     max_connections: int = Field(
         512, ge=1, description="number of connections that may be open; others get 503 at once"
     )
     send_timeout: float = Field(
-        60.0, gt=0, description="seconds without a client reading its response until it is cut off"
+        60.0,
+        gt=0,
+        description="seconds until a client that does not read its response is disconnected",
     )
     idle_timeout: float = Field(
         75.0,
         gt=0,
-        description="seconds for a connection to send the head of its first, or next, request",
+        description="seconds until a connection must send the headers of its first or next request",
     )
     request_timeout: float = Field(
-        300.0, gt=0, description="seconds from the end of the upload to the response"
+        300.0, gt=0, description="seconds from the end of the upload to the response, at most"
     )
 
-    # How workers are kept.
-    load_timeout: float = Field(300.0, gt=0, description="seconds for a model to load")
+    # Supervision of workers.
+    load_timeout: float = Field(300.0, gt=0, description="seconds that a model may take to load")
     warm_up_timeout: float = Field(
-        60.0, gt=0, description="seconds for a forked worker to be READY"
+        60.0, gt=0, description="seconds until a forked worker must be READY"
     )
     ping_interval: float = Field(
         1.0, gt=0, description="seconds between pings, and between RSS samples"
     )
     ping_timeout: float = Field(
-        15.0, gt=0, description="seconds without a pong until a worker is killed"
+        15.0, gt=0, description="seconds without a pong after which a worker is killed"
     )
     cancel_grace: float = Field(
-        0.5, gt=0, description="seconds for a cancelled request to stop by itself"
+        0.5, gt=0, description="seconds that a cancelled request has to stop by itself"
     )
     drain_timeout: float = Field(
-        30.0, ge=0, description="seconds for requests in flight at shutdown"
+        30.0, ge=0, description="seconds that requests in flight have to finish at shutdown"
     )
-    max_attempts: int = Field(3, ge=1, description="number of workers that one request may kill")
+    max_attempts: int = Field(
+        3, ge=1, description="number of workers that may die on one request before it fails"
+    )
     quarantine: float = Field(
-        600.0, ge=0, description="seconds for which a request that killed so many is refused"
+        600.0, ge=0, description="seconds for which such a request is refused afterwards"
     )
     backoff_base: float = Field(
-        0.5, gt=0, description="seconds of the first pause between failing restarts"
+        0.5, gt=0, description="seconds of the first pause between failed starts"
     )
     backoff_max: float = Field(
-        30.0, gt=0, description="seconds of the longest pause between failing restarts"
+        30.0, gt=0, description="seconds of the longest pause between failed starts"
     )
     failures_max: int = Field(
-        5, ge=1, description="number of failed starts in a row until a model is FAILED"
+        5, ge=1, description="number of failed starts in a row after which a model is FAILED"
     )
     failed_pause: float = Field(
-        60.0, gt=0, description="seconds between the probes of a FAILED model"
+        60.0, gt=0, description="seconds between attempts to start a FAILED model"
     )
 
-    # Memory. A limit is RSS ("900") or growth over what a worker held at READY ("+400"); with
-    # several engines, "900,a=+400" gives engine a another one.
+    # Memory. A limit is an RSS ("900"), or growth over a worker's RSS at READY ("+400"). With
+    # several engines, "900,a=+400" gives engine a its own limit.
     tts_soft_limit_mb: str = Field(
-        "", description="MB at which a speech worker is replaced without a gap; `+400` is growth"
+        "",
+        description="RSS in MB at which a speech worker is replaced without a gap; `+400` means "
+        "growth since READY",
     )
     tts_hard_limit_mb: str = Field(
-        "", description="MB at which a speech worker is killed and its requests are replayed"
+        "", description="RSS in MB at which a speech worker is killed and its requests are replayed"
     )
-    stt_soft_limit_mb: str = Field("", description="MB, the same for transcription")
-    stt_hard_limit_mb: str = Field("", description="MB, the same for transcription")
+    stt_soft_limit_mb: str = Field("", description="the same for transcription, in MB")
+    stt_hard_limit_mb: str = Field("", description="the same for transcription, in MB")
     memory_limit_mb: int | None = Field(
-        None, ge=1, description="MB for the whole service, if less than the container has"
+        None, ge=1, description="MB for the whole service, if less than the container's memory"
     )
     pressure: float = Field(
-        0.9, gt=0, le=1, description="share of that memory at which workers are replaced, 0 to 1"
+        0.9,
+        gt=0,
+        le=1,
+        description="share of the service's memory in use at which workers are replaced, 0 to 1",
     )
     soft_samples: int = Field(
         3,
         ge=1,
-        description="number of samples in a row over the soft limit until a worker is replaced",
+        description="number of samples in a row over the soft limit after which a worker is "
+        "replaced",
     )
-    min_lifetime: float = Field(5.0, ge=0, description="seconds before a worker is replaced at all")
+    min_lifetime: float = Field(
+        5.0,
+        ge=0,
+        description="seconds from the start of a worker for which it is not replaced; the hard "
+        "limit applies at once",
+    )
     max_requests: int = Field(
-        0, ge=0, description="number of requests until a worker is replaced; 0 = unlimited"
+        0, ge=0, description="number of requests after which a worker is replaced; 0 = unlimited"
     )
     max_age: float = Field(
         0, ge=0, description="seconds after which a worker is replaced; 0 = unlimited"
     )
     recycle_jitter: float = Field(
-        0.1, ge=0, lt=1, description="share by which workers differ in those two, 0 to 1"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share by which the two limits before differ between workers, 0 to 1",
     )
     trim_growth_mb: int = Field(
-        64, ge=0, description="MB of growth at which an idle worker gives its free memory back"
+        64, ge=0, description="MB of growth at which an idle worker gives free memory back"
     )
 
     @field_validator("tts_workers", "stt_workers", mode="before")
@@ -248,7 +275,7 @@ class Settings(BaseSettings):
         for origin in _split(text):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin} is no origin; write it as https://host or http://host:1"
+                    f"{origin} is not an origin; write it as https://host or http://host:1"
                 )
         return text
 
@@ -268,17 +295,17 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> tuple[ModelSettings, ...]:
-        """All models, the default one of each kind before its others."""
+        """All models; of each kind, the default one first."""
         return self._models
 
     @property
     def keys(self) -> Keys:
-        """The keys of all these settings, as they were when this object was made."""
+        """The API keys of all settings, as they were when this object was made."""
         return self._keys
 
     @property
     def origins(self) -> frozenset[str]:
-        """Whose pages may call the service from a browser."""
+        """The origins whose pages may call the service from a browser."""
         return frozenset(_split(self.cors_origins))
 
     @classmethod
@@ -297,7 +324,7 @@ class Settings(BaseSettings):
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
     def _models_of(self, kind: Kind) -> list[ModelSettings]:
-        """The models of one kind. Raises `ValueError` for settings that do not fit together."""
+        """The models of one kind. Raises `ValueError` for settings that contradict each other."""
         setting = f"{kind}_engine"
         named = [self._engine(kind, setting, name) for name in _split(getattr(self, setting))]
         engines = named or [self._default(kind)]
@@ -334,7 +361,9 @@ class Settings(BaseSettings):
         if ":" in name:
             return EngineSpec(name.rpartition(":")[2], kind, "custom", name, _CUSTOM)
         if name not in ENGINES:
-            raise ValueError(f"{setting}={name} is unknown; there are {', '.join(sorted(ENGINES))}")
+            raise ValueError(
+                f"{setting}={name} is unknown; use one of {', '.join(sorted(ENGINES))}"
+            )
         spec = ENGINES[name]
         if spec.kind is not kind:
             raise ValueError(f"{setting}={name} is an engine for {spec.kind}")
@@ -353,7 +382,7 @@ class Settings(BaseSettings):
 def _by_engine(
     setting: str, text: str, read: Callable[[str], _T], engines: list[str]
 ) -> dict[str, _T]:
-    """What `text` says for each engine: one value for all, `engine=value` for some of them."""
+    """The value that `text` has for each engine: one for all, `engine=value` for some of them."""
     values = dict.fromkeys(engines, read(""))
     for part in _split(text):
         engine, equals, value = part.rpartition("=")
@@ -367,11 +396,11 @@ def _by_engine(
 
 
 def _count(text: str) -> int:
-    """A number of workers; "" is one."""
+    """A number of workers; "" means 1."""
     if not text:
         return 1
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_WORKERS):
-        raise ValueError(f"{text!r} is no number of workers; write 1 to {_MAX_WORKERS}")
+        raise ValueError(f"{text!r} is not a number of workers; write 1 to {_MAX_WORKERS}")
     return int(text)
 
 

@@ -1,7 +1,7 @@
 """flite: English speech from four small built-in voices, with nothing to download.
 
-Loads in the template, speaks in the workers. Each sentence is one run of the flite program, so that
-it gives the same samples whatever was said before.
+Loads in the template, speaks in the workers. Each sentence is a separate run of the flite program,
+so its samples do not depend on earlier sentences.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from model_procs.speech.base import SpeechEngine
 RATE = 16_000
 
 VOICES = {"kal16": 89.0, "rms": 103.0, "awb": 131.0, "slt": 172.0}
-"""flite's general English voices and their median pitch in Hz over ten sentences, each by itself.
+"""flite's general English voices, and the median pitch of each in Hz over ten sentences.
 
-The voice kal is kal16 at 8 kHz; awb_time only tells the time.
+Two voices are left out: kal is kal16 at 8 kHz, and awb_time can only tell the time.
 """
 
 _SPEAKERS = {
@@ -45,20 +45,20 @@ _SPEAKERS = {
     "awb": "Scottish English, male",
     "kal16": "US English, male, older",
 }
-"""What each of them is, the default first."""
+"""A description of each voice, the default first."""
 
 _DEFAULT = "slt"
 _FIXED_PITCH = "rms"
 """This voice's pitch model ignores every pitch setting."""
 _MEAN_OVER_MEDIAN = {"kal16": 1.08}
-"""flite is told the mean; only this voice's median lies far from it."""
+"""flite's setting is the mean pitch; only this voice's median is far from its mean."""
 
 LONGEST_PIECE = 300
-"""Characters that flite speaks in one run: some 20 s of sound, made in a tenth of a second."""
+"""Most characters of one run of flite: about 20 s of sound, generated in a tenth of a second."""
 _POLL_SECONDS = 0.05
 _RUN_SECONDS = 60.0
 _SILENCE = 0.005
-"""Peak of what flite makes of text that it cannot read: a pause."""
+"""Highest amplitude of a piece that counts as a pause: flite gives one for unreadable text."""
 
 _CLAUSE_END = re.compile(r"(?<=[,;:])\s+")
 _LATIN = str.maketrans(
@@ -71,12 +71,12 @@ _LATIN = str.maketrans(
 
 _SETPRIV = shutil.which("setpriv")
 _DYING_WITH_US = [_SETPRIV, "--pdeathsig", "KILL"] if _SETPRIV else []
-"""Runs the program so that it does not outlive a worker that is killed (setpriv: util-linux)."""
+"""Makes the kernel kill the program when its worker dies (setpriv is in util-linux)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FliteVoice:
-    """One of `VOICES`, and the median pitch in Hz that it is to speak with."""
+    """One of `VOICES`, and the median pitch in Hz at which it speaks."""
 
     name: str
     pitch_hz: float
@@ -89,8 +89,8 @@ class FliteEngine(SpeechEngine):
     sample_rate = RATE
     reference_rate = RATE
     approximation = (
-        "cloning is approximate: flite speaks with the nearest of its four built-in voices, "
-        "matched to the reference in pitch only"
+        "cloning is approximate: flite uses the nearest of its four built-in voices and matches "
+        "only the pitch of the reference"
     )
 
     voice_format = "flite"
@@ -119,29 +119,29 @@ class FliteEngine(SpeechEngine):
             )
 
     def warm_up(self) -> None:
-        """Speak one word."""
+        """Speak one word, in the worker."""
         self._say("Hello.", FliteVoice(_DEFAULT, VOICES[_DEFAULT]), threading.Event())
 
     def notes(self) -> list[str]:
         """What clients must know."""
         return [
             self.approximation,
-            "speaks English, in Latin letters",
-            "the same text and reference give the same samples with every seed",
+            "speaks English only, written in Latin letters",
+            "the seed has no effect: the same text and reference always give the same samples",
         ]
 
     def builtin_voices(self) -> list[BuiltinVoice]:
-        """flite's four."""
+        """flite's four voices."""
         return [
             BuiltinVoice(name, f"{name} ({speaker})", "en") for name, speaker in _SPEAKERS.items()
         ]
 
     def load_builtin_voice(self, name: str) -> FliteVoice:
-        """A voice with the pitch that it has by itself."""
+        """A voice at its own pitch."""
         return FliteVoice(name, VOICES[name])
 
     def encode_voice(self, reference: Samples) -> FliteVoice:
-        """The voice nearest in pitch to `reference` (16 kHz); slt as it is for an unvoiced one."""
+        """The voice nearest in pitch to `reference` (16 kHz); slt if the reference has no pitch."""
         pitch = median_pitch(reference, RATE)
         if pitch is None:
             return FliteVoice(_DEFAULT, VOICES[_DEFAULT])
@@ -153,7 +153,7 @@ class FliteEngine(SpeechEngine):
         return json.dumps({"name": voice.name, "pitch_hz": voice.pitch_hz}).encode()
 
     def import_voice(self, data: memoryview) -> FliteVoice:
-        """The voice from its JSON. Raises `ValueError` or `KeyError` when that is none."""
+        """The voice from its JSON. Raises `ValueError` or `KeyError` for anything else."""
         fields = json.loads(bytes(data))
         voice = FliteVoice(str(fields["name"]), float(fields["pitch_hz"]))
         if voice.name not in VOICES:
@@ -173,7 +173,7 @@ class FliteEngine(SpeechEngine):
         *,
         exact: bool = False,
     ) -> Iterator[Samples]:
-        """Speak `text`; nothing for text without anything to pronounce.
+        """Speak `text`; yields nothing for a text that cannot be pronounced.
 
         Raises ServiceError as `check_text` does.
         """
@@ -183,7 +183,7 @@ class FliteEngine(SpeechEngine):
                 yield samples
 
     def _say(self, text: str, voice: FliteVoice, stop: threading.Event) -> Samples:
-        """Run the program once. The text goes in by a pipe and the WAV comes out in memory."""
+        """Run the program once: the text goes in through a pipe, the WAV comes out in memory."""
         stretch = 1.0
         if voice.name == _FIXED_PITCH:
             stretch = voice.pitch_hz / VOICES[voice.name]
@@ -195,7 +195,7 @@ class FliteEngine(SpeechEngine):
             self._run(["-voice", voice.name, "--setf", setting], text, wav.fileno(), stop)
             samples, rate = soundfile.read(wav, dtype="float32")
         if rate != RATE or stretch != 1.0:
-            # Slower speech played faster has the tempo that it had, and another pitch.
+            # Slower speech that is played faster has the old tempo and a new pitch.
             samples = soxr.resample(samples, rate * stretch, RATE)
         return np.asarray(samples, np.float32)
 
@@ -229,7 +229,7 @@ class FliteEngine(SpeechEngine):
                     if time.monotonic() > deadline:
                         raise ServiceError(
                             ErrorCode.engine_error,
-                            f"flite has not finished a sentence in {_RUN_SECONDS:.0f} s",
+                            f"flite did not finish a sentence within {_RUN_SECONDS:.0f} s",
                         )
             except BaseException:
                 process.kill()
@@ -243,10 +243,10 @@ class FliteEngine(SpeechEngine):
 
 
 def latin(text: str) -> str:
-    """`text` in ASCII: accents dropped, common signs spelled out, pictures left out.
+    """`text` in ASCII: without accents and emoji, with common signs spelled out.
 
-    Raises ServiceError (`invalid_request`) for letters and digits of other scripts: flite would
-    leave them out without a word.
+    Raises ServiceError (`invalid_request`) for letters and digits of other scripts, because flite
+    would silently leave them out.
     """
     plain = unicodedata.normalize("NFKD", text.translate(_LATIN)).translate(_LATIN)
     for character in plain:
@@ -261,7 +261,7 @@ def latin(text: str) -> str:
 
 
 def pieces(sentence: str) -> Iterator[str]:
-    """A sentence, cut at clauses or words when it is long; only blanks get lost."""
+    """A sentence, split at clauses or words if it is long; only whitespace is lost."""
     clauses = [sentence] if len(sentence) <= LONGEST_PIECE else _CLAUSE_END.split(sentence)
     for clause in clauses:
         yield from textwrap.wrap(clause, LONGEST_PIECE, break_on_hyphens=False)

@@ -1,8 +1,8 @@
 """Kyutai Pocket TTS: speech in the voice of a reference recording, on CPU.
 
-Loads in the template, speaks in the workers. The library makes sound with two threads a sentence,
-one for the latents and one for the waveform; neither works on when `synthesize` ends, however it
-ends.
+Loads in the template, speaks in the workers. For each sentence the library uses two threads, one
+for the latents and one for the waveform. Both have stopped when `synthesize` ends, also after an
+error.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ from model_procs.weights import locate as weights
 from model_procs.weights import pocket_voice
 
 _TOKENS_PER_SECOND = 2.0
-"""Of the slowest speaker, beyond which the library cuts a run off; it takes three itself."""
+"""The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
 
 _BLOCK_FRAMES = 25
-"""How many frames of 80 ms the encoder takes at a time."""
+"""How many frames of 80 ms the encoder processes at a time."""
 
 _THREADS_END_SECONDS = 5.0
-"""How long to wait for the kernel to let go of threads that have returned."""
+"""How long to wait until the kernel has removed threads that have ended."""
 
 
 class PocketEngine(SpeechEngine):
     """Pocket TTS behind the Engine protocol.
 
-    Options: `quantize` (default true) makes the transformer's layers int8, half the time and a
-    quarter less memory; `exact` (default false) decodes frame by frame, which makes the samples of
-    a seed the same to the last bit and costs a third more time.
+    Options:
+
+    - `quantize` (default true) makes the transformer's layers int8: half the time and a quarter
+      less memory.
+    - `exact` (default false) decodes frame by frame: the same seed gives the same samples to the
+      last bit, but it takes a third more time.
     """
 
     name = "pocket"
@@ -66,9 +69,9 @@ class PocketEngine(SpeechEngine):
         self._voice_paths: dict[str, Path] = {}
 
     def load(self) -> None:
-        """Load the weights from the models folder and speak once; the network is never asked.
+        """Load the weights from the models folder and speak once, without the network.
 
-        Raises ServiceError (model_unavailable) with the library's message and what mends it.
+        Raises ServiceError (model_unavailable) with the library's message and how to fix it.
         """
         os.environ["HF_HUB_OFFLINE"] = "1"
         try:
@@ -99,19 +102,20 @@ class PocketEngine(SpeechEngine):
         weights.release_scratch()
 
     def warm_up(self) -> None:
-        """Nothing is left to do: `load` has made speech, for all workers forked from it.
+        """Only set the number of threads: `load` has already spoken once, for all forked workers.
 
-        What one more inference would warm in a worker are pages that a fork shares until they are
-        written to. It would take five times as long as the fork, and save the first request 30 ms.
+        Another inference in the worker would only copy pages that the fork shares. It would take
+        five times as long as the fork and save 30 ms of the first request.
         """
         import torch
 
         torch.set_num_threads(self._config.threads)
 
     def _speak_once(self) -> None:
-        """Encode a second of noise and speak in that voice until the first sound.
+        """Encode a second of noise, and speak in that voice until the first sound.
 
-        On one thread, and until the library's threads have ended: a template is forked next.
+        It waits until the library's threads have ended, because the template must fork with one
+        thread.
         """
         before = _count_threads()
         noise = np.random.default_rng(0).standard_normal(self.reference_rate) * 0.05
@@ -120,7 +124,7 @@ class PocketEngine(SpeechEngine):
         pieces = self.synthesize("Hello.", voice, Sampling(seed=0), threading.Event())
         next(pieces)
         pieces.close()
-        # Python's side of a thread ends a little before the kernel's.
+        # Python's thread ends a little before the kernel's.
         give_up = time.monotonic() + _THREADS_END_SECONDS
         while _count_threads() > before and time.monotonic() < give_up:
             time.sleep(0.001)
@@ -130,21 +134,21 @@ class PocketEngine(SpeechEngine):
         return self._notes
 
     def facts(self) -> Json:
-        """Parameters, quantization, and `version`, which changes when the weights do."""
+        """Number of parameters, quantization, and `version`, which changes with the weights."""
         return self._facts
 
     def builtin_voices(self) -> list[BuiltinVoice]:
-        """Those beside the weights, by the library's names."""
+        """The voices in the folder of the weights, by the library's names."""
         return [
             BuiltinVoice(name, name.replace("_", " ").title(), "en") for name in self._voice_paths
         ]
 
     def load_builtin_voice(self, name: str) -> Any:
-        """A voice as `pocket-tts export-voice` writes it, mapped into memory."""
+        """A voice from a file of `pocket-tts export-voice`, mapped into memory."""
         return pocket_voice.load(self._voice_paths[name])
 
     def _find_builtin_voices(self, example: Any) -> None:
-        """Take the voices beside the weights; others than of `example`'s shape are not for them."""
+        """Find the voices in the folder of the weights that have the same shape as `example`."""
         from pocket_tts.default_parameters import DEFAULT_VOICE_FALLBACK
 
         self._voice_paths, misfits = pocket_voice.find(self._folder, example)
@@ -154,17 +158,17 @@ class PocketEngine(SpeechEngine):
         self.default_voice = DEFAULT_VOICE_FALLBACK if has_default else first
 
     def encode_voice(self, reference: Samples) -> Any:
-        """The model's state after hearing `reference`; the same one may serve many requests."""
+        """The model's state after `reference`; many requests may use the same one."""
         import torch
 
         if len(reference) == 0:
             raise ServiceError(
-                ErrorCode.empty_audio, "the reference recording holds no sound; send some speech"
+                ErrorCode.empty_audio, "the reference recording has no sound; send some speech"
             )
         return self._model.get_state_for_audio_prompt(torch.from_numpy(reference)[None])
 
     def export_voice(self, voice: Any) -> bytes:
-        """The state as safetensors, as `pocket-tts export-voice` writes it."""
+        """The state in safetensors, in the format of `pocket-tts export-voice`."""
         return pocket_voice.to_bytes(voice)
 
     def import_voice(self, data: memoryview) -> Any:
@@ -180,16 +184,16 @@ class PocketEngine(SpeechEngine):
         *,
         exact: bool = False,
     ) -> Generator[Samples, None, None]:
-        """Speak `text`; pieces of 80 ms and more.
+        """Speak `text`; yields pieces of 80 ms and more.
 
-        The same seed, text, voice and options give the same number of samples, and the same samples
-        but for rounding, 1e-6 of full scale: unless `exact` (an option of the engine and of the
-        request), the library decodes as many frames at once as happen to be ready.
+        The same seed, text, voice and options give the same number of samples. The samples differ
+        by rounding, 1e-6 of full scale, because the library decodes as many frames at once as are
+        ready. With `exact` (an option of the engine and of the request) they are identical.
         """
         import torch
 
         if not any(character.isalnum() for character in text):
-            return  # the model would make up something to say
+            return  # the model would invent something to say
         halt = _Halt(stop)
         with self._overriding(sampling, exact=exact):
             torch.manual_seed(sampling.seed)
@@ -201,8 +205,8 @@ class PocketEngine(SpeechEngine):
                             break
                         yield piece.numpy()
                 finally:
-                    # An abandoned stream computes on, and would draw from the next request's random
-                    # numbers. It ends with its threads once it has noticed `halt`.
+                    # An abandoned stream would continue to compute, and take random numbers of the
+                    # next request. It ends, with its threads, when it notices `halt`.
                     halt.closing = True
                     for _ in stream:
                         pass
@@ -211,10 +215,10 @@ class PocketEngine(SpeechEngine):
                     raise Cancelled
 
     def _generate(self, voice: Any, run: str, halt: threading.Event) -> Iterator[Any]:
-        """What the library does with one of its chunks.
+        """Speak one run, as the library speaks one of its chunks.
 
-        Its own way of making chunks is left out: it cuts at every full stop, also in addresses and
-        abbreviations, puts a blank behind it, and cuts numbers at commas.
+        The library's own splitting into chunks is not used: it splits at every full stop, also in
+        addresses and abbreviations, adds a space after it, and splits numbers at commas.
         """
         from pocket_tts.models.text_chunking import prepare_text_prompt
 
@@ -238,7 +242,7 @@ class PocketEngine(SpeechEngine):
         return stream
 
     def _voices_depend_on(self) -> str:
-        """A hash of what decides which state a recording gives: weights, config, library."""
+        """A hash of everything that the state of a voice depends on: weights, config, library."""
         parts = (
             self._facts["version"],
             self._quantize,
@@ -252,7 +256,7 @@ class PocketEngine(SpeechEngine):
 
     @contextmanager
     def _overriding(self, sampling: Sampling, *, exact: bool) -> Iterator[None]:
-        """Set a request's sampling on the model, and the model's own back afterwards."""
+        """Set the sampling of a request on the model, and restore the model's own afterwards."""
         wanted = {
             "temp": sampling.temperature,
             "sampler_decode_steps": sampling.decode_steps,
@@ -271,11 +275,11 @@ class PocketEngine(SpeechEngine):
 
 
 def _encode_in_blocks(mimi: Any) -> None:
-    """Have the codec hear a reference two seconds at a time.
+    """Make the codec encode a reference in blocks of two seconds.
 
-    At once, its convolutions need 830 MB for 30 s, more than a worker in a small container may
-    grow, and its attention builds a mask that it keeps: 36 MB. All its parts are causal and keep a
-    state for streaming, so the result is the same.
+    For 30 s as a whole, its convolutions need 830 MB, which is more than a worker in a small
+    container may grow, and its attention builds a mask of 36 MB and keeps it. All parts of the
+    codec are causal and keep a state for streaming, so the result is the same.
     """
     from pocket_tts.modules.stateful_module import increment_steps, init_states
 
@@ -303,12 +307,12 @@ def _encode_in_blocks(mimi: Any) -> None:
 
 
 def _count_threads() -> int:
-    """All of this process, Python's and others."""
+    """The number of threads of this process, also those of native code."""
     return len(os.listdir("/proc/self/task"))
 
 
 class _Halt(threading.Event):
-    """Set while `stop` is set or the stream is being closed: what the library's threads look at."""
+    """Is set while `stop` is set or the stream is being closed. The library's threads check it."""
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__()
@@ -321,7 +325,7 @@ class _Halt(threading.Event):
 
 @contextmanager
 def _local_config(folder: Path) -> Iterator[str]:
-    """A copy of `folder`'s config.yaml that names the files beside it, wherever they have moved."""
+    """A copy of `folder`'s config.yaml in which the paths are those of the files in `folder`."""
     import yaml
 
     settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))

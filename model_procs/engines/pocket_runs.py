@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Iterator
 
 _RUN_TOKENS = 45
-"""The longest run in tokens; the model takes 50 and skips words in longer texts."""
+"""The longest run in tokens; the model takes 50 at most and skips words in longer texts."""
 
 _CLAUSE_END = re.compile(r"[^\W\d_]{5}\.$|[!?…,;:。！？、，；：،؛؟।۔]$")
-"""A full stop after a short word or a number is part of it, so it does not end a clause."""
+"""A full stop after a short word or a number may belong to it, so it does not end a clause."""
 _CLOSING_MARKS = "\"'”’»)]」』"
 
 
 def split_runs(text: str, count_tokens: Callable[[str], int]) -> list[str]:
     """Split `text` into runs, after a clause if possible, else after a word.
 
-    Nothing but whitespace is lost. A run is at least a third of the longest one before it ends at
-    a clause, because the model speaks very short texts badly.
+    Only whitespace is lost. A run ends at a clause only if it has at least a third of the longest
+    length, because the model speaks very short texts badly.
     """
     runs: list[str] = []
     run: list[str] = []

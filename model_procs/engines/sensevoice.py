@@ -1,7 +1,7 @@
 """SenseVoiceSmall: text, language, emotion and sound events of a recording, on CPU.
 
-Loads in the template, transcribes in the workers. Only the model, its frontend and its tokenizer
-are taken from FunASR; importing all of it would cost ten seconds and half a gigabyte.
+Loads in the template, transcribes in the workers. It imports only the model, its frontend and its
+tokenizer from FunASR; all of FunASR would take ten seconds and half a gigabyte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model_procs.weights.lean_import import lean_import
 from model_procs.weights.torchaudio_guard import ensure_torchaudio
 
 PIECE_SECONDS = 30.0
-"""Longest piece that the model hears at once; it was trained on no longer ones."""
+"""The longest piece for the model; its training data had no longer ones."""
 
 _SHORTEST = RATE // 10
 
@@ -36,8 +36,8 @@ _SHORTEST = RATE // 10
 class SenseVoiceEngine(TranscriptionEngine):
     """SenseVoiceSmall behind the Engine protocol.
 
-    Option `quantize` (default true) makes the linear layers int8, a quarter of the time and half
-    the memory.
+    The option `quantize` (default true) makes the linear layers int8: a quarter of the time and
+    half of the memory.
     """
 
     name = "sensevoice"
@@ -56,9 +56,9 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._facts: Json = {}
 
     def load(self) -> None:
-        """Load the weights from the models folder and hear once; the network is never asked.
+        """Load the weights from the models folder and transcribe once, without the network.
 
-        Raises ServiceError (model_unavailable) with the library's message and what mends it.
+        Raises ServiceError (model_unavailable) with the library's message and how to fix it.
         """
         import torch
 
@@ -82,19 +82,19 @@ class SenseVoiceEngine(TranscriptionEngine):
         weights.release_scratch()
 
     def warm_up(self) -> None:
-        """Nothing is left to do: `load` has heard something, for all workers forked from it."""
+        """Only set the number of threads: `load` has transcribed once, for all forked workers."""
         import torch
 
         torch.set_num_threads(self._config.threads)
 
     def _recognize_once(self) -> None:
-        """Transcribe a second of noise, on the one thread of `load`: a template is forked next."""
+        """Transcribe a second of noise, with one thread, because the template must fork next."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
         options = Transcribe(Recording(key=""))
         finished(self.transcribe(noise.astype(np.float32), options, threading.Event()))
 
     def info(self) -> EngineInfo:
-        """Parameters, languages, and `version`, which changes when the weights do."""
+        """Languages, number of parameters, and `version`, which changes with the weights."""
         return EngineInfo(
             engine=self.name,
             sample_rate=RATE,
@@ -106,10 +106,10 @@ class SenseVoiceEngine(TranscriptionEngine):
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
-        """Pieces of at most `PIECE_SECONDS`, cut where it is quiet.
+        """Yield pieces of at most `PIECE_SECONDS`, cut where it is quiet.
 
-        Raises ServiceError (invalid_option) for a language hint that the model does not know, and
-        Cancelled within one layer's time of `stop`.
+        Raises ServiceError (invalid_option) for an unknown language hint. Raises Cancelled after
+        `stop` is set, before the next layer of the model.
         """
         if options.language not in LANGUAGES:
             raise ServiceError(
@@ -126,7 +126,7 @@ class SenseVoiceEngine(TranscriptionEngine):
         seconds = len(samples) / RATE
         if len(samples) < _SHORTEST:
             samples = np.pad(samples, (0, _SHORTEST - len(samples)))
-        torch.manual_seed(0)  # the frontend dithers: the same recording must give the same features
+        torch.manual_seed(0)  # the frontend adds random dither; results must be reproducible
         with torch.inference_mode():
             results, _ = self._model.inference(
                 [torch.from_numpy(samples)],
@@ -141,10 +141,10 @@ class SenseVoiceEngine(TranscriptionEngine):
         return Piece(seconds, results[0]["text"], language, emotion, event, tuple(words))
 
     def _keep_path(self, log_softmax: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`log_softmax` of the frames, of which the best token of each frame is also kept.
+        """Wrap `log_softmax`, so that the best token of each frame is also kept.
 
-        The first four frames hold the tags: language, emotion, event, written form. The text is
-        made of the very same path, so that words cannot differ from it.
+        The first four frames have the tags: language, emotion, event, written form. The library
+        makes the text from the same path, so the words cannot differ from the text.
         """
 
         def kept(frames: Any) -> Any:
@@ -157,7 +157,7 @@ class SenseVoiceEngine(TranscriptionEngine):
         return kept
 
     def _spell(self, tokens: list[int]) -> list[str]:
-        """What each of `tokens` adds to the text of those before it."""
+        """The part of the text that each of `tokens` adds to the text of the tokens before it."""
         added = []
         text = ""
         for count in range(1, len(tokens) + 1):
@@ -174,7 +174,7 @@ class SenseVoiceEngine(TranscriptionEngine):
 
 
 def _build(folder: Path) -> tuple[Any, Any, Any]:
-    """Model, frontend and tokenizer; the weights stay in the file, whose pages processes share."""
+    """Model, frontend and tokenizer; the weights are mapped from the file, so forks share them."""
     import torch
     import yaml
 
@@ -201,23 +201,23 @@ def _build(folder: Path) -> tuple[Any, Any, Any]:
         state = state.get(wrapper, state)
     missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
     if missing:
-        raise KeyError(f"model.pt lacks {len(missing)} tensors, {missing[0]} first")
+        raise KeyError(f"model.pt lacks {len(missing)} tensors, the first is {missing[0]}")
     return model.float().eval(), frontend, tokenizer
 
 
 def _quantize(model: Any) -> None:
-    """Make the linear layers int8, and let go of the file that the weights came from."""
+    """Make the linear layers int8, and release the mapped file of the weights."""
     import torch
     from torch.ao import quantization
 
     linear = torch.nn.Linear
     kept = {layer.weight for layer in model.modules() if isinstance(layer, linear)}
     for value in model.parameters():
-        if value not in kept:  # also the biases, which the int8 layers take over as they are
+        if value not in kept:  # also the biases, which the int8 layers keep unchanged
             value.data = value.data.clone()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch calls this API deprecated
-        # One scale a channel costs nothing and halves the error of one scale a layer.
+        # One scale per channel costs nothing and halves the error of one scale per layer.
         quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             model, {linear: quantization.per_channel_dynamic_qconfig}, inplace=True
         )

@@ -2,12 +2,14 @@
 
 Loads in the template, transcribes in the workers.
 
-The decoder holds Python's lock while it searches, so a recording is cut where it is quiet into
-short utterances, and an utterance is fed in short pieces: between two of them pings are answered
-and `stop` is noticed. Fed whole, an utterance's cepstral mean is known before its search; fed in
-pieces, it would be guessed from what was heard before. So a first pass, with a grammar of one word
-that costs next to nothing, measures the mean over the recording, and the second pass starts from
-it. Nothing is carried from one request to the next.
+The decoder holds Python's lock while it searches. Therefore a recording is cut where it is quiet
+into short utterances, and each utterance is fed in short pieces. Between two pieces the worker can
+answer pings and notice `stop`.
+
+The decoder needs the cepstral mean of an utterance. If it gets the utterance as a whole, it
+computes the mean before the search; if it gets pieces, it guesses the mean from earlier sound. So a
+first pass with a grammar of one word, which takes very little time, measures the mean over the
+recording, and the second pass starts from this mean. No state is kept between requests.
 """
 
 from __future__ import annotations
@@ -31,18 +33,18 @@ from model_procs.listening.transcript import NO_EMOTION, NO_EVENT, Piece, TimedW
 
 LANGUAGES = (AUTO_LANGUAGE, "en")
 UTTERANCE_SECONDS = 8.0
-"""Longest utterance: its last step takes a quarter of a second, which nothing can interrupt."""
+"""The longest utterance. Its last step takes a quarter of a second and cannot be interrupted."""
 
 _PIECE = RATE // 5
 _FRAMES_A_SECOND = 100
 _FILLERS = "<[+"
-"""What the names of noises and silences begin with."""
+"""First characters of the names of noises and silences."""
 _VARIANT = re.compile(r"\(\d+\)$")
-"""The mark of a word's second pronunciation."""
+"""The mark of another pronunciation of a word."""
 _MARGIN_SECONDS = 0.3
-"""Kept around every frame that sounds like speech, so that soft consonants are not clipped.
+"""Sound kept around every frame with speech, so that soft consonants are not lost.
 
-pocketsphinx's own Endpointer is stricter: a word shorter than 0.3 s between two pauses is lost.
+pocketsphinx's own Endpointer is stricter: it loses a word shorter than 0.3 s between two pauses.
 """
 _MEASURE = "measure"
 _ONE_WORD = "#JSGF V1.0; grammar one; public <word> = oh;"
@@ -58,7 +60,7 @@ class SphinxEngine(TranscriptionEngine):
         self._search = ""
 
     def load(self) -> None:
-        """Load the English model from the pocketsphinx wheel. Raises what pocketsphinx raises."""
+        """Load the English model from the pocketsphinx wheel. Raises pocketsphinx's exceptions."""
         from pocketsphinx import Decoder
 
         self._decoder = Decoder(loglevel="FATAL", samprate=RATE)
@@ -66,7 +68,7 @@ class SphinxEngine(TranscriptionEngine):
         self._decoder.add_jsgf_string(_MEASURE, _ONE_WORD)
 
     def warm_up(self) -> None:
-        """Transcribe a second of noise, loud enough to be taken for speech."""
+        """Transcribe a second of noise that is loud enough to count as speech."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
         options = Transcribe(Recording(key=""))
         finished(self.transcribe(noise.astype(np.float32), options, threading.Event()))
@@ -78,26 +80,26 @@ class SphinxEngine(TranscriptionEngine):
             sample_rate=RATE,
             languages=LANGUAGES,
             notes=(
-                "understands clear English speech only; noise and music cost most of the words",
-                "writes lower-case words without punctuation and numbers as words; itn has no "
+                "recognizes clear English speech only; with noise or music most words are lost",
+                "writes lower-case words without punctuation, and numbers as words; itn has no "
                 "effect",
-                "segments end at pauses, since sentences' ends are not heard",
-                "does not recognise emotions and gives no probabilities",
+                "segments end at pauses only, because it does not recognize the ends of sentences",
+                "recognizes no emotions and gives no probabilities",
             ),
         )
 
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
-        """One piece an utterance, without probabilities; silence between utterances has none.
+        """Yield one piece per utterance, without probabilities; silence gives no piece.
 
         Raises ServiceError (`invalid_option`) for a language hint other than auto and en, and
-        Cancelled within about 0.3 s of `stop`.
+        Cancelled about 0.3 s after `stop` is set, at most.
         """
         if options.language not in LANGUAGES:
             raise ServiceError(
                 ErrorCode.invalid_option,
-                f"the engine sphinx understands English only, not {options.language!r}; send "
+                f"the engine sphinx recognizes English only, not {options.language!r}; send "
                 "language en or auto, or use the engine sensevoice",
             )
         ranges = _utterances(samples, stop)
@@ -108,14 +110,14 @@ class SphinxEngine(TranscriptionEngine):
             yield Piece((end - start) / RATE, _raw(spell(words)), words=tuple(words))
 
     def merge(self, pieces: Sequence[Piece]) -> Transcript:
-        """The transcript with SenseVoice's tags; language `NO_LANGUAGE` when nothing is said."""
+        """The transcript with SenseVoice's tags; language `NO_LANGUAGE` without speech."""
         transcript = merge(pieces)
         return replace(transcript, raw=_raw(transcript.text))
 
     def _cepstral_mean(self, utterances: list[bytes], stop: threading.Event) -> str:
-        """The mean of the recording's cepstra, as the decoder writes and reads it."""
+        """The mean of the recording's cepstra, in the decoder's text form."""
         decoder = self._decoder
-        decoder.reinit_feat()  # forgets noise and mean of the last request, at no cost
+        decoder.reinit_feat()  # resets noise and mean of the last request, at no cost
         decoder.activate_search(_MEASURE)
         total = np.zeros(13)
         frames = 0
@@ -134,7 +136,7 @@ class SphinxEngine(TranscriptionEngine):
     def _decode(
         self, utterance: bytes, mean: str, stop: threading.Event, offset: float
     ) -> list[TimedWord]:
-        """The words of an utterance that begins `offset` seconds after the recording."""
+        """The words of an utterance that begins `offset` seconds after the recording's start."""
         decoder = self._decoder
         decoder.reinit_feat()
         decoder.set_cmn(mean)
@@ -146,7 +148,7 @@ class SphinxEngine(TranscriptionEngine):
                 decoder.process_raw(utterance[start : start + 2 * _PIECE])
         finally:
             decoder.end_utt()
-        latest = offset + len(utterance) / 2 / RATE  # its last frame goes on behind the end
+        latest = offset + len(utterance) / 2 / RATE  # the last frame may end after the utterance
         return [
             TimedWord(
                 _VARIANT.sub("", entry.word),
@@ -159,20 +161,20 @@ class SphinxEngine(TranscriptionEngine):
 
 
 def _raw(text: str) -> str:
-    """`text` behind the tags that SenseVoice would have put."""
+    """`text` with SenseVoice's tags before it."""
     language, event = ("en", "Speech") if text else (NO_LANGUAGE, NO_EVENT)
     return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|woitn|>{text}"
 
 
 def _speech(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
-    """Ranges of `samples` in which somebody may speak, in order, without overlap."""
+    """Ranges of `samples` that may have speech, in order, without overlap."""
     from pocketsphinx import Vad
 
     vad = Vad(Vad.LOOSE, RATE)
     frame = vad.frame_bytes // 2
     count = -(-len(samples) // frame)
     pcm = pcm16(np.pad(samples, (0, count * frame - len(samples))))
-    spoken = np.zeros(count + 2, np.int8)  # a silent frame before and one behind
+    spoken = np.zeros(count + 2, np.int8)  # with a silent frame before and one after
     for index in range(count):
         if stop.is_set():
             raise Cancelled
@@ -185,7 +187,7 @@ def _speech(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
 
 
 def _utterances(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
-    """Ranges of `samples` to decode one by one: what is spoken, cut where it is quietest."""
+    """Ranges of `samples` to decode one by one: the speech, cut where it is quietest."""
     return [
         (first + start, first + end)
         for first, last in _speech(samples, stop)

@@ -23,7 +23,7 @@ from model_procs.engine import Output
 from model_procs.listening.transcript import Piece, merge
 
 RATE = 16_000
-"""Samples a second of what engines recognize."""
+"""Sample rate in Hz of the samples that engines recognize."""
 
 
 class TranscriptionEngine:
@@ -35,16 +35,16 @@ class TranscriptionEngine:
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece | None]:
-        """The pieces of `samples` (mono, 16 kHz) in order, each as soon as it is recognized.
+        """Recognize `samples` (mono, 16 kHz): yields pieces in order, each as soon as possible.
 
-        None means that the next piece needs a step of the batch (`BatchEngine`). Times of words are
-        those of `samples`. Raises `ServiceError` for options that the model cannot follow, and
-        `Cancelled` soon after `stop` is set.
+        None means that the next piece needs a step of the batch (`BatchEngine`). Times of words
+        count from the start of `samples`. Raises `ServiceError` for options that the model does not
+        support, and `Cancelled` soon after `stop` is set.
         """
         raise NotImplementedError
 
     def merge(self, pieces: Sequence[Piece]) -> Transcript:
-        """The transcript of the whole recording, made of all its pieces, without segments."""
+        """The transcript of the whole recording from all its pieces, without segments."""
         return merge(pieces)
 
     def transcribe(
@@ -52,7 +52,7 @@ class TranscriptionEngine:
     ) -> Generator[Segment | None, None, Transcript]:
         """Yield every segment of `samples` (mono, 16 kHz) as soon as it is known.
 
-        Returns the transcript. None is yielded where `recognize` yields it.
+        Returns the transcript. It also yields None where `recognize` does.
         """
         pieces: list[Piece] = []
         segments: list[Segment] = []
@@ -71,7 +71,7 @@ class TranscriptionEngine:
         )
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
-        """Decode the recording and transcribe it; with `streamed`, yield every segment."""
+        """Decode and transcribe the recording; with `streamed`, yield every segment."""
         if not isinstance(operation, Transcribe):
             raise ServiceError(
                 ErrorCode.invalid_request,
@@ -96,7 +96,7 @@ class TranscriptionEngine:
 
 
 def finished(transcribing: Generator[Segment | None, None, Transcript]) -> Transcript:
-    """What `TranscriptionEngine.transcribe` returns in the end."""
+    """Run `TranscriptionEngine.transcribe` to its end and return the transcript."""
     while True:
         try:
             next(transcribing)

@@ -1,6 +1,6 @@
-"""A transcript in the making: words with times, what people read as subtitles, the whole.
+"""Build transcripts: words with times, segments, and the whole.
 
-Runs in workers. An engine hears a recording piece by piece; everything here is pure.
+Runs in workers. An engine recognizes a recording piece by piece; everything here is pure.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ EMOTIONS = ("HAPPY", "SAD", "ANGRY", "NEUTRAL", "FEARFUL", "DISGUSTED", "SURPRIS
 NO_EMOTION, NO_EVENT = "EMO_UNKNOWN", "Event_UNK"
 
 PAUSE_SECONDS = 0.8
-"""A silence between two words that always ends a segment."""
+"""A silence of this length between two words always ends a segment."""
 
 LONG_SECONDS = 10.0
-"""A longer segment is divided at a clause or a short pause, if it has one."""
+"""A longer segment is split at a clause or a short pause, if it has one."""
 
 _SHORT_PAUSE_SECONDS = 0.2
 _TAG = re.compile(r"<\|([^|<>]*)\|>")
@@ -34,9 +34,9 @@ _ABBREVIATION = re.compile(r"\W*(Mr|Mrs|Ms|Dr|Prof|St|[A-HJ-Z])\.$")
 
 @dataclass(frozen=True, slots=True)
 class TimedWord:
-    """A word with the punctuation behind it; `start` and `end` in seconds of the recording.
+    """A word with the punctuation after it; `start` and `end` in seconds of the recording.
 
-    `spaced`: a space stands before it in the text.
+    `spaced`: the text has a space before it.
     """
 
     text: str
@@ -47,9 +47,9 @@ class TimedWord:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What the model wrote about one piece of a recording, and how sure it was of its tags.
+    """The model's output for one piece of a recording, and the probabilities of its tags.
 
-    Probabilities are None where a model has none; `words` are those of `text`, in order.
+    Probabilities are None if the model has none; `words` are the words of `text`, in order.
     """
 
     seconds: float
@@ -71,7 +71,7 @@ class Piece:
 
     @property
     def language(self) -> str:
-        """One of `LANGUAGES`; `nospeech` where the model says none."""
+        """One of `LANGUAGES`; `nospeech` if the model gives none."""
         return self._first(LANGUAGES, NO_LANGUAGE)
 
     @property
@@ -101,9 +101,10 @@ class Piece:
         )
 
     def segments(self, first_id: int, *, words: bool) -> Iterator[Segment]:
-        """What people read as subtitles; with `words` also their words.
+        """The segments of the piece; with `words` also their words.
 
-        Language, emotion and events are the piece's. Times in seconds, rounded to milliseconds.
+        Each has the language, emotion and events of the piece. Times are in seconds, rounded to
+        milliseconds.
         """
         for id, group in enumerate(divide(self.words), first_id):
             yield Segment(
@@ -121,10 +122,11 @@ class Piece:
 
 
 def merge(pieces: Sequence[Piece]) -> Transcript:
-    """The transcript of a recording from those of its pieces, without segments.
+    """The transcript of a recording from its pieces, without segments.
 
-    Language and emotion are those of most of the time that has one; their probabilities are the
-    pieces' own, over all that time, and None where a model has none.
+    The language is the one with the most seconds, and so is the emotion; pieces without a language
+    or an emotion do not count. A probability is the average over all pieces that count, weighted by
+    seconds; a piece with another tag counts as 0. It is None if the model has none.
     """
     seconds = [piece.seconds for piece in pieces]
     language, language_probability = _vote(
@@ -159,9 +161,9 @@ def spell(words: Sequence[TimedWord]) -> str:
 
 
 def divide(words: Sequence[TimedWord]) -> list[list[TimedWord]]:
-    """`words` cut at sentences' ends and long pauses, and at clauses where that leaves too much.
+    """Split `words` at ends of sentences and long pauses; long groups also at clauses.
 
-    A cut is only made where `join` puts the texts together again as they were.
+    It splits only where `join` restores the text exactly.
     """
     groups: list[list[TimedWord]] = []
     group: list[TimedWord] = []
@@ -177,7 +179,10 @@ def divide(words: Sequence[TimedWord]) -> list[list[TimedWord]]:
 
 
 def _shorten(group: list[TimedWord]) -> list[list[TimedWord]]:
-    """`group` divided next to its middle, and again, until no part is too long or can be cut."""
+    """Split `group` near its middle, and its parts again, until they are short enough.
+
+    A part without a place to split stays as it is.
+    """
     start, end = group[0].start, group[-1].end
     if end - start <= LONG_SECONDS:
         return [group]
@@ -209,7 +214,7 @@ def _ends_sentence(word: TimedWord, following: TimedWord) -> bool:
 def _vote(
     tags: list[str], seconds: list[float], probabilities: list[float | None], nothing: str
 ) -> tuple[str, float | None]:
-    """The tag of the longest time and its probability; `nothing` wins only where it is alone."""
+    """The tag with the most seconds, and its probability; `nothing` wins only if it is alone."""
     times: dict[str, float] = defaultdict(float)
     certain: dict[str, float] = defaultdict(float)
     for tag, duration, probability in zip(tags, seconds, probabilities, strict=True):

@@ -1,4 +1,4 @@
-"""What all speech engines share: which voice speaks, sentence by sentence, in which format.
+"""What all speech engines share: voices, splitting into sentences, encoding of the sound.
 
 Runs in workers.
 """
@@ -38,11 +38,11 @@ from model_procs.speech.text import sentences, strip_tags
 from model_procs.speech.voice_cache import VoiceCache
 
 _OPTIONS = ("temperature", "decode_steps", "eos_threshold")
-"""The fields of `Sampling` that not every engine has."""
+"""The fields of `Sampling` that only some engines have."""
 
 
 class SpeechEngine:
-    """Base of text-to-speech engines: a text in a voice to speech, a recording to a voice."""
+    """Base of text-to-speech engines: speaks a text in a voice, encodes a recording as a voice."""
 
     name: str
     """The engine's name, as in the table of engines."""
@@ -50,18 +50,18 @@ class SpeechEngine:
     sample_rate: int
     reference_rate: int
     approximation: str | None = None
-    """What a client must know when the engine cannot really clone a voice."""
+    """What clients must know when the engine cannot clone a voice exactly."""
     voice_format: str | None = None
-    """All that an encoded voice depends on besides its recording, as part of a file's name.
+    """Everything that an encoded voice depends on besides its recording; part of its file name.
 
     None means that encoded voices cannot be kept.
     """
     options: tuple[str, ...] = ()
-    """The fields of `Sampling` that the engine takes, besides the seed."""
+    """The fields of `Sampling` that the engine has, besides the seed."""
     obeyed_tags: frozenset[str] = frozenset()
-    """Tags in a text that the engine obeys, such as "laugh"; it never sees others."""
+    """Tags in a text that the engine supports, such as "laugh"; others are removed before."""
     default_voice: str | None = None
-    """The built-in voice of requests that name none."""
+    """The built-in voice for requests without a voice."""
     _voices: VoiceCache | None = None
 
     def notes(self) -> list[str]:
@@ -69,7 +69,7 @@ class SpeechEngine:
         return []
 
     def facts(self) -> Json:
-        """Facts of the engine's own for /health: parameters, version of the weights."""
+        """Facts about the engine: number of parameters, version of the weights."""
         return {}
 
     def builtin_voices(self) -> list[BuiltinVoice]:
@@ -77,21 +77,21 @@ class SpeechEngine:
         return []
 
     def load_builtin_voice(self, name: str) -> Any:
-        """One of `builtin_voices`, as `encode_voice` would give it."""
+        """One of `builtin_voices`, in the form that `encode_voice` returns."""
         raise NotImplementedError
 
     def encode_voice(self, reference: Samples) -> Any:
-        """The engine's own form of the voice in `reference` (mono at `reference_rate`)."""
+        """The voice in `reference` (mono at `reference_rate`), in the engine's own form."""
         raise NotImplementedError
 
     def export_voice(self, voice: Any) -> bytes:
-        """An encoded voice as bytes; needed with a `voice_format`."""
+        """An encoded voice as bytes; required with a `voice_format`."""
         raise NotImplementedError
 
     def import_voice(self, data: memoryview) -> Any:
-        """The voice of which `export_voice` has made `data`, best without a copy of it.
+        """The voice that `export_voice` wrote as `data`; if possible without copying it.
 
-        May raise anything, but execute nothing.
+        It may raise any exception, but must not execute code from `data`.
         """
         raise NotImplementedError
 
@@ -101,11 +101,11 @@ class SpeechEngine:
     def synthesize(
         self, text: str, voice: Any, sampling: Sampling, stop: threading.Event, *, exact: bool
     ) -> Iterator[Samples | None]:
-        """Speak `text`, a sentence: mono pieces at `sample_rate`, each as soon as it exists.
+        """Speak one sentence: yields mono pieces at `sample_rate`, each as soon as it exists.
 
-        With `exact` the samples are the same to the last bit on every worker, whatever that costs.
-        None means that the next piece needs a step of the batch (`BatchEngine`). `voice` may serve
-        other requests later and must stay as it is.
+        With `exact` the samples are the same to the last bit on every worker, even if that is
+        slower. None means that the next piece needs a step of the batch (`BatchEngine`). `voice`
+        must not change, because later requests may use it.
         """
         raise NotImplementedError
 
@@ -124,7 +124,7 @@ class SpeechEngine:
         )
 
     def keep_voices(self, options: WorkerOptions) -> None:
-        """Keep encoded voices from now on, and load the hot ones; in the worker, before READY."""
+        """Start to keep encoded voices, and load often used ones. In the worker, before READY."""
         size = options.voice_cache_bytes
         folder, registered_folder = (
             None if path is None else Path(path)
@@ -144,7 +144,7 @@ class SpeechEngine:
         self._voices.load_hot()
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
-        """Speak, or encode a voice."""
+        """Speak a text, or encode a voice."""
         match operation:
             case Speak():
                 return (yield from self._speak(operation, stop))
@@ -161,7 +161,7 @@ class SpeechEngine:
     ) -> Generator[bytes | None, None, SpeechResult]:
         """Find the voice, speak, and yield encoded sound.
 
-        With `streamed` bytes come as they are made, and headers leave the length open.
+        With `streamed` the bytes come while they are generated, and headers leave the length open.
         """
         self._check_options(speak.sampling)
         encoder = Encoder(
@@ -175,11 +175,11 @@ class SpeechEngine:
         text = strip_tags(speak.text, self.obeyed_tags)
         self.check_text(text)
         voice, known = self._find_voice(speak.voice)
-        # A replay leaves out as many bytes of a stream as have been sent.
+        # A replay of a stream leaves out the number of bytes that were already sent.
         exact = speak.streamed and FORMATS[speak.response_format].length_depends_on_samples
         alignment = Alignment(self.sample_rate * speak.speed)
         for number, sentence in enumerate(sentences(text)):
-            # A seed of its own, so that a sentence does not depend on how long the last one was.
+            # Each sentence has its own seed, so it does not depend on the length of those before.
             sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
             for piece in self.synthesize(sentence, voice, sampling, stop, exact=exact):
                 if stop.is_set():
@@ -193,7 +193,7 @@ class SpeechEngine:
         if not alignment.sentences:
             raise ServiceError(
                 ErrorCode.empty_text,
-                "the text holds nothing that can be spoken; send at least one word",
+                "the text has nothing that can be spoken; send at least one word",
             )
         yield encoder.finish()
         duration = encoder.samples / encoder.sample_rate
@@ -208,7 +208,7 @@ class SpeechEngine:
     def _encode_voice(
         self, encode: EncodeVoice, stop: threading.Event
     ) -> Generator[None, None, VoiceResult]:
-        """Encode the voice of a recording unless it is known, and make sure that it speaks."""
+        """Encode the voice of a recording unless it is known, and test that it speaks."""
         reference = self._decode(encode.recording)
         key = encode.recording.key
         voice = None if self._voices is None else self._voices.get(key, named=encode.registered)
@@ -229,7 +229,7 @@ class SpeechEngine:
         if first is None or not np.isfinite(first).all():
             raise ServiceError(
                 ErrorCode.invalid_audio,
-                "no speech can be made with the voice in this recording; send another one",
+                "the voice in this recording gives no speech; send another recording",
             )
         return VoiceResult(round(len(reference) / self.reference_rate, 3), known)
 
@@ -240,11 +240,11 @@ class SpeechEngine:
                 raise ServiceError(
                     ErrorCode.unknown_option,
                     f"the engine {self.name} has no option {name}; leave it out, or use the engine "
-                    "pocket, which has it",
+                    "pocket",
                 )
 
     def _find_voice(self, voice: Voice) -> tuple[Any, bool]:
-        """The voice that is to speak, and whether it was known."""
+        """The voice that will speak, and whether it was known."""
         if voice.builtin is not None:
             return self._builtin(voice.builtin), True
         recording = voice.recording
@@ -253,8 +253,7 @@ class SpeechEngine:
         if self.default_voice is None:
             raise ServiceError(
                 ErrorCode.invalid_request,
-                f"the engine {self.name} has no voice of its own here; send a recording of the "
-                "voice to speak with",
+                f"the engine {self.name} has no built-in voice here; send a recording of a voice",
             )
         return self._builtin(self.default_voice), True
 
@@ -266,7 +265,7 @@ class SpeechEngine:
                 return kept, True
         if recording.source is None:
             raise ServiceError(
-                ErrorCode.not_found, "this voice is not kept any more; send its recording again"
+                ErrorCode.not_found, "this voice is no longer cached; send its recording again"
             )
         reference = self._decode(recording)
         return self._make_voice(recording.key, reference, registered=registered), False
@@ -282,7 +281,7 @@ class SpeechEngine:
         return self.load_builtin_voice(name)
 
     def _decode(self, recording: Recording) -> Samples:
-        """The samples of a recording, as `encode_voice` wants them."""
+        """The samples of a recording, in the form that `encode_voice` takes."""
         assert recording.source is not None
         try:
             return decode(

@@ -1,1 +1,1 @@
-"""The way of a request to a worker: admission, queue, deadline, replay. Runs in the front."""
+"""From a request to a worker: admission, queue, deadline, replay. Runs in the front."""

@@ -1,4 +1,4 @@
-"""Who may wait: decisions by cost, backlog and deadline. Pure; used in the front."""
+"""Whether a request may wait: decided by cost, backlog and deadline. Pure; used in the front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How much may wait: requests, seconds of work, and what part of both may be one client's."""
+    """How much may wait: requests, seconds of work, and the share of both for one client."""
 
     requests: int
     seconds: float
@@ -16,9 +16,9 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not let in, and in how many seconds it would be.
+    """Why a request is refused, and in how many seconds it may be admitted.
 
-    `hopeless`: not in the time that it has, however little is waiting.
+    `hopeless`: it cannot meet its deadline even when nothing else waits.
     """
 
     reason: str
@@ -37,8 +37,8 @@ def admit(
 ) -> Refusal | None:
     """Decide on one request.
 
-    `cost`, `allowed` (until its deadline) and `running` (what the workers still have to do) are in
-    seconds; `waiting` has the cost of each waiting request and whether it is of the same client.
+    `cost`, `allowed` (until its deadline) and `running` (the rest of the work in the workers) are
+    in seconds. `waiting` has the cost of each waiting request and whether it has the same client.
     """
     backlog = running + sum(seconds for seconds, _ in waiting)
     wait = backlog / workers
@@ -56,7 +56,7 @@ def admit(
         return Refusal(f"{sum(own):.0f} s of your work are waiting already", excess)
     if wait + cost > allowed:
         return Refusal(
-            f"it would take {_short(wait + cost)} s, and must be answered in {_short(allowed)} s",
+            f"it would take {_short(wait + cost)} s, but its time limit is {_short(allowed)} s",
             wait + cost - allowed,
             hopeless=cost > allowed,
         )
@@ -68,5 +68,5 @@ def _short(seconds: float) -> str:
 
 
 def _first_leaves(wait: float, waiting: list[tuple[float, bool]]) -> float:
-    """When about one place will be free."""
+    """About how many seconds pass until a place is free."""
     return wait / max(1, len(waiting))

@@ -1,6 +1,6 @@
-"""Where a model runs: the seam between the routes and everything below. Runs in the front.
+"""Where a model runs: the interface between the routes and the workers. Runs in the front.
 
-Routes know the protocol `Backend` alone. `LocalBackend` is a queue and a pool of workers in this
+Routes use only the protocol `Backend`. `LocalBackend` is a queue and a pool of workers in this
 container.
 """
 
@@ -42,7 +42,7 @@ class ChildStatus:
     soft_limit: int | None
     hard_limit: int | None
     requests: int | None
-    """How many it has finished; None for a template, which serves none."""
+    """How many requests it has finished; None for a template, which serves none."""
     in_flight: int | None
     capacity: int | None
     restarts: int
@@ -51,7 +51,7 @@ class ChildStatus:
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """How a model is doing; times in seconds."""
+    """The state of a model; times are in seconds."""
 
     state: ModelState
     engine: EngineSpec
@@ -71,7 +71,7 @@ class Backend(Protocol):
 
     @property
     def state(self) -> ModelState:
-        """How the model is doing."""
+        """The state of the model."""
 
     @property
     def engine(self) -> EngineSpec:
@@ -79,26 +79,26 @@ class Backend(Protocol):
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the engine says of itself; None until it has loaded once."""
+        """The engine's description of itself; None until it has loaded once."""
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the next try to start; 0 when one is under way."""
+        """Seconds until the next attempt to start; 0 when one is running."""
 
     def start(self) -> None:
         """Begin to load the model; returns at once."""
 
     async def run(self, job: Job[ResultT]) -> ResultT:
-        """Have `job` answered; its stream goes to `job.output`. Raises `ServiceError`."""
+        """Run `job`; its stream goes to `job.output`. Raises `ServiceError`."""
 
     async def known_info(self) -> EngineInfo | None:
-        """`info`, once the first start has worked; still None when all tries have failed."""
+        """`info`, once the first start has worked; None when all attempts have failed."""
 
     def status(self) -> BackendStatus:
-        """All that operators want to know, at once and without waiting."""
+        """The state for operators; does not wait for anything."""
 
     def recycle(self, child: str) -> bool | None:
-        """Replace the worker of that name; False when that is not possible now, None without it."""
+        """Replace the worker `child`. False: not possible now. None: there is no such worker."""
 
     async def drain(self) -> None:
         """Refuse new jobs from now on, and wait until none is in flight."""
@@ -110,12 +110,12 @@ class Backend(Protocol):
         """
 
     async def close(self) -> None:
-        """End all that belongs to the model."""
+        """End everything that belongs to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalConfig:
-    """What a `LocalBackend` is made of."""
+    """The configuration of a `LocalBackend`."""
 
     pool: PoolConfig
     dispatch: DispatchConfig
@@ -153,7 +153,7 @@ class LocalBackend:
 
     @property
     def state(self) -> ModelState:
-        """How the pool is doing."""
+        """The state of the pool."""
         return self.pool.state
 
     @property
@@ -163,25 +163,25 @@ class LocalBackend:
 
     @property
     def info(self) -> EngineInfo | None:
-        """As the last worker told."""
+        """What the last worker reported about the engine."""
         return self.pool.info
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the pool's next try to start."""
+        """Seconds until the pool's next attempt to start."""
         return self.pool.retry_after
 
     def start(self) -> None:
-        """Begin to load the model; returns at once."""
+        """Start to load the model; returns at once."""
         self.dispatcher.start()
         self.pool.start()
 
     async def run(self, job: Job[ResultT]) -> ResultT:
-        """Have a worker answer `job`."""
+        """Run `job` in a worker."""
         return await self.dispatcher.run(job)
 
     async def known_info(self) -> EngineInfo | None:
-        """`info`, once a worker was READY, or enough tries have failed."""
+        """`info`, once a worker was READY or enough attempts have failed."""
         return await self.pool.known_info()
 
     def status(self) -> BackendStatus:
@@ -208,7 +208,7 @@ class LocalBackend:
         )
 
     def recycle(self, child: str) -> bool | None:
-        """Replace a worker, its successor READY before it leaves."""
+        """Replace a worker; its successor is READY before it exits."""
         for slot in self.pool.slots:
             if slot.worker.name == child:
                 return self.pool.recycle(slot, Reason.FORCED)
@@ -220,7 +220,7 @@ class LocalBackend:
         await self.dispatcher.idle()
 
     async def reload(self) -> None:
-        """Take over the configuration. Raises `LaunchError`; then the old pool goes on."""
+        """Apply the configuration. Raises `LaunchError`; then the old pool continues."""
         config = self._config()
         self.dispatcher.config = config.dispatch
         await self.pool.reload(config.pool)

@@ -1,4 +1,4 @@
-"""How long a request will compute, from its size and what was measured. Pure; used in the front."""
+"""Estimates of computing time, from sizes and earlier measurements. Pure; used in the front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Unit(Enum):
-    """In what the size of a request is counted."""
+    """The unit of a request's size."""
 
     CHARACTERS = "characters of a text"
     VOICES = "voices to encode"
@@ -17,7 +17,7 @@ class Unit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much work a request is. `longest` is how many seconds its recording may last at most."""
+    """The work of one request. `longest` is the longest its recording may be, in seconds."""
 
     unit: Unit
     size: float
@@ -30,16 +30,17 @@ INITIAL_SPEED = {
     Unit.SECONDS: 0.06,
     Unit.BYTES: 2e-5,
 }
-"""Guessed seconds of computing per unit, on one core, until the first request was measured."""
+"""Seconds of computing per unit, on one core: the guess until the first measurement."""
 
 
 @dataclass(slots=True)
 class CostModel:
-    """How long requests compute: a part that each costs and a part by its size, for each unit.
+    """Estimates how long requests compute: for each unit a fixed part, and a part by size.
 
-    `initial` is the guess in seconds per unit before anything was measured. A few words with a long
-    reference recording take as long as many words do, and must not make a long text look hopeless:
-    so both parts are fitted to what was measured, as moving averages.
+    `initial` is the guess in seconds per unit before the first measurement. Both parts are fitted
+    to moving averages of the measurements. With a part by size alone, a few words with a long
+    reference recording, which take as long as many words, would make the estimate for a long text
+    far too high.
     """
 
     initial: dict[Unit, float] = field(default_factory=lambda: dict(INITIAL_SPEED))
@@ -49,7 +50,8 @@ class CostModel:
     def estimate(self, work: Work) -> float:
         """Seconds that a request of this size will take.
 
-        A dense recording is taken for no longer than the longest, however many bytes it has.
+        The estimate for a recording is never above that for the longest one allowed, however many
+        bytes it has.
         """
         estimate = self._estimate(work.unit, work.size)
         if work.longest is None:
@@ -64,7 +66,7 @@ class CostModel:
         return fixed + per_unit * size
 
     def measured(self, work: Work, seconds: float, sound: float | None = None) -> None:
-        """A request of this size took that long; `sound`: its recording had so many seconds."""
+        """Record that a request of this size took `seconds`; `sound`: seconds of its recording."""
         if sound is not None:
             self._measure(Unit.SECONDS, sound, seconds)
         if sound is None or work.unit is not Unit.SECONDS:
@@ -78,7 +80,7 @@ class CostModel:
 
 
 _TRUSTED_SECONDS = 2.0
-"""Sizes that differ by less than this much work say little of what size costs."""
+"""Sizes that differ by less than this many seconds of work say little about the cost by size."""
 
 
 @dataclass(slots=True)
@@ -98,8 +100,9 @@ class _Moments:
         self.covariance = (1 - weight) * (self.covariance + weight * by_size * by_seconds)
 
     def fit(self, initial: float) -> tuple[float, float]:
-        """Fixed seconds and seconds per unit; while all sizes are alike the guess stands for the
-        latter (ridge regression towards it). Neither is below zero.
+        """Fixed seconds, and seconds per unit; neither is below zero.
+
+        While all sizes are similar, seconds per unit stay near the guess (ridge regression).
         """
         trust = (_TRUSTED_SECONDS / initial) ** 2
         per_unit = (self.covariance + trust * initial) / (self.variance + trust)

@@ -29,7 +29,7 @@ _STOP_RETRY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DispatchConfig:
-    """Limits of one model's queue, and how failing requests are treated; times in seconds."""
+    """Limits of one model's queue, and the treatment of failing requests; times in seconds."""
 
     limits: QueueLimits
     max_attempts: int
@@ -40,7 +40,7 @@ class DispatchConfig:
 class _Waiter:
     """A job in the queue; `worker` is set when a slot is reserved for it.
 
-    `alone`: it needs a worker to itself.
+    `alone`: it must run alone in its worker.
     """
 
     job_id: int
@@ -60,7 +60,7 @@ class Dispatcher:
         self._pool = pool
         self._waiting: FairQueue[_Waiter] = FairQueue()
         self._running: dict[int, tuple[float, float]] = {}
-        """When each running job was given to its worker, and its cost."""
+        """When each running job went to its worker, and its cost in seconds."""
         self.in_flight = 0
         self.replays = 0
         self._draining = False
@@ -71,20 +71,20 @@ class Dispatcher:
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a worker."""
+        """How many jobs wait for a worker."""
         return len(self._waiting)
 
     @property
     def backlog(self) -> float:
-        """Seconds of work that wait or are under way, as estimated."""
+        """Estimated seconds of work that waits or runs."""
         return self._running_seconds() + sum(cost for cost, _ in self._waiting.waiting(""))
 
     def start(self) -> None:
-        """Begin to give waiting jobs to workers."""
+        """Start to give waiting jobs to workers."""
         self._matching = asyncio.get_running_loop().create_task(self._match_forever())
 
     def close(self) -> None:
-        """End that."""
+        """Stop giving jobs to workers."""
         if self._matching is not None:
             self._matching.cancel()
 
@@ -93,7 +93,7 @@ class Dispatcher:
         await self._idle.wait()
 
     def drain(self) -> None:
-        """Refuse new jobs; those admitted go on."""
+        """Refuse new jobs; admitted jobs continue."""
         self._draining = True
 
     def wake(self) -> None:
@@ -102,10 +102,10 @@ class Dispatcher:
             self._changed.set()
 
     async def run(self, job: Job[ResultT]) -> ResultT:
-        """Have a worker answer `job`; its stream goes to `job.output`, its result is returned.
+        """Run `job` in a worker; its stream goes to `job.output`, its result is returned.
 
-        Raises `ServiceError` when it cannot be admitted, fails, or passes its deadline. Cancel the
-        call when the client has gone.
+        Raises `ServiceError` when the job is not admitted, fails, or passes its deadline. Cancel
+        the call when the client has gone.
         """
         error: BaseException | None = None
         allowed = job.deadline - time.monotonic()
@@ -114,7 +114,7 @@ class Dispatcher:
             self.in_flight += 1
             self._idle.clear()
             try:
-                # The loop's clock need not be that of the deadline.
+                # The loop's clock may differ from the clock of the deadline.
                 loop_deadline = asyncio.get_running_loop().time() + allowed
                 async with asyncio.timeout_at(loop_deadline):
                     return await self._attempt(job)
@@ -125,7 +125,7 @@ class Dispatcher:
         except TimeoutError:
             error = ServiceError(
                 ErrorCode.deadline_exceeded,
-                f"the request was not answered within {round(allowed, 1):g} s; send a "
+                f"the request was not finished within {round(allowed, 1):g} s; send a "
                 "shorter text or recording, or try again when the service is less busy",
             )
             raise error from None
@@ -134,23 +134,23 @@ class Dispatcher:
             raise
         finally:
             job.output.finish(error)
-            # Its traceback refers to this frame, and so to itself and to the recording, which would
-            # stay until a collection of cycles.
+            # The traceback refers to this frame, which refers to the error and the recording. This
+            # cycle would keep the recording in memory until the garbage collector runs.
             error = None
 
     async def _match_forever(self) -> None:
-        """Give waiting jobs to workers whenever something has changed."""
+        """Give waiting jobs to workers after every change."""
         while True:
             await self._changed.wait()
             self._changed.clear()
             try:
                 self._match()
-            except Exception:  # a bug here must be seen, and must not end the loop
+            except Exception:  # a bug here must be logged, and must not end the loop
                 logger.exception("matching_failed", model=self._pool.config.model)
 
     def _match(self) -> None:
         while (first := self._waiting.first()) is not None:
-            # What must run alone waits for a worker to get empty; nobody overtakes it.
+            # A job that must run alone waits for an empty worker; no other job overtakes it.
             worker = self._pool.free_worker(empty=first.alone)
             if worker is None:
                 break
@@ -176,7 +176,7 @@ class Dispatcher:
         if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
             raise ServiceError(
                 ErrorCode.quarantined,
-                f"this request has crashed {self.config.max_attempts} workers a short while ago; "
+                f"this request has crashed {self.config.max_attempts} workers recently; "
                 "do not send it again unchanged",
             )
         job.cost = self._cost.estimate(job.work)
@@ -191,14 +191,14 @@ class Dispatcher:
         if refusal is not None:
             raise ServiceError(
                 ErrorCode.overloaded,
-                f"{refusal.reason}; send less at once, or allow more time"
+                f"{refusal.reason}; send a shorter text or recording, or allow more time"
                 if refusal.hopeless
                 else f"the service is busy: {refusal.reason}; try again later",
                 retry_after=max(1.0, refusal.retry_after),
             )
 
     def _running_seconds(self) -> float:
-        """What the workers still have to do on the jobs that they have."""
+        """Estimated seconds of work left in the jobs that workers run."""
         now = time.monotonic()
         return sum(max(0.0, cost - (now - since)) for since, cost in self._running.values())
 
@@ -228,10 +228,10 @@ class Dispatcher:
             except WorkerDied as death:
                 self._lost_worker(job, worker, death)
                 job.output.rewind()
-                death.__traceback__ = None  # refers to frames that refer to it, see `run`
+                death.__traceback__ = None  # a reference cycle, see `run`
                 replay = True
             except ServiceError:
-                self._pool.succeeded()  # the worker lives and has judged the request
+                self._pool.succeeded()  # the worker lives; the request itself is at fault
                 raise
             else:
                 self._pool.succeeded()
@@ -265,9 +265,9 @@ class Dispatcher:
         self.replays += 1
 
     async def _acquire(self, job: Job[Any], *, first: bool) -> WorkerHandle:
-        """A worker in which a slot is reserved. A replay goes `first`: it has waited before."""
-        # Requests that shared a worker share the blame for its death. The last attempt of each is
-        # alone, so that only the one at fault ends in quarantine.
+        """A worker with a slot reserved for `job`. A replay goes `first`: it has waited before."""
+        # Requests that shared a worker share the blame for its death. The last attempt of each runs
+        # alone, so that only the request at fault ends in quarantine.
         alone = 0 < job.attempts == self.config.max_attempts - 1
         if not self._waiting and (free := self._pool.free_worker(empty=alone)) is not None:
             free.reserve(job.id, alone=alone)

@@ -1,8 +1,8 @@
-"""In which order waiting requests are served: start-time fair queueing. Pure; used in the front.
+"""The order of waiting requests: start-time fair queueing. Pure; used in the front.
 
-Each client has a clock that runs by the cost of what it sent, and the client that is furthest
-behind is served next. A client with one request does not wait for another's two hundred. Fairness
-ends where it would break a promise: what was admitted is served before its deadline.
+Each client has a clock, which advances by the cost of its requests. The client with the lowest
+clock is served next, so a client with one request does not wait for two hundred of another client.
+Deadlines come before fairness: an admitted request should be finished before its deadline.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class FairQueue(Generic[T]):
         return len(self._entries)
 
     def push(self, item: T, client: str, cost: float, deadline: float = math.inf) -> None:
-        """Let a request wait."""
+        """Add a request."""
         start = max(self._now, self._clocks.get(client, 0.0))
         self._clocks[client] = start + cost
         self._entries.append(_Entry(item, client, cost, start, deadline))
 
     def push_front(self, item: T, client: str, cost: float) -> None:
-        """Let a request wait that has waited before: it goes first, at no cost to its client."""
+        """Add a request that has waited before: it goes first, at no cost to its client."""
         self._entries.append(_Entry(item, client, cost, -1.0, math.inf))
 
     def first(self) -> T | None:
-        """The request that fairness would serve next; None when none waits."""
+        """The request that is next by fairness alone; None when none waits."""
         entry = min(self._entries, key=lambda entry: entry.start, default=None)
         return None if entry is None else entry.item
 
@@ -66,10 +66,11 @@ class FairQueue(Generic[T]):
         return entry.item
 
     def _pressing(self, fair: _Entry[T], now: float, workers: int) -> _Entry[T] | None:
-        """What must go before `fair`, since some request would be late otherwise.
+        """The entry that must go before `fair` so that no request is late; None without one.
 
-        Served by deadline, as many are in time as can be. Each may take twice its cost; one that is
-        late in any case presses nobody.
+        Entries with an earlier deadline are considered in the order of their deadlines, which keeps
+        as many as possible in time. Each is allowed twice its cost. An entry that will be late in
+        any case is not considered.
         """
         earlier = [entry for entry in self._entries if entry.deadline < fair.deadline]
         earlier.sort(key=lambda entry: entry.deadline)
@@ -82,7 +83,7 @@ class FairQueue(Generic[T]):
         return None
 
     def remove(self, item: T) -> None:
-        """A request waits no more; its client gets back what it would have cost."""
+        """Remove a request; its client gets back the cost."""
         for index, entry in enumerate(self._entries):
             if entry.item is item:
                 del self._entries[index]
@@ -92,7 +93,7 @@ class FairQueue(Generic[T]):
                 return
 
     def waiting(self, client: str) -> list[tuple[float, bool]]:
-        """Cost of each waiting request, and whether it is of that client."""
+        """Cost of each waiting request, and whether it is from `client`."""
         return [(entry.cost, entry.client == client) for entry in self._entries]
 
     def items(self) -> Iterator[T]:
@@ -100,7 +101,7 @@ class FairQueue(Generic[T]):
         return iter([entry.item for entry in self._entries])
 
     def _forget_caught_up(self) -> None:
-        """A clock that is not ahead tells nothing, and none does when nobody waits."""
+        """Drop clocks that are not ahead; all of them when no request waits."""
         if not self._entries:
             self._clocks.clear()
         self._clocks = {client: at for client, at in self._clocks.items() if at > self._now}

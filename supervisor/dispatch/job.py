@@ -1,4 +1,4 @@
-"""One client's request for one model, on its way to a worker and back. Runs in the front."""
+"""A job: one request for one model, until it has its result. Runs in the front."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Sink(Protocol):
     """How much has been appended: bytes, or segments."""
 
     def append(self, item: Any) -> None:
-        """The next part of the stream."""
+        """Add the next item of the stream."""
 
     def rewind(self) -> None:
-        """Forget it all, unless some has been read: it will be made again from its beginning."""
+        """Drop everything, unless some has been read: the stream starts again from its start."""
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more comes; with an `error` the reader gets it at the end."""
+        """End the stream; with an `error`, the reader gets it at the end."""
 
 
 @dataclass(slots=True)
@@ -48,5 +48,5 @@ class Job(Generic[ResultT]):
     """How many workers it may have killed."""
 
     def digest(self) -> bytes:
-        """A hash of what is asked for: equal for requests that would fail alike."""
+        """A hash of the content: equal for requests that would fail in the same way."""
         return hashlib.sha256(content(cast(AnyOperation, self.operation))).digest()

@@ -1,4 +1,4 @@
-"""The models of the service, and which of them a request means. Runs in the front."""
+"""The models of the service, and the choice of one for a request. Runs in the front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from supervisor.dispatch.backend import Backend
 class Model:
     """An engine with its weights, and where it runs.
 
-    The default model of a kind has the kind's name, every other one that of its engine.
+    The default model of a kind has the kind's name, each other model its engine's name.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Model:
 
     @property
     def default(self) -> bool:
-        """Whether it serves the requests of its kind that mean no other model."""
+        """Whether it serves the requests of its kind that select no other model."""
         return self.name == self.kind.value
 
 
 class Models:
-    """All models, each kind's default one before its others."""
+    """All models; of each kind, the default one first."""
 
     def __init__(self, models: Sequence[Model]) -> None:
         self._by_kind = {
@@ -44,11 +44,11 @@ class Models:
             yield from models
 
     def of(self, kind: Kind) -> Sequence[Model]:
-        """Those of one kind, the default one first."""
+        """The models of one kind, the default one first."""
         return self._by_kind[kind]
 
     def default(self, kind: Kind) -> Model:
-        """The model of requests that mean no other one."""
+        """The model for requests that select no other one."""
         return self._by_kind[kind][0]
 
     def resolve(
@@ -59,11 +59,11 @@ class Models:
         voice: str | None = None,
         language: str | None = None,
     ) -> Model:
-        """The model that a request means.
+        """The model that a request selects.
 
-        In this order: the one whose name or engine is `model`; else the one that has the built-in
-        voice `voice`; else the first that knows `language`; else the default one. Clients send
-        names of models that exist elsewhere, so a name that is not known here means nothing.
+        In this order: the one whose name or engine is `model`; else the first that has the built-in
+        voice `voice`; else the first that knows `language`; else the default one. Clients send the
+        names of other services' models, so an unknown name is ignored.
         """
         candidates = self._by_kind[kind]
         if len(candidates) > 1:
@@ -78,7 +78,7 @@ class Models:
 
 
 def _suits(info: EngineInfo, voice: str | None, language: str | None) -> bool:
-    """Whether the model has the voice, or, without one to look for, knows the language."""
+    """Whether the model has the voice; without a voice, whether it knows the language."""
     if voice is not None:
         return any(builtin.id == voice for builtin in info.voices)
     return language not in (None, AUTO_LANGUAGE) and language in info.languages

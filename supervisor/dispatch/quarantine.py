@@ -1,4 +1,4 @@
-"""Requests that have killed workers, by their content. Runs in the front."""
+"""Contents of requests that killed workers, refused for some time. Runs in the front."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _MOST = 1024
 
 
 class Quarantine:
-    """Remembers, for a while, what must not be tried again. Times are the caller's, in seconds."""
+    """The digests that are refused, each until a time on the caller's clock, in seconds."""
 
     def __init__(self, duration: float) -> None:
         self._duration = duration
@@ -17,14 +17,14 @@ class Quarantine:
         return len(self._until)
 
     def add(self, digest: bytes, now: float) -> None:
-        """Hold this content from now on."""
+        """Refuse this content from now on."""
         self._until.pop(digest, None)
         while len(self._until) >= _MOST:
             del self._until[next(iter(self._until))]
         self._until[digest] = now + self._duration
 
     def holds(self, digest: bytes, now: float) -> bool:
-        """Whether this content is still to be refused."""
+        """Whether this content is still refused."""
         until = self._until.get(digest)
         if until is None:
             return False

@@ -1,6 +1,6 @@
-"""The stream of a response on its way from a worker to the client. Runs in the front.
+"""Buffers between a worker and the response to the client. Runs in the front.
 
-A worker appends, one response reads, each at its own speed. Both classes are a `Sink` of jobs.
+A worker appends and one response reads, each at its own speed. Both classes are a `Sink`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from supervisor.log import logger
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A piece of a response that lies in the file."""
+    """A piece of a response that is in the file."""
 
     offset: int
     size: int
@@ -28,8 +28,8 @@ class _Stored:
 class ResponseBuffer:
     """Bytes of speech.
 
-    What the client has not read yet stays in memory while that has room for responses, then goes to
-    an unnamed file, so that a slow client holds neither the worker nor the front's memory.
+    Unread bytes stay in memory while there is room for responses, otherwise they go to an unnamed
+    file. So a slow client holds neither the worker nor the front's memory.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -38,7 +38,7 @@ class ResponseBuffer:
         self._in_memory = 0
         self._file: FileIO | None = None
         self.stored = 0
-        """Bytes that went to the file so far."""
+        """Bytes written to the file so far."""
         self._complete = False
         self._closed = False
         self._error: BaseException | None = None
@@ -49,7 +49,7 @@ class ResponseBuffer:
         """Whether any of it has been read."""
 
     def append(self, data: bytes) -> None:
-        """The next bytes; after `close` they are dropped."""
+        """Add the next bytes; after `close` they are dropped."""
         self.size += len(data)
         if self._closed:
             return
@@ -61,9 +61,9 @@ class ResponseBuffer:
         self._changed.set()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more comes; with an `error` the reader gets it after the bytes."""
+        """End the stream; with an `error`, the reader gets it after the bytes."""
         self._complete = True
-        # After `close` nobody will ask for it, and it refers to frames that refer to this buffer.
+        # After `close` nobody reads the error, and its frames refer to this buffer (a cycle).
         self._error = None if self._closed else error
         self._changed.set()
 
@@ -85,16 +85,16 @@ class ResponseBuffer:
         return piece
 
     def rewind(self) -> None:
-        """Forget it all, unless some has been read: it will be made again, from its first byte.
+        """Drop everything, unless some has been read: the stream starts again from the first byte.
 
-        What one worker made needs no seam with what another would make.
+        So the bytes of two workers do not need to fit together.
         """
         if not self._begun:
             self._forget()
             self.size = self.stored = 0
 
     def close(self) -> None:
-        """Free what was not read."""
+        """Drop what was not read."""
         self._closed = True
         self._error = None
         self._forget()
@@ -112,9 +112,9 @@ class ResponseBuffer:
         self._spool.room -= size
 
     def _store(self, data: bytes) -> bool:
-        """Append to the file; False when the disk is full, and memory must do after all.
+        """Append to the file; False when the disk is full, so that the data stays in memory.
 
-        A response is short next to an upload (minutes of speech), and losing it would lose work.
+        A response is small compared to an upload, and to drop it would waste the work in it.
         """
         try:
             if self._file is None:
@@ -144,20 +144,20 @@ class SegmentBuffer:
         self._changed = asyncio.Event()
 
     def append(self, item: Segment) -> None:
-        """The next segment; after `close` it is dropped."""
+        """Add the next segment; after `close` it is dropped."""
         self.size += 1
         if not self._closed:
             self._unread.append(item)
             self._changed.set()
 
     def rewind(self) -> None:
-        """Forget all segments, unless one has been read."""
+        """Drop all segments, unless one has been read."""
         if not self._begun:
             self._unread.clear()
             self.size = 0
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more comes; with an `error` the reader gets it after the segments."""
+        """End the stream; with an `error`, the reader gets it after the segments."""
         self._complete = True
         # After `close` nobody will ask for it, and it refers to frames that refer to this buffer.
         self._error = None if self._closed else error

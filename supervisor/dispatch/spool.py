@@ -1,7 +1,7 @@
-"""A private folder for bytes that do not fit in memory: of uploads and of responses. In the front.
+"""A private folder for uploads and responses that do not fit in memory. Runs in the front.
 
-Everything lies in one private folder that goes away with the front; a folder
-that a killed front left behind is removed by the next one.
+The front removes the folder when it stops. The next front removes a folder that a killed front left
+behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESPONSES_IN_MEMORY = 2 * 1024 * 1024
 
 
 class Spool:
-    """The private folder, and how much may stay in memory: of each upload, of all responses."""
+    """The private folder, and the bytes that may stay in memory: per upload, of all responses."""
 
     def __init__(self, parent: Path, threshold: int, responses: int = _RESPONSES_IN_MEMORY) -> None:
         _remove_abandoned(parent)
@@ -27,7 +27,7 @@ class Spool:
         self.threshold = threshold
         self.room = responses
         """How many more bytes of responses may stay in memory."""
-        # Held for life: a folder whose lock is free belongs to nobody.
+        # Held until the front ends: a folder with a free lock is abandoned.
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 

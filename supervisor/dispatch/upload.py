@@ -1,4 +1,4 @@
-"""A recording on its way in. Runs in the front."""
+"""An upload: the recording of a request, in memory or in a file. Runs in the front."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RETRY_AFTER_FULL = 5.0
 
 
 _HEAD = 64
-"""Bytes of an upload's beginning that are kept: a WAV's header."""
+"""How many first bytes of an upload are kept: enough for the header of a WAV."""
 
 
 class Upload:
-    """A recording on its way in: in memory up to the threshold, then in a private file.
+    """The recording of a request: in memory up to the threshold, then in a private file.
 
-    Use as an async context manager; the file is gone afterwards.
+    Use it as an async context manager; at the end it removes the file.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -35,7 +35,7 @@ class Upload:
         self.path: str | None = None
         self.size = 0
         self.head = b""
-        """The first bytes, by which a format is known."""
+        """The first bytes, which show the format."""
 
     async def write(self, data: bytes) -> None:
         """Append. Raises `ServiceError` when the disk is full."""
@@ -48,7 +48,7 @@ class Upload:
             await self._flush()
 
     async def close(self) -> None:
-        """The upload is complete."""
+        """Finish the upload: it is complete."""
         if self._file is not None:
             await self._flush()
             self._file.close()
@@ -60,12 +60,12 @@ class Upload:
 
     @property
     def data(self) -> bytes | None:
-        """The bytes, when they stayed in memory."""
+        """The bytes, if they are in memory; None if they are in the file."""
         return None if self.path is not None else bytes(self._memory)
 
     @property
     def recording(self) -> Recording:
-        """What a worker gets of it."""
+        """The recording in the form that a worker gets."""
         data = None if self.path is not None else bytes(self._memory)
         return Recording(self._hash.hexdigest(), data, self.path)
 
@@ -105,5 +105,5 @@ class Upload:
         traceback: TracebackType | None,
     ) -> None:
         if self._file is not None:
-            # A busy disk has been seen to take half a second for this.
+            # In a thread: a busy disk may take half a second for this.
             await in_thread(self._remove_file)

@@ -1,4 +1,4 @@
-"""What each request brings along: its id, its client, its deadline. Runs in the front."""
+"""The context of a request: its id, its client, its deadline. Runs in the front."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 _ID = web.RequestKey("id", str)
 _ARRIVED = web.RequestKey("arrived", float)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
-"""Name of the key that the request came with."""
+"""Name of the API key of the request."""
 
 
 @web.middleware
 async def id_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request the id that it came with, or a new one, in its answer and its log lines."""
+    """Set the id of a request, its own or a new one, for its response and its log lines."""
     given = request.headers.get("X-Request-Id", "")
     request[_ID] = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
     request[_ARRIVED] = time.monotonic()
@@ -34,7 +34,7 @@ async def id_middleware(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def add_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal handler: the id goes out with every answer, streams and errors included."""
+    """Signal handler: add the id to every response, streams and errors included."""
     if _ID in request:
         response.headers["X-Request-Id"] = request[_ID]
 
@@ -46,22 +46,22 @@ def client(request: web.Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TimeLimit:
-    """How long a request may take: `seconds` for the next step, or all steps until `end`."""
+    """How long a request may take: `seconds` for each step, or all steps until `end`."""
 
     seconds: float
     end: float | None = None
 
     def deadline(self) -> float:
-        """When what begins now must be done, on the clock of `time.monotonic`."""
+        """When a step that begins now must be finished, on the clock of `time.monotonic`."""
         return time.monotonic() + self.seconds if self.end is None else self.end
 
 
 def time_limit(request: web.Request) -> TimeLimit:
-    """The limit of a request.
+    """The time limit of a request.
 
-    A client that gives X-Request-Timeout counts from the start of its request. Else the upload has
-    `request_timeout`, and then the response as much again: a slow line costs nobody his response.
-    Raises `ServiceError` for a header that is no number of seconds.
+    X-Request-Timeout counts from the start of the request. Without it the upload may take
+    `request_timeout`, and then the response as long again, so that a slow upload leaves enough time
+    for the response. Raises `ServiceError` for a header that is not a number of seconds.
     """
     limit = request.app[SERVICE].settings.request_timeout
     given = request.headers.get("X-Request-Timeout")
@@ -70,7 +70,7 @@ def time_limit(request: web.Request) -> TimeLimit:
     if not _SECONDS.fullmatch(given) or float(given) == 0:
         raise ServiceError(
             ErrorCode.invalid_option,
-            "the header X-Request-Timeout is not valid; send a number of seconds over 0",
+            "the header X-Request-Timeout is not valid; send a number of seconds above 0",
         )
     seconds = min(float(given), limit)
     return TimeLimit(seconds, request[_ARRIVED] + seconds)

@@ -1,4 +1,4 @@
-"""How long to wait before the next try to start something that failed. Pure; used in the front."""
+"""How long to wait before the next attempt after a failed start. Pure; used in the front."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 from dataclasses import dataclass, field
 
 _MOST_DOUBLINGS = 64
-"""More are beyond every maximum, and in the end beyond what a float can be."""
+"""More doublings would exceed every maximum, and in the end overflow a float."""
 
 
 @dataclass
 class Backoff:
-    """Counts failures in a row; a success forgets them.
+    """Counts failures in a row; a success resets the count. Times are in seconds.
 
-    The first restart is immediate: a worker that was killed once is not a model that cannot work.
+    The first restart is immediate: one killed worker does not mean that the model cannot work.
     """
 
     base: float
@@ -24,7 +24,7 @@ class Backoff:
     failures: int = 0
 
     def succeeded(self) -> None:
-        """Something worked: the failures so far say nothing about the next start."""
+        """Reset the count: something worked."""
         self.failures = 0
 
     def failed(self) -> float:
@@ -39,9 +39,9 @@ class Backoff:
 
     @property
     def exhausted(self) -> bool:
-        """Whether so many tries failed that the model counts as FAILED until a probe succeeds."""
+        """Whether the model counts as FAILED, until an attempt succeeds."""
         return self.failures >= self.failures_max
 
     def _jitter(self) -> float:
-        """Between 0.75 and 1.25, so that models that failed together do not retry together."""
+        """A factor from 0.75 to 1.25, so that models that failed together do not retry together."""
         return 0.75 + 0.5 * self.random.random()

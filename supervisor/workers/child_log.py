@@ -1,4 +1,4 @@
-"""What children print: each line becomes an event of the log. Runs in the front."""
+"""The output of children: each line becomes an event of the log. Runs in the front."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LINES_AT_ONCE = 200
 
 
 _LINES_PER_SECOND = 100
-"""How much of a child's output is logged: each line takes the loop some 30 microseconds."""
+"""How many lines of a child are logged; the loop takes about 30 microseconds for each."""
 
 
 class _LogLines(asyncio.Protocol):
     """Turns a child's output into log events.
 
-    What comes faster than it can be logged is counted and dropped: a model that prints without end
-    must neither stop the front nor wait for it.
+    Lines above the limit are counted and dropped: a model that prints without end must neither
+    block the front nor wait for it.
     """
 
     def __init__(self, child: str) -> None:

@@ -1,4 +1,4 @@
-"""What a pool of workers is made of and held to. Runs in the front."""
+"""The configuration of a pool of workers. Runs in the front."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ StartMethod = Literal["fork", "spawn"]
 class PoolConfig:
     """The workers of one model: how many, how they start, how they are replaced.
 
-    `limit_setting` is what the setting of their memory limits is called, for messages.
+    `limit_setting` is the name of the setting for their memory limits, used in messages.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What the front knows of a worker, wherever and however it runs. In the front."""
+"""The interface of a worker, independent of where and how it runs. In the front."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Item = bytes | Segment
 
 
 class WorkerDied(Exception):  # noqa: N818 - named for what happened
-    """The worker ended with a request in flight; `blame` when that may be the request's fault."""
+    """The worker died with a request in flight; `blame`: the request may be the cause."""
 
     def __init__(self, reason: str, *, blame: bool) -> None:
         super().__init__(reason)
@@ -25,7 +25,7 @@ class WorkerDied(Exception):  # noqa: N818 - named for what happened
 class WorkerHandle(Protocol):
     """One worker, from its start to its death.
 
-    A request gets a slot by `reserve`; then it is `run`, or `release`d. Times are on the clock of
+    `reserve` takes a slot for a request; then call `run` or `release`. Times are on the clock of
     `time.monotonic`, memory is in bytes.
     """
 
@@ -33,22 +33,22 @@ class WorkerHandle(Protocol):
     state: State
     started: float
     info: EngineInfo | None
-    """What the engine says of itself; None before READY."""
+    """The engine's description of itself; None before READY."""
     capacity: int
     """How many requests it serves at once; known at READY."""
     baseline_rss: int
     """RSS at READY."""
     rss: int
-    """RSS as it was last read or reported."""
+    """RSS at the last reading or report."""
     requests: int
     """How many requests it has finished."""
     unanswered_pings: int
     end_reason: str | None
-    """Why the front ended this worker; None while it has not, and for deaths of its own."""
+    """Why the front ended this worker; None if the front did not end it."""
     planned: bool
-    """Whether the front ended it for a reason that is no fault."""
+    """Whether the front ended it for a reason that is not a fault."""
     diagnosis: str | None
-    """What the pool found out about its death."""
+    """The cause of its death, if the pool found it."""
     ready: asyncio.Future[None]
     """Done when it is READY; fails with `ServiceError` or `WorkerDied` when it never will be."""
 
@@ -58,7 +58,7 @@ class WorkerHandle(Protocol):
 
     @property
     def exited(self) -> asyncio.Future[int | None]:
-        """Done when its process has ended; the exit status, if anybody can tell."""
+        """Done when its process has ended, with the exit status; None if that is unknown."""
 
     @property
     def in_flight(self) -> int:
@@ -74,10 +74,10 @@ class WorkerHandle(Protocol):
 
     @property
     def killed_from_outside(self) -> bool:
-        """Whether a SIGKILL ended it that the front did not send."""
+        """Whether it ended by a SIGKILL that the front did not send."""
 
     def reserve(self, request_id: int, *, alone: bool = False) -> None:
-        """Take a slot for a request; `alone`: nobody else gets one until it is free again."""
+        """Take a slot for a request; `alone`: no other request gets one until it is free again."""
 
     def release(self, request_id: int) -> None:
         """Give back the slot of a request that was not run."""
@@ -90,26 +90,27 @@ class WorkerHandle(Protocol):
         on_item: Callable[[Item], None],
         cancel_grace: float,
     ) -> ResultT:
-        """Have `operation` answered; `on_item` gets what it streams, but for the first `skip`.
+        """Run `operation`. `on_item` gets the items of its stream, without the first `skip`.
 
-        When the caller is cancelled the worker is told to stop the request, and is killed when it
-        has not done so after `cancel_grace` seconds. Raises `ServiceError` for an error that the
-        worker reported, and `WorkerDied`.
+        When the caller is cancelled, the worker is told to stop the request. If it has not stopped
+        after `cancel_grace` seconds, it is killed. Raises `ServiceError` for an error that the
+        worker reports, and `WorkerDied`.
         """
 
     def drain(self, reason: str) -> None:
-        """Take no new requests, finish those in flight, leave."""
+        """Take no new requests, finish those in flight, exit."""
 
     def stop(
         self, reason: str, *, grace: float = 0.0, blame: bool = True, planned: bool = False
     ) -> None:
-        """End it now; with a `grace` in seconds it is asked first. Requests in flight are lost.
+        """End it now. With a `grace` in seconds it is asked first. Requests in flight are lost.
 
-        `blame` is False when they cannot be the cause, as when memory has leaked over many.
+        `blame` is False when the requests in flight cannot be the cause, for example when memory
+        leaked over many earlier requests.
         """
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
 
     def usage(self) -> int | None:
         """Read its RSS; None when it has ended."""

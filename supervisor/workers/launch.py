@@ -20,10 +20,10 @@ from supervisor.workers.process import start_python
 from supervisor.workers.worker import Worker
 
 NO_RESOURCES = (OSError, RuntimeError)
-"""What is raised when there are no more descriptors, no memory, or (RuntimeError) no thread."""
+"""Raised when there is no descriptor, no memory, or (RuntimeError) no thread left."""
 
 CHILD_ENVIRONMENT = {
-    # One thread in a template, so that it can be forked; a worker raises torch's own count later.
+    # A template needs one thread, so that it can fork; a worker raises torch's number later.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -37,7 +37,7 @@ CHILD_ENVIRONMENT = {
 
 
 class LaunchError(Exception):
-    """A worker or template could not be brought to life; the message says why."""
+    """A worker or template could not be started; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,16 @@ class Launcher(Protocol):
 
     @property
     def died(self) -> bool:
-        """Whether it has ended by itself, so that its workers share memory with nobody else."""
+        """Whether it has ended by itself, so that its workers no longer share memory with it."""
 
     async def start(self) -> None:
-        """Prepare, as far as needed. Raises `LaunchError`."""
+        """Prepare for `launch`, if that is necessary. Raises `LaunchError`."""
 
     async def launch(self, name: str, on_change: Callable[[WorkerHandle], None]) -> WorkerHandle:
-        """A new worker in state STARTING. Raises `LaunchError`."""
+        """Start a worker; it is in state STARTING. Raises `LaunchError`."""
 
     async def close(self) -> None:
-        """End what `start` has started; the workers are the pool's."""
+        """End what `start` has started, but not the workers: they belong to the pool."""
 
 
 class WorkerPipes:
@@ -100,7 +100,7 @@ class WorkerPipes:
 
     @classmethod
     async def open(cls, name: str) -> WorkerPipes:
-        """Those of the worker called `name`. Raises `LaunchError`."""
+        """Open the pipes of the worker called `name`. Raises `LaunchError`."""
         try:
             log_fd = await open_log(name)
             try:
@@ -112,22 +112,22 @@ class WorkerPipes:
             raise LaunchError(f"cannot start a process: {error}") from error
 
     def for_child(self) -> tuple[int, int, int]:
-        """What the worker gets: requests, replies, log."""
+        """The worker's ends: requests, replies, log."""
         return (self.child_requests, self.child_replies, self.log_fd)
 
     def close_child_ends(self) -> None:
-        """The child has its own copies now."""
+        """Close the worker's ends in this process: the child has its own copies."""
         for descriptor in self.for_child():
             os.close(descriptor)
 
     def close_own_ends(self) -> None:
-        """The worker did not come to be."""
+        """Close the front's ends: the worker could not be started."""
         os.close(self.requests)
         os.close(self.replies)
 
 
 class SpawnLauncher:
-    """Each worker loads the model for itself."""
+    """Starts workers that load the model themselves."""
 
     def __init__(self, config: LaunchConfig) -> None:
         self._config = config
@@ -135,7 +135,7 @@ class SpawnLauncher:
 
     @property
     def died(self) -> bool:
-        """It has no process that could."""
+        """False: it has no process of its own."""
         return False
 
     async def start(self) -> None:

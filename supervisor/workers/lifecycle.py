@@ -1,10 +1,10 @@
-"""The life of a worker, as one table, and of a model as a whole. Runs in the front.
+"""The states of a worker, as one table, and of a model as a whole. Runs in the front.
 
 STARTING --ready--> READY --drain--> DRAINING --empty--> STOPPING --exit--> DEAD
     |                 |                  |                  ^
     +-----stop--------+-------stop-------+------------------+        any --exit--> DEAD
 
-READY workers have 0 to `capacity` requests in flight. A DRAINING one takes no new requests.
+A READY worker has 0 to `capacity` requests in flight. A DRAINING one takes no new requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where a worker is in its life."""
+    """The state of a worker."""
 
     STARTING = "STARTING"
     READY = "READY"
@@ -44,7 +44,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 class IllegalTransition(Exception):  # noqa: N818 - named for what happened
-    """An event that the table does not know in this state; the state is unchanged."""
+    """An event that the table does not have for this state; the state is unchanged."""
 
 
 def next_state(state: State, event: Event) -> State:
@@ -56,7 +56,7 @@ def next_state(state: State, event: Event) -> State:
 
 
 class ModelState(Enum):
-    """How a model is doing as a whole."""
+    """The state of a model as a whole."""
 
     STARTING = "STARTING"
     SERVING = "SERVING"

@@ -1,7 +1,7 @@
-"""The clock of the supervision: reads memory, sends pings, relieves the container. In the front.
+"""The monitor: reads memory, sends pings, frees memory of the container. In the front.
 
-Each tick reads every worker's RSS, which costs microseconds, and asks for a sign of life. What
-costs more (USS and PSS walk page tables, the container's usage is files) is read in a thread.
+Each tick reads the RSS of every worker, which takes microseconds, and sends a ping. Slower readings
+run in a thread: USS and PSS, which walk page tables, and the container's usage, which is in files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _MONITORED = (State.READY, State.DRAINING)
 _SHARE_INTERVAL = 10.0
 """Seconds between two readings of USS and PSS."""
 _FRONT_MARGIN = 32 * 1024 * 1024
-"""Bytes that must stay free beside a successor."""
+"""Bytes that must stay free when a successor runs beside the old worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorConfig:
-    """Seconds between ticks and without a pong, and the part of the container that may be used."""
+    """Seconds between ticks, seconds without a pong, share of the container that may be used."""
 
     interval: float
     ping_timeout: float
@@ -60,7 +60,7 @@ class Monitor:
             await asyncio.sleep(self.config.interval)
             try:
                 await self._tick()
-            except Exception:  # a bug here must be seen, and must not end the monitor
+            except Exception:  # a bug here must be logged, and must not end the monitor
                 logger.exception("monitor_failed")
 
     def has_room(self, size: int) -> bool:
@@ -88,7 +88,7 @@ class Monitor:
         self._relieve()
 
     def _read_usage(self, pids: list[int]) -> int:
-        """What counts against the limit; one that is only a setting counts our processes alone."""
+        """Bytes in use. If the limit comes from a setting, only our own processes count."""
         if self._container.source != "setting":
             return self._container.usage()
         shares = _read_shares([os.getpid(), *pids])
@@ -104,14 +104,14 @@ class Monitor:
 
     def _check_heartbeat(self, slot: Slot) -> None:
         worker = slot.worker
-        # By pings and not by a clock, which runs on while the whole container stands still.
+        # Count pings, not time: a clock also runs on while the whole container is frozen.
         silence = worker.unanswered_pings * self.config.interval
         if silence > self.config.ping_timeout:
             worker.stop(f"unresponsive for {silence:.0f} s")
         worker.ping()
 
     def _relieve(self) -> None:
-        """One worker at a time: what the last one gives back must show before another goes."""
+        """Replace one worker at a time, so that the memory it frees is counted before the next."""
         if self._relieving is not None and self._relieving.worker.state is not State.DEAD:
             return
         self._relieving = None

@@ -25,11 +25,12 @@ from supervisor.workers.template import Templates
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a pool asks of the rest of the service.
+    """What a pool needs from the rest of the service.
 
-    `on_change` is called whenever a slot may have become free or the state may have changed;
-    `has_room` tells whether that many more bytes fit into the container; `kernel_killed` whether
-    the kernel has killed a process for lack of memory since it was last asked.
+    - `on_change` is called when a slot may have become free or the state may have changed.
+    - `has_room` returns whether that many more bytes fit into the container.
+    - `kernel_killed` returns whether the kernel has killed a process for lack of memory since the
+      last call.
     """
 
     on_change: Callable[[], None]
@@ -44,9 +45,9 @@ class Pool:
         self.config = config
         self.slots: list[Slot] = []
         self.message: str | None = None
-        """Why the last start failed; None once one has worked."""
+        """Why the last start failed; None after a start that worked."""
         self.info: EngineInfo | None = None
-        """What the engine says of itself; None until it has loaded once."""
+        """The engine's description of itself; None until it has loaded once."""
         self.recycles: Counter[Reason] = Counter()
         self._capacity = config.engine.capacity
         self._changed = asyncio.Event()
@@ -58,17 +59,17 @@ class Pool:
         self._counter = 0
         self._not_before = 0.0
         self._failed_at = 0.0
-        """When the last failure was counted, if nothing has worked since."""
+        """When the last failure was counted; 0 after a success."""
         self._closing = False
         self._limit_reported = False
         self._tried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # What others ask
+    # Queries
 
     @property
     def state(self) -> ModelState:
-        """How the model is doing."""
+        """The state of the model."""
         if self._closing:
             return ModelState.STOPPING
         if any(slot.worker.state is State.READY for slot in self.slots):
@@ -79,23 +80,23 @@ class Pool:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the next try to start; 0 when one is under way."""
+        """Seconds until the next attempt to start; 0 when one is running."""
         return max(0.0, self._not_before - time.monotonic())
 
     @property
     def parallel(self) -> int:
-        """How many requests all workers together serve at once."""
+        """How many requests all workers together can serve at once."""
         return self.config.size * self._capacity
 
     async def known_info(self) -> EngineInfo | None:
-        """`info`, once the first start has worked; still None when all tries have failed."""
+        """`info`, once the first start has worked; None when all attempts have failed."""
         await self._tried.wait()
         return self.info
 
     def free_worker(self, *, empty: bool = False) -> WorkerHandle | None:
-        """The READY worker with most free slots, or one that is `empty`.
+        """The READY worker with the most free slots; with `empty`, one without requests.
 
-        One that is about to be replaced is chosen only as a last resort.
+        A worker that is being replaced is chosen only if no other one is free.
         """
         chosen: Slot | None = None
         for slot in self.slots:
@@ -115,22 +116,22 @@ class Pool:
             return []
         return [slot for slot in self.slots if slot.serving and not slot.replacing]
 
-    # What others tell
+    # Events and commands
 
     def succeeded(self) -> None:
-        """A request was answered: whatever failed before, this model works."""
+        """A request was finished: whatever failed before, this model works."""
         self._backoff.succeeded()
         self._failed_at = 0.0
         self.message = None
 
     def crashed(self, worker: WorkerHandle, reason: str) -> None:
-        """A request lost its first worker. What its replays cost is the request's fault alone."""
+        """A request lost its first worker; later losses count only against the request."""
         pause = self._hold_off(f"a worker died on a request: {reason}", worker.started)
         if pause > 0:
             logger.warning("holding_off", model=self.config.model, retry_in_s=round(pause, 2))
 
     def start(self) -> None:
-        """Begin to keep workers."""
+        """Start to keep workers."""
         self._spawn_task(self._maintain())
         self._changed.set()
 
@@ -150,8 +151,8 @@ class Pool:
     def recycle(self, slot: Slot, reason: Reason) -> bool:
         """Replace a worker; False when that is not possible now.
 
-        The successor is READY before the old worker drains, unless two of them would not fit into
-        the container: then the queue holds while one goes and the other comes.
+        The successor is READY before the old worker drains. If two do not fit into the container,
+        the old worker ends first, and requests wait in the queue until the successor is READY.
         """
         if slot not in self.replaceable():
             return False
@@ -163,26 +164,26 @@ class Pool:
         return True
 
     async def reload(self, config: PoolConfig) -> None:
-        """Load a template from `config` and replace all workers by its own, losing no request.
+        """Load a template from `config` and replace all workers, without losing a request.
 
-        Raises `LaunchError` when it cannot be loaded; then everything stays as it was.
+        Raises `LaunchError` when the template cannot be loaded; then everything stays as it was.
         """
         previous = await self.templates.reload(config)
         self.config = config
         self._limit_reported = False
-        self._not_before = 0.0  # what failed was another model
+        self._not_before = 0.0  # the failures were those of the previous configuration
         if previous is not None:
             self._spawn_task(previous.close())
         self._changed.set()
 
     def check(self, slot: Slot) -> None:
-        """A tick of the clock: read the worker's memory, and hold it to the policy."""
+        """A tick of the monitor: read the worker's memory and apply the memory policy."""
         rss = slot.worker.usage()
         if rss is not None:
             slot.observe(rss)
             self._apply_policy(slot)
 
-    # How it keeps them
+    # Keeping the workers
 
     async def _maintain(self) -> None:
         pause = 0.0
@@ -208,10 +209,10 @@ class Pool:
             # A worker that is READY may still count as launching for a moment.
             surplus = 0 if self._launching else max(0, serving - self.config.size)
             for slot in self.replaceable()[:surplus]:
-                slot.worker.drain("there are to be fewer workers")
+                slot.worker.drain("the number of workers was reduced")
 
     def _replace_strays(self, launcher: Launcher) -> None:
-        """Workers of another template share no memory with this one's, or have other weights."""
+        """Replace workers of other launchers: they share no memory with it, or have old weights."""
         for slot in list(self.slots):
             if slot.launcher is not launcher:
                 died = slot.launcher.died
@@ -278,7 +279,7 @@ class Pool:
         return worker
 
     def _failed(self, message: str, began: float) -> None:
-        """What has begun at that time could not be started."""
+        """Count and log a failed start that began at `began`."""
         pause = self._hold_off(message, began)
         if self._backoff.exhausted:
             self._tried.set()
@@ -291,10 +292,10 @@ class Pool:
         )
 
     def _hold_off(self, message: str, began: float) -> float:
-        """Count a failure and put off the next start; returns by how many seconds.
+        """Count a failure and delay the next start; returns for how many seconds.
 
-        Workers that die together tell no more than one does: what had begun before the last failure
-        is no further one in a row.
+        Workers that die together count once: what began before the last failure is not another
+        failure in a row.
         """
         self.message = message
         if began >= self._failed_at:
@@ -304,7 +305,7 @@ class Pool:
         self._environment.on_change()
         return self.retry_after
 
-    # What happens to them
+    # Events of workers
 
     def _slot(self, worker: WorkerHandle) -> Slot | None:
         return next((slot for slot in self.slots if slot.worker is worker), None)
@@ -318,12 +319,12 @@ class Pool:
                 if not slot.bounded:
                     self._on_ready(slot)
                 self._apply_policy(slot)  # before it gets the next request
-        if worker.state is not State.READY:  # requests that come and go leave nothing to maintain
+        if worker.state is not State.READY:  # mere requests need no maintenance of the pool
             self._changed.set()
         self._environment.on_change()
 
     def _on_ready(self, slot: Slot) -> None:
-        """The worker is READY: what it holds now is its baseline."""
+        """The worker is READY: its RSS now is its baseline."""
         worker = slot.worker
         self.info = worker.info
         self._capacity = worker.capacity
@@ -338,8 +339,8 @@ class Pool:
                 baseline_mb=to_mb(worker.baseline_rss),
                 soft_limit_mb=to_mb(limits.soft.of(worker.baseline_rss)),
                 hard_limit_mb=to_mb(limits.hard.of(worker.baseline_rss)),
-                message="a fresh worker is over this limit already, so it is not applied; raise "
-                f"{self.config.limit_setting}",
+                message="a new worker is already over this limit, so the limit is not applied; "
+                f"raise {self.config.limit_setting}",
             )
 
     def _on_dead(self, slot: Slot) -> None:
@@ -362,12 +363,12 @@ class Pool:
                 requests=worker.requests,
             )
             if worker.requests == 0 and not worker.in_flight:
-                self._failed(f"a worker died before it did anything: {reason}", worker.started)
+                self._failed(f"a worker died before its first request: {reason}", worker.started)
 
     # Memory
 
     def _apply_policy(self, slot: Slot) -> None:
-        """Replace the worker, or end it at once, if memory policy says so."""
+        """Replace the worker, or end it at once, if the memory policy says so."""
         worker = slot.worker
         reason = decide(slot.sample(), self.config.policy)
         if reason is Reason.HARD_LIMIT:
@@ -379,7 +380,7 @@ class Pool:
                 limit_mb=to_mb(slot.bounds.hard),
                 state=worker.state.value,
             )
-            # A worker that got here in its first request got here because of that request.
+            # A worker over the limit in its first request is there because of that request.
             first = worker.requests == 0
             worker.stop(f"recycled: {reason.value}", blame=first, planned=not first)
         elif reason is not None:
@@ -389,7 +390,7 @@ class Pool:
         async def run() -> None:
             try:
                 await coroutine
-            except Exception:  # a bug here must be seen
+            except Exception:  # a bug here must be logged
                 logger.exception("supervision_failed", model=self.config.model)
 
         task = asyncio.get_running_loop().create_task(run())

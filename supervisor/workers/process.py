@@ -1,7 +1,7 @@
-"""One child process: starting it, noticing its death, ending it. Runs in the front.
+"""One child process: start it, notice its end, end it. Runs in the front.
 
-A pidfd stands for the process: it names no other one even when the pid is reused, and it becomes
-readable when the process ends, whoever its parent is.
+A process is known by its pidfd: unlike a pid it never means another process later, and it becomes
+readable when the process ends, whoever the parent is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RELAY_SECONDS = 2.0
 """How long to wait for a template to relay how its child ended."""
 
 LEAVE_SECONDS = 2.0
-"""How long a child that is asked to leave may take; it has nothing left to do."""
+"""How long a child may take to exit when it is asked to; it has no work left."""
 
 _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
@@ -34,7 +34,8 @@ live_processes: set[int] = set()
 class Process:
     """A child, or a child's child. `exited` resolves to its exit status.
 
-    The status is the exit code, minus the signal that ended it, or None when nobody can tell.
+    The status is the exit code, or minus the number of the signal that ended it, or None when it is
+    unknown.
     """
 
     def __init__(self, pid: int, pidfd: int) -> None:
@@ -53,7 +54,7 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def relay_status(self, status: int) -> None:
-        """The parent of the process has reaped it."""
+        """The parent of the process has reaped it, with this exit status."""
         if not self._relayed.done():
             self._relayed.set_result(status)
 
@@ -71,7 +72,7 @@ class Process:
             self._reaping = self._loop.create_task(self._await_relay())
 
     def _reap(self) -> int | None:
-        """The status, when the process is ours: started here, or adopted from a dead template."""
+        """The status, if the front can reap it: started here, or adopted from a dead template."""
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -95,10 +96,10 @@ class Process:
 
 
 async def end(process: Process, *, ask: Callable[[], None] | None, grace: float) -> int | None:
-    """The kill ladder: ask, wait `grace` seconds, SIGKILL. Returns the exit status.
+    """End a process: ask, wait `grace` seconds, send SIGKILL. Returns the exit status.
 
-    `ask` is None for a process that is past listening. There is no SIGTERM between: a child
-    understands EOF, and one that does not leave after it is stuck in its model.
+    `ask` is None for a process that cannot respond. There is no SIGTERM in between: a child exits
+    at EOF, and a child that does not is stuck in its model.
     """
     if ask is not None:
         ask()
@@ -130,8 +131,8 @@ async def start_python(
 ) -> Process:
     """Start `python -m module` with only `pass_fds` open and its output in `log_fd`.
 
-    In a thread: it stands still until the child has got as far as its `exec`, which takes long on a
-    busy machine.
+    This runs in a thread, because it blocks until the child has reached `exec`, which takes long on
+    a busy machine.
     """
     starting = asyncio.get_running_loop().run_in_executor(
         SUPERVISION, _start_python, module, arguments, pass_fds, log_fd, environment
@@ -139,7 +140,7 @@ async def start_python(
     try:
         child, pidfd = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        # Nobody would know of the child, and the caller closes what is being handed to it.
+        # Nothing would refer to the child, and the caller closes the descriptors that it gets.
         child, pidfd = await starting
         child.kill()
         child.wait()
@@ -175,12 +176,12 @@ def _start_python(
 
 
 def become_subreaper() -> None:
-    """Adopt workers whose template died, so that the front can learn how they end."""
+    """Become the parent of workers whose template died, to get their exit status."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_orphans(known: Collection[int]) -> None:
-    """Reap adopted processes that are none of ours: what a worker had started before it died."""
+    """Reap adopted processes that are not in `known`: programs that a dead worker had started."""
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
             for pid in map(int, (thread / "children").read_text().split()):

@@ -1,4 +1,4 @@
-"""A place in a pool: its worker, its memory limits, its restarts. Runs in the front."""
+"""A slot of a pool: its worker, its memory limits, its restarts. Runs in the front."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _UNBOUNDED = Bounds(None, None)
 
 @dataclass(frozen=True, slots=True)
 class RestartHistory:
-    """How often the worker of a place was replaced, and how the last one ended."""
+    """How often the worker of a slot was replaced, and how the last one ended."""
 
     restarts: int = 0
     last_exit: str | None = None
 
     def next(self, last_exit: str) -> RestartHistory:
-        """The history of the successor of a worker that has ended so."""
+        """The history of the successor of a worker that ended in this way."""
         return RestartHistory(self.restarts + 1, last_exit)
 
 
 @dataclass(slots=True)
 class Slot:
-    """A worker, and what the pool knows of it."""
+    """A worker and the pool's data about it."""
 
     worker: WorkerHandle
     launcher: Launcher
@@ -47,11 +47,11 @@ class Slot:
 
     @property
     def serving(self) -> bool:
-        """Whether the worker answers requests and may be given more."""
+        """Whether the worker serves requests and may get more."""
         return self.worker.state is State.READY
 
     async def until_ready(self) -> None:
-        """Wait until the worker is READY. Raises `LaunchError` when it is not, in time or ever."""
+        """Wait until the worker is READY. Raises `LaunchError` if it fails or takes too long."""
         timeout = self.launcher.ready_timeout
         try:
             await asyncio.wait_for(asyncio.shield(self.worker.ready), timeout)
@@ -64,21 +64,22 @@ class Slot:
             raise LaunchError(f"a worker died before it was READY: {death}") from death
 
     def set_bounds(self, limits: MemoryLimits) -> None:
-        """The worker is READY: what it holds now is its baseline."""
+        """The worker is READY: its RSS now is its baseline."""
         self.bounds = bounds_for(self.worker.baseline_rss, limits)
         self.bounded = True
 
     def observe(self, rss: int) -> None:
-        """A tick of the clock found the worker holding `rss` bytes.
+        """Record the RSS, in bytes, that a tick of the monitor has read.
 
-        Only ticks count towards "several samples in a row": requests may end in quick succession.
+        Only ticks count towards "several samples in a row", because many requests may end within a
+        short time.
         """
         self.worker.rss = rss
         soft = self.bounds.soft
         self.over_soft = self.over_soft + 1 if soft is not None and rss > soft else 0
 
     def sample(self) -> Sample:
-        """What memory policy judges by."""
+        """The facts by which the memory policy decides."""
         return Sample(
             rss=self.worker.rss,
             bounds=self.bounds,

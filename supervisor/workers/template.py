@@ -1,4 +1,4 @@
-"""Where the workers of one model come from: its template, and those after it. In the front."""
+"""The template processes of one model, one after the other. Runs in the front."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from supervisor.workers.process import (
 from supervisor.workers.worker import Worker
 
 _FORK_SECONDS = 10.0
-"""How long a fork may take; it takes milliseconds unless the machine is in trouble."""
+"""How long a fork may take; it takes milliseconds on a healthy machine."""
 
 
 class Template:
@@ -78,10 +78,10 @@ class Template:
                 "VOICE_ENGINE_LOAD_TIMEOUT sets the limit"
             ) from None
         except LaunchError:
-            # It leaves by itself, unless the model has started a thread that does not end.
+            # It exits by itself, unless the model has started a thread that does not end.
             await end(self.process, ask=lambda: None, grace=LEAVE_SECONDS)
             raise
-        if self.process.exited.done():  # whoever waits for that was told before it was ready
+        if self.process.exited.done():  # `_on_process_exit` ran before `ready` was set
             raise LaunchError(f"the template died: {self.last_exit}")
         self.info = loaded.info
         self.baseline_rss = loaded.rss
@@ -113,7 +113,7 @@ class Template:
         return process
 
     async def launch(self, name: str, on_change: Callable[[WorkerHandle], None]) -> Worker:
-        """Fork a worker. Raises `LaunchError` when the template is gone or does not answer."""
+        """Fork a worker. Raises `LaunchError` when the template is dead or does not respond."""
         pipes = await WorkerPipes.open(name)
         forked: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         self._forks[name] = forked
@@ -139,12 +139,12 @@ class Template:
         return worker
 
     def kill(self) -> None:
-        """End a template that does not do its work; its workers live on."""
+        """Kill a template that does not work; its workers continue."""
         if self.process is not None:
             self.process.send_signal(9)
 
     async def close(self) -> None:
-        """Have the template leave; its workers live on."""
+        """Ask the template to exit; its workers continue."""
         self.closing = True
         self._close_control()
         if self.process is not None:
@@ -152,7 +152,7 @@ class Template:
 
     @property
     def died(self) -> bool:
-        """Whether it has ended without being asked to."""
+        """Whether it has ended without a call of `close`."""
         return self.process is not None and self.process.exited.done() and not self.closing
 
     @property
@@ -184,7 +184,7 @@ class Template:
             case Failed() if not self._loaded.done():
                 self._loaded.set_exception(LaunchError(message.message))
             case Forked() if len(descriptors) == 1 and (forked := self._waiting_fork(message.name)):
-                # At once: how it ended may be the next message.
+                # Registered at once, because the next message may be its exit status.
                 process = self._children[message.pid] = Process(message.pid, descriptors.pop())
                 forked.set_result(process)
             case Exited():
@@ -207,7 +207,7 @@ class Template:
             self._control = None
 
     def _on_process_exit(self, _: asyncio.Future[int | None]) -> None:
-        while self._on_readable():  # what it said before it died, its load error first of all
+        while self._on_readable():  # its last messages, above all an error in loading
             pass
         self._close_control()
         self.ready = False
@@ -223,34 +223,34 @@ class Template:
 
 
 class Templates:
-    """The template of one model, loaded when it is asked for and there is none.
+    """The current template of one model. It is loaded when it is needed.
 
-    With the start method `spawn` there never is one. `on_death` is called when it has died.
+    With the start method `spawn` there is no template. `on_death` is called when the template dies.
     """
 
     def __init__(self, config: PoolConfig, on_death: Callable[[], None]) -> None:
         self.current: Template | None = None
         self.restarts = 0
-        """How many have died."""
+        """How many templates have died."""
         self.last_exit: str | None = None
-        """How the last of them did."""
+        """How the last template that died ended."""
         self._config = config
         self._on_death = on_death
         self._spawner = SpawnLauncher(config.launch)
         self._lock = asyncio.Lock()
 
     async def launcher(self) -> Launcher:
-        """What new workers are to come from. Raises `LaunchError`."""
+        """The launcher for new workers. Raises `LaunchError`."""
         if self._config.start_method == "spawn":
             return self._spawner
         if self.current is None:
-            async with self._lock:  # whoever comes while it loads waits until it has
+            async with self._lock:  # later callers wait until it has loaded
                 if self.current is None:
                     self.current = await self._load(self._config)
         return self.current
 
     async def reload(self, config: PoolConfig) -> Template | None:
-        """Go by `config` from now on. Returns the previous template, for the caller to close.
+        """Use `config` from now on. Returns the previous template, for the caller to close.
 
         Raises `LaunchError` when a new one cannot be loaded; then everything stays as it was.
         """
@@ -265,7 +265,7 @@ class Templates:
         return old
 
     async def close(self) -> None:
-        """Have the template leave."""
+        """Ask the current template to exit."""
         if self.current is not None:
             await self.current.close()
 

@@ -34,12 +34,12 @@ from supervisor.workers.process import LEAVE_SECONDS, Process, describe_exit, en
 
 @dataclass(slots=True)
 class _InFlight:
-    """A request that was sent; `begun` when the worker's death may be its fault."""
+    """A request that was sent. `begun`: the death of the worker may be its fault."""
 
     operation: AnyOperation
     on_item: Callable[[Item], None]
     outcome: asyncio.Future[Any]
-    """Cancelled when nobody waits for it any more."""
+    """Cancelled when the caller no longer waits for it."""
     begun: bool
 
     def succeed(self, result: Any) -> None:
@@ -49,15 +49,15 @@ class _InFlight:
     def fail(self, error: Exception) -> None:
         if not self.outcome.cancelled():
             self.outcome.set_exception(error)
-            self.outcome.exception()  # retrieved here: the caller may be cancelled meanwhile
+            self.outcome.exception()  # mark as retrieved: the caller may be cancelled meanwhile
 
     def accepts(self, item: Item) -> bool:
-        """Whether its stream is of such items."""
+        """Whether `item` has the type of its stream."""
         return isinstance(item, Segment if isinstance(self.operation, Transcribe) else bytes)
 
 
 def _ignore(_: Item) -> None:
-    """Takes the rest of a stream that nobody waits for."""
+    """Drop an item of a stream that nobody reads any more."""
 
 
 class Worker:
@@ -86,9 +86,9 @@ class Worker:
         self._in_flight: dict[int, _InFlight | None] = {}
         """By request id; None for a slot that is only reserved."""
         self._alone: int | None = None
-        """The id of the request beside which no other may run."""
+        """The id of the request that must run alone."""
         self._blames = True
-        """Whether a request may be why this worker ended."""
+        """Whether a request may be the cause of this worker's end."""
         self._broken: str | None = None
         self._pings = 0
         self._ending: asyncio.Task[int | None] | None = None
@@ -132,7 +132,7 @@ class Worker:
 
     @property
     def killed_from_outside(self) -> bool:
-        """Whether a SIGKILL ended it that the front did not send."""
+        """Whether it ended by a SIGKILL that the front did not send."""
         if self.end_reason is not None:
             return False
         return describe_exit(self.process.exited.result()) == "SIGKILL"
@@ -142,7 +142,7 @@ class Worker:
         return resident_bytes(self.process.pid)
 
     def reserve(self, request_id: int, *, alone: bool = False) -> None:
-        """Take a slot."""
+        """Take a slot for a request."""
         self._in_flight[request_id] = None
         if alone:
             self._alone = request_id
@@ -172,7 +172,7 @@ class Worker:
         try:
             return await outcome
         except asyncio.CancelledError:
-            # The caller's end only: the slot is taken until the worker says otherwise.
+            # Only the caller has ended: the slot stays taken until the worker reports the end.
             self._cancel(request_id, flight, cancel_grace)
             raise
 
@@ -182,13 +182,13 @@ class Worker:
 
         def kill_if_still_busy() -> None:
             if self._in_flight.get(request_id) is flight:
-                # The other requests of this worker are not to blame, and nobody waits for this one.
+                # Other requests of this worker are not the cause, and nobody waits for this one.
                 self.stop("did not stop a cancelled request", blame=False)
 
         asyncio.get_running_loop().call_later(grace, kill_if_still_busy)
 
     def drain(self, reason: str) -> None:
-        """Take no new requests, finish those in flight, leave."""
+        """Take no new requests, finish those in flight, exit."""
         if self.state is State.READY:
             self.end_reason = self.end_reason or reason
             self._blames = False
@@ -200,7 +200,7 @@ class Worker:
     def stop(
         self, reason: str, *, grace: float = 0.0, blame: bool = True, planned: bool = False
     ) -> None:
-        """End the worker now; with a `grace` it is asked first."""
+        """End the worker now; with a `grace` in seconds it is asked first."""
         if self.state not in (State.STOPPING, State.DEAD):
             self.end_reason = reason
             self.planned = planned
@@ -208,7 +208,7 @@ class Worker:
             self._advance(Event.STOP, grace=grace)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
         self._pings += 1
         self.unanswered_pings += 1
         self._channel.send(Ping(self._pings))
@@ -230,7 +230,9 @@ class Worker:
                 self._take(flight, message.data)
             case Done() if (flight := self._in_flight.get(message.id)) is not None:
                 if type(message.result) is not RESULT_OF[type(flight.operation)]:
-                    raise FrameError(f"{type(message.result).__name__} answers another operation")
+                    raise FrameError(
+                        f"{type(message.result).__name__} is the result of another operation"
+                    )
                 self._finish(message.id, message.rss)
                 flight.succeed(message.result)
             case Recognized() if (flight := self._in_flight.get(message.id)) is not None:
@@ -250,18 +252,18 @@ class Worker:
             case Failed(id=0) if not self.ready.done():
                 code = ErrorCode.from_wire(message.code)
                 self.ready.set_exception(ServiceError(code, message.message))
-                # It leaves by itself, unless the model has started a thread that does not end.
+                # It exits by itself, unless the model has started a thread that does not end.
                 if self.state is State.STARTING:
                     self._advance(Event.STOP)
             case _ if self.state is State.STOPPING:
                 pass
             case _:
-                raise FrameError(f"{type(message).__name__} came out of turn")
+                raise FrameError(f"{type(message).__name__} is not expected in this state")
 
     @staticmethod
     def _take(flight: _InFlight, item: Item) -> None:
         if not flight.accepts(item):
-            raise FrameError(f"{type(item).__name__} is no item of this stream")
+            raise FrameError(f"{type(item).__name__} is not an item of this stream")
         flight.on_item(item)
 
     def _finish(self, request_id: int, rss: int) -> None:
@@ -270,7 +272,7 @@ class Worker:
         self._free(request_id)
 
     def _free(self, request_id: int) -> None:
-        """A slot is free again."""
+        """Free the slot of a request."""
         del self._in_flight[request_id]
         if self.state is State.DRAINING and not self._in_flight:
             self._advance(Event.EMPTY)
@@ -281,7 +283,7 @@ class Worker:
         if error is not None:
             self._broken = f"broken pipe protocol: {error}"
         if self.state not in (State.STOPPING, State.DEAD):
-            # It closed its pipe or speaks nonsense; either way it is of no more use.
+            # It closed its pipe or broke the protocol; in both cases it cannot serve any more.
             self._advance(Event.STOP, grace=0.0 if error is not None else LEAVE_SECONDS)
 
     def _on_exit(self, _: asyncio.Future[int | None]) -> None:
@@ -290,7 +292,7 @@ class Worker:
         self._advance(Event.EXIT)
         if not self.ready.done():
             self.ready.set_exception(WorkerDied(self.last_exit, blame=False))
-            self.ready.exception()  # retrieved here: nobody waits when the pool is closing
+            self.ready.exception()  # mark as retrieved: nobody waits when the pool is closing
         lost, self._in_flight = self._in_flight, {}
         for flight in lost.values():
             if flight is not None:

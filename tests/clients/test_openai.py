@@ -422,7 +422,7 @@ def test_a_format_that_there_is_not(client: openai.OpenAI, recording: bytes) -> 
     with pytest.raises(openai.BadRequestError, match="'verbose_json'") as caught:
         create(model="whisper-1", file=("a.wav", recording), response_format="diarized_json")
     assert caught.value.code == "invalid_option"
-    with pytest.raises(openai.BadRequestError, match="a stream cannot be srt"):
+    with pytest.raises(openai.BadRequestError, match="a stream cannot have response_format srt"):
         create(model="whisper-1", file=("a.wav", recording), response_format="srt", stream=True)
 
 

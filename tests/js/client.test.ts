@@ -65,7 +65,7 @@ test("an error says what to do", async () => {
     const blank = await refused(client.tts(" "));
     assert.equal(blank.status, 400);
     assert.equal(blank.code, "empty_text");
-    assert.match(blank.message, /send what to say/);
+    assert.match(blank.message, /send a text to speak/);
     const garbage = await refused(client.transcribe(new Blob(["this is no recording"])));
     assert.equal(garbage.status, 400);
     assert.equal(garbage.code, "invalid_audio");

@@ -60,7 +60,7 @@ def form(**fields: str | bytes | list[str]) -> aiohttp.FormData:
     ("data", "code", "told"),
     [
         (form(reference_audio=b"x"), "missing_field", "'text'"),
-        (form(text="", reference_audio=b"x"), "empty_text", "send what to say"),
+        (form(text="", reference_audio=b"x"), "empty_text", "send a text to speak"),
         (form(text=" \n\t ", reference_audio=b"x"), "empty_text", "blank"),
         (form(text="a" * 5001, reference_audio=b"x"), "text_too_long", "5000"),
         (form(text="hi", other="1"), "unknown_option", "other"),

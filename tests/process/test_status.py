@@ -178,11 +178,11 @@ def test_json_is_the_health_answer() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [
-        (200, b"<html>hello</html>", "without JSON"),
-        (404, b"", "404 without JSON"),
-        (200, b"[1, 2]", "not with the state of a voice engine"),
-        (200, b'{"status": "ok"}', "not with the state of a voice engine"),
-        (200, b'{"children": [1], "models": {}}', "not with the state of a voice engine"),
+        (200, b"<html>hello</html>", "is not JSON"),
+        (404, b"", "(status 404) is not JSON"),
+        (200, b"[1, 2]", "is not the state of a voice engine"),
+        (200, b'{"status": "ok"}', "is not the state of a voice engine"),
+        (200, b'{"children": [1], "models": {}}', "is not the state of a voice engine"),
     ],
 )
 def test_down_when_the_answer_is_not_health(status: int, body: bytes, reason: str) -> None:
@@ -207,7 +207,7 @@ def silent_port() -> Iterator[int]:
 def test_down_when_nobody_answers(silent_port: int) -> None:
     hanging = _run("--timeout", "0.2", PORT=str(silent_port))
     assert hanging.returncode == 2
-    assert f"no answer from http://127.0.0.1:{silent_port}/health: timed out" in hanging.stdout
+    assert f"no response from http://127.0.0.1:{silent_port}/health: timed out" in hanging.stdout
 
     with socket.socket() as bound:  # bound but not listening, so that nobody else takes it
         bound.bind(("127.0.0.1", 0))

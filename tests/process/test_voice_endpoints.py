@@ -61,7 +61,7 @@ async def test_no_voice_takes_the_id_of_another_kind(client: aiohttp.ClientSessi
     for voice_id in ("hum", cached_id("0" * 64)):
         status, detail = await register(client, voice_id, recording())
         assert status == 409
-        assert detail.endswith("take another id")
+        assert detail.endswith("use another id")
 
 
 @pytest.mark.parametrize(("form", "name"), [("WAV", "a.wav"), ("MP3", "a.mp3"), ("OGG", "a.ogg")])

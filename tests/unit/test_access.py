@@ -31,8 +31,8 @@ ANNA, BEN, ADMIN = "k-anna-2f81", "k-ben-77d0", "k-admin-03c9"
         ("API_KEYS_FILE", "/dev/null", "/dev/null has no key"),
         ("API_KEYS_FILE", "/nowhere", "No such file"),
         ("ADMIN_KEY", "", "VOICE_ENGINE_ADMIN_KEY has an empty key"),
-        ("CORS_ORIGINS", "app.example", "app.example is no origin"),
-        ("CORS_ORIGINS", "https://app.example/", "is no origin"),
+        ("CORS_ORIGINS", "app.example", "app.example is not an origin"),
+        ("CORS_ORIGINS", "https://app.example/", "is not an origin"),
         ("RATE_LIMIT_PER_MINUTE", "-1", "rate_limit_per_minute"),
     ],
 )

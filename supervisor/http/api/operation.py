@@ -1,7 +1,7 @@
-"""What each HTTP operation takes and gives, declared once. Runs in the front.
+"""Declarations of HTTP operations: request, responses, access. Runs in the front.
 
-A declaration is data: routes, the reading and checking of requests, access, and the description at
-/openapi.json all come from it, so none can differ from the others.
+A declaration is data. Routes, reading and validation of requests, access, and the description at
+/openapi.json all come from it, so they cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SERVER_SENT = "text/event-stream"
 
 
 class Nothing(BaseModel):
-    """Takes no fields, no parameters."""
+    """No fields, or no parameters."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -42,10 +42,10 @@ ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[BodyT, ParamsT]):
-    """One request, read and checked: `params` are those of path and query.
+    """One request, read and validated: `params` are those of path and query.
 
-    `upload` holds the file; its size is 0 when none came, which only an optional file allows. The
-    response must be there by `deadline`, on the clock of `time.monotonic`.
+    `upload` has the file; its size is 0 when an optional file was not sent. The response must be
+    finished by `deadline`, on the clock of `time.monotonic`.
     """
 
     request: web.Request
@@ -59,18 +59,18 @@ class Call(Generic[BodyT, ParamsT]):
 class Access(Enum):
     """Who may call an operation."""
 
-    OPEN = "everybody"
-    CLIENT = "whoever has a key, when there are keys"
-    OPERATOR = "whoever has the key for operators, when there is one"
+    OPEN = "everyone"
+    CLIENT = "clients with an API key, if keys are set"
+    OPERATOR = "clients with the operators' key, if one is set"
 
 
 Content = type[BaseModel] | str
-"""What an answer of one media type is: JSON of a model, or bytes that are described in words."""
+"""The body of a response: a pydantic model sent as JSON, or a description of bytes in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One kind of response: its media types, and the headers that it has beside those of all."""
+    """One response of an operation: its media types, and its headers besides the common ones."""
 
     description: str
     content: Mapping[str, Content]
@@ -78,13 +78,13 @@ class Answer:
 
 
 def file_answers(description: str, content: Mapping[str, Content]) -> dict[int, Answer]:
-    """What a `FileAnswer` may be: it understands conditions and ranges."""
+    """The responses that a `FileAnswer` may be: it supports conditions and ranges."""
     return {
         200: Answer(description, content),
         206: Answer("The part of it that `Range` asks for.", content),
-        304: Answer("It is still what `If-None-Match` or `If-Modified-Since` names.", {}),
-        412: Answer("It is not what `If-Match` or `If-Unmodified-Since` names.", {}),
-        416: Answer("It has no such part as `Range` asks for.", {}),
+        304: Answer("Not modified, by `If-None-Match` or `If-Modified-Since`.", {}),
+        412: Answer("The condition in `If-Match` or `If-Unmodified-Since` is not met.", {}),
+        416: Answer("The file does not have the part that `Range` asks for.", {}),
     }
 
 
@@ -105,11 +105,11 @@ class Operation(Generic[BodyT, ParamsT]):
     file: FileField | None
     answers: Mapping[int, Answer]
     errors: tuple[ErrorCode, ...]
-    """Kinds of error that the others of its shape don't have."""
+    """Errors besides those that all operations of this form have."""
     access: Access
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Handler for aiohttp: read, check, handle. Raises `ServiceError`."""
+        """Handler for aiohttp: read, validate, handle. Raises `ServiceError`."""
         service = request.app[SERVICE]
         given: dict[str, Any] = {name: request.query.getall(name) for name in request.query}
         given |= {name: [value] for name, value in request.match_info.items()}
@@ -141,7 +141,7 @@ class Operation(Generic[BodyT, ParamsT]):
 def json_answer(
     model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """The answer that is `model`."""
+    """A JSON response with `model`."""
     text = model.model_dump_json()
     return web.Response(text=text, status=status, content_type=JSON, headers=headers)
 
@@ -184,7 +184,7 @@ def operation(
 
 @contextlib.asynccontextmanager
 async def _upload_deadline(deadline: float) -> AsyncIterator[None]:
-    """A client that sends a byte a second does not keep its connection for ever."""
+    """Limit the time of an upload, so that a slow client cannot hold a connection for ever."""
     seconds = max(0.0, deadline - time.monotonic())
     try:
         async with asyncio.timeout(seconds):
@@ -205,11 +205,11 @@ _ACCESS: web.AppKey[dict[str, Access]] = web.AppKey("access", dict)
 
 
 def add_operations(app: web.Application, operations: Operations) -> None:
-    """Make the routes of `operations`; GET has HEAD with it."""
+    """Add the routes of `operations`; each GET also gets a HEAD."""
     app[ALL_OPERATIONS] = operations
     app[_ACCESS] = {}
     for each in operations:
-        # aiohttp writes "100 Continue" by itself, before it is known whether a request is let in.
+        # Without this handler aiohttp sends "100 Continue" before the request is admitted.
         add = app.router.add_route
         add(each.method, each.path, each.serve, expect_handler=_expect)
         if each.method == "GET":
@@ -218,12 +218,12 @@ def add_operations(app: web.Application, operations: Operations) -> None:
 
 
 def access(request: web.Request) -> Access:
-    """Who may send `request`; what no operation is declared for is for clients."""
+    """Who may send `request`; paths without an operation are for clients."""
     resource = request.match_info.route.resource
-    # The route as it was declared, which unlike the path of a request has one spelling.
+    # The path as it was declared; a request may spell its path in several ways.
     path = resource.canonical if resource is not None else ""
     return request.app[_ACCESS].get(path, Access.CLIENT)
 
 
 async def _expect(_: web.Request) -> None:
-    """Handler of `Expect: 100-continue`: who reads the body invites it."""
+    """Handler of `Expect: 100-continue`: does nothing, the reader of the body sends 100."""

@@ -1,4 +1,4 @@
-"""What operators can do: POST /v1/children/{name}/recycle. Runs in the front."""
+"""Endpoints for operators: POST /v1/children/{name}/recycle. Runs in the front."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from supervisor.http.api.operation import (
 class ChildPath(BaseModel):
     """Which worker."""
 
-    name: Annotated[str, Field(description="as /health calls it", examples=["tts-1"])]
+    name: Annotated[str, Field(description="the worker's name in /health", examples=["tts-1"])]
 
 
 class Recycling(BaseModel):
-    """The replacement has begun."""
+    """The replacement of the worker has begun."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"status": "recycling", "name": "tts-1"}]}
@@ -38,7 +38,7 @@ class Recycling(BaseModel):
 
 
 async def recycle(call: Call[Nothing, ChildPath]) -> web.StreamResponse:
-    """Replace a worker, its successor ready before it leaves; answers at once."""
+    """Replace a worker. Its successor is READY before it exits. The response comes at once."""
     name = call.params.name
     for model in call.service.models:
         if (begun := model.backend.recycle(name)) is None:
@@ -46,7 +46,7 @@ async def recycle(call: Call[Nothing, ChildPath]) -> web.StreamResponse:
         if not begun:
             raise ServiceError(
                 ErrorCode.conflict,
-                f"{name} does not serve, or is being replaced already; see /health",
+                f"{name} does not serve, or is already being replaced; see /health",
             )
         return json_answer(Recycling(status="recycling", name=name), status=202)
     raise ServiceError(ErrorCode.not_found, f"there is no worker called {name[:64]}; see /health")

@@ -42,7 +42,7 @@ async def openapi(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 
 async def docs(_: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """This page: every operation, to read and to try. It loads nothing from other hosts."""
+    """A page that shows every operation and can call it. It loads nothing from other hosts."""
     return _file(_PAGE, "text/html")
 
 
@@ -53,7 +53,7 @@ async def docs_script(_: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 @functools.cache
 def _document(operations: Operations) -> bytes:
-    # Made at the first request, since most services never get one. It takes 10 ms.
+    # Made at the first request, because most services never get one. It takes 10 ms.
     return json.dumps(description(operations, VERSION), ensure_ascii=False).encode()
 
 

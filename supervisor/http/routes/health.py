@@ -1,4 +1,7 @@
-"""GET /health, /livez, /readyz: the state of every child. They wait for nothing. In the front."""
+"""GET /health, /livez, /readyz: the state of the service and its children. Runs in the front.
+
+They respond at once, without waiting for children or locks.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,8 @@ class Child(BaseModel):
     name: str
     role: Literal["template", "worker"]
     model: Annotated[
-        str, Field(description="the kind's name for its default model, else the engine's")
+        str,
+        Field(description="name of the model: of the kind for its default one, else the engine"),
     ]
     kind: Annotated[str, Field(description="tts or stt")]
     engine: str
@@ -80,12 +84,14 @@ class Child(BaseModel):
         Field(description="IDLE or BUSY for READY workers, RETIRING for DRAINING ones"),
     ]
     lifecycle: Annotated[str, Field(description="STARTING, READY, DRAINING or STOPPING")]
-    in_flight: Annotated[int | None, Field(description="requests that it works on")]
-    capacity: Annotated[int | None, Field(description="requests that it can work on at once")]
+    in_flight: Annotated[int | None, Field(description="number of requests it works on")]
+    capacity: Annotated[int | None, Field(description="number of requests it can work on at once")]
     rss_mb: float | None
-    uss_mb: Annotated[float | None, Field(description="what its end would give back")]
+    uss_mb: Annotated[
+        float | None, Field(description="unshared memory in MB, which its end would give back")
+    ]
     pss_mb: float | None
-    baseline_mb: Annotated[float | None, Field(description="RSS when it was ready")]
+    baseline_mb: Annotated[float | None, Field(description="RSS in MB when it became READY")]
     soft_limit_mb: float | None
     hard_limit_mb: float | None
     uptime_s: float
@@ -122,14 +128,14 @@ class Model(BaseModel):
     state: str
     engine: str
     profile: str
-    message: Annotated[str | None, Field(description="why it does not serve, and what mends it")]
+    message: Annotated[str | None, Field(description="why the last start failed, and what to do")]
     retry_in_s: float
     notes: list[str]
     in_flight: int
     queued: int
-    backlog_s: Annotated[float, Field(description="work that waits or is under way, as estimated")]
+    backlog_s: Annotated[float, Field(description="estimated seconds of work that waits or runs")]
     replays: int
-    recycles: Annotated[dict[str, int], Field(description="replaced workers by reason")]
+    recycles: Annotated[dict[str, int], Field(description="number of replaced workers by reason")]
 
 
 class Memory(BaseModel):
@@ -162,42 +168,42 @@ class Health(BaseModel):
     uptime_s: Annotated[float, Field(examples=[3605.2])]
     asr_loaded: Annotated[bool, Field(examples=[True])]
     tts_loaded: Annotated[bool, Field(examples=[True])]
-    voices_loaded: Annotated[int, Field(description="built-in and registered voices", examples=[9])]
+    voices_loaded: Annotated[
+        int, Field(description="number of built-in and registered voices", examples=[9])
+    ]
     memory: Memory
     models: dict[str, Model]
     children: list[Child]
 
 
 class Status(BaseModel):
-    """All is well."""
+    """The check is passed."""
 
     status: Literal["ok"]
 
 
 async def health(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """200 as soon as one model serves, 503 before."""
+    """The state of every child. The status is 200 as soon as one model serves, 503 before."""
     body = report(call.service)
     return json_answer(body, status=200 if body.asr_loaded or body.tts_loaded else 503)
 
 
 async def livez(_: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """200: the front lives."""
+    """200 while the front lives."""
     return web.json_response({"status": "ok"})
 
 
 async def readyz(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """200 while a model serves and requests are taken."""
+    """200 while a model serves and the service accepts requests."""
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
     if not any(model.backend.state is ModelState.SERVING for model in call.service.models):
-        raise ServiceError(
-            ErrorCode.model_unavailable, "no model serves yet; /health has the details"
-        )
+        raise ServiceError(ErrorCode.model_unavailable, "no model serves; /health has the details")
     return web.json_response({"status": "ok"})
 
 
 def report(service: Service) -> Health:
-    """What /health answers."""
+    """The body of the response of /health."""
     statuses = [(model, model.backend.status()) for model in service.models]
 
     def loaded(kind: Kind) -> bool:
@@ -251,7 +257,7 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
 
 
 def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Child:
-    """USS and PSS are as old as the last reading."""
+    """One child; its USS and PSS are from the last reading."""
     return Child(
         name=child.name,
         role=child.role,
@@ -277,7 +283,7 @@ def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Chi
 
 
 def _older_state(child: ChildStatus) -> str:
-    """The state in the words that clients have known from the beginning."""
+    """The state in the words of the first version, for older clients."""
     if child.role == "worker" and child.state == State.READY.value:
         return _SERVING[bool(child.in_flight)]
     return _DRAINING if child.state == State.DRAINING.value else child.state
@@ -292,7 +298,7 @@ OPERATIONS: Operations = (
         tag=TAG,
         answers={
             200: Answer("A model serves.", {JSON: Health}),
-            503: Answer("No model serves yet.", {JSON: Health}),
+            503: Answer("No model serves.", {JSON: Health}),
         },
         access=Access.OPEN,
     ),
@@ -309,9 +315,9 @@ OPERATIONS: Operations = (
         "GET",
         "/readyz",
         readyz,
-        summary="Are requests taken?",
+        summary="Does the service accept requests?",
         tag=TAG,
-        answers={200: Answer("They are.", {JSON: Status})},
+        answers={200: Answer("It does.", {JSON: Status})},
         errors=(ErrorCode.model_unavailable,),
         access=Access.OPEN,
     ),

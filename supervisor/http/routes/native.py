@@ -63,8 +63,10 @@ class CloneFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: Annotated[str, Field(description="what to say", examples=["Hello, this is my voice."])]
-    stream: Annotated[bool, Field(description="send the sound while it is made")] = False
+    text: Annotated[
+        str, Field(description="the text to speak", examples=["Hello, this is my voice."])
+    ]
+    stream: Annotated[bool, Field(description="send the sound while it is generated")] = False
     response_format: Annotated[FormatName, Field(description="format of the sound")] = "wav"
     sample_rate: Rate | None = None
     speed: Speed | None = None
@@ -74,7 +76,7 @@ class CloneFields(BaseModel):
     eos_threshold: EosThreshold | None = None
 
     def speech(self, voice: Voice) -> Speak:
-        """The operation that is asked for."""
+        """The operation of this request, with `voice`."""
         return Speak(
             self.text,
             voice,
@@ -91,7 +93,7 @@ class TtsFields(CloneFields):
 
     voice_id: Annotated[
         VoiceId | None,
-        Field(description="a built-in or registered voice; left out: the engine's default one"),
+        Field(description="a built-in, registered or cached voice; default: the engine's own"),
     ] = None
 
 
@@ -103,9 +105,9 @@ class TranscribeFields(BaseModel):
     language: Annotated[
         str, Field(max_length=16, description="a hint: auto, zh, en, yue, ja, ko")
     ] = AUTO_LANGUAGE
-    itn: Annotated[bool, Field(description="punctuation, and numbers as digits")] = True
+    itn: Annotated[bool, Field(description="write punctuation, and numbers as digits")] = True
     timestamps: Annotated[
-        bool, Field(description="the answer has segments: start, end, text, emotion, ...")
+        bool, Field(description="the response has segments: start, end, text, emotion, ...")
     ] = False
     words: Annotated[bool, Field(description="the segments have words with their times")] = False
     response_format: Annotated[
@@ -114,7 +116,7 @@ class TranscribeFields(BaseModel):
 
 
 class Segment(BaseModel):
-    """A sentence or so: when it is said, in seconds, and how."""
+    """A sentence, or the speech between two pauses; times are in seconds."""
 
     id: int
     start: float
@@ -130,7 +132,7 @@ class Segment(BaseModel):
 
     @classmethod
     def of(cls, segment: operations.Segment) -> Segment:
-        """As a worker has found it."""
+        """From the worker's result."""
         told = segment.paralinguistics
         return cls(
             id=segment.id,
@@ -148,7 +150,7 @@ class Segment(BaseModel):
 
 
 class Transcript(BaseModel):
-    """What is said in a recording, in which language and mood."""
+    """The transcript of a recording, with its language and emotion."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -178,12 +180,12 @@ class Transcript(BaseModel):
     emotion_probability: float | None = None
     events: Annotated[list[str], Field(description="Speech, BGM, Laughter, Applause, ...")]
     raw: Annotated[str, Field(description="the text with the model's own tags")]
-    duration: Annotated[float, Field(description="seconds")]
+    duration: Annotated[float, Field(description="duration of the recording in seconds")]
     segments: list[Segment] | None = None
 
     @classmethod
     def of(cls, transcript: operations.Transcript, *, segments: bool) -> Transcript:
-        """As a worker has found it, with or without its segments."""
+        """From the worker's result, with or without its segments."""
         told = transcript.paralinguistics
         return cls(
             text=transcript.text,
@@ -199,7 +201,7 @@ class Transcript(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not there: probabilities of engines that have none, unwanted segments."""
+        """Leave out missing values: probabilities that the engine does not have, segments."""
         dumped = {name: value for name, value in dump(self).items() if value is not None}
         for segment in dumped.get("segments", ()):
             if segment["words"] is None:
@@ -210,23 +212,23 @@ class Transcript(BaseModel):
 async def clone(call: Call[CloneFields, Nothing]) -> web.StreamResponse:
     """Speak a text in the voice of a recording.
 
-    With `stream` the sound comes chunk by chunk, as it is made; without it comes whole, with its
-    Content-Length.
+    With `stream` the sound is sent in chunks while it is generated. Otherwise it is sent as a whole
+    and with its Content-Length.
     """
     voice = Voice(recording=call.upload.recording)
     return await speak(call, call.body.speech(voice))
 
 
 async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
-    """Speak a text in a voice that the service knows, or in that of a recording sent along.
+    """Speak a text in a voice that the service knows, or in the voice of an uploaded recording.
 
-    In a form or as JSON; a recording can only come in a form.
+    The request is a form or JSON; only a form can have a recording.
     """
     voice_id = call.body.voice_id
     if call.upload.size and voice_id is not None:
         raise ServiceError(
             ErrorCode.invalid_option,
-            f"there are both voice_id and {_REFERENCE.name}; send only one of them",
+            f"the request has both voice_id and {_REFERENCE.name}; send only one of them",
         )
     if call.upload.size:
         voice = Voice(recording=call.upload.recording)
@@ -236,7 +238,7 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
 
 
 async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamResponse:
-    """What is said in a recording, in which language and mood."""
+    """Transcribe a recording, with its language and emotion."""
     fields = call.body
     asked = transcription(
         call, language=language_code(fields.language), itn=fields.itn, words=fields.words

@@ -41,7 +41,7 @@ _KEY = re.compile("[0-9a-f]{64}")
 
 SAMPLE = FileField(
     "audio",
-    f"the voice: {READABLE}; its first 30 s are used",
+    f"a recording of the voice: {READABLE}; its first 30 s are used",
     lambda settings: settings.max_reference_mb,
 )
 
@@ -74,20 +74,24 @@ class VoiceEntry(BaseModel):
     name: str
     type: Annotated[
         Literal["builtin", "registered", "cached"],
-        Field(description="cached: of a recording used lately, until others take its place"),
+        Field(description="cached: made of an earlier recording, until others replace it"),
     ]
     engine: str
     category: Annotated[
         Literal["premade", "cloned"], Field(description="ElevenLabs' word for the type")
     ]
     language: str | None = None
-    seconds: Annotated[float | None, Field(description="how much of the recording is used")] = None
-    created: Annotated[str | None, Field(description="ISO 8601")] = None
-    created_at_unix: Annotated[int | None, Field(description="the same in seconds")] = None
+    seconds: Annotated[
+        float | None, Field(description="how many seconds of the recording are used")
+    ] = None
+    created: Annotated[str | None, Field(description="time of registration, ISO 8601")] = None
+    created_at_unix: Annotated[
+        int | None, Field(description="the same in seconds of Unix time")
+    ] = None
     labels: Annotated[
         dict[str, str], Field(description="for ElevenLabs' clients: the language, if it is known")
     ]
-    preview_url: Annotated[None, Field(description="for ElevenLabs' clients: never any")] = None
+    preview_url: Annotated[None, Field(description="for ElevenLabs' clients: always null")] = None
     consent: Annotated[str | None, Field(description="as it was given")] = None
 
 
@@ -98,12 +102,12 @@ class Voices(BaseModel):
 
 
 class RegisterFields(BaseModel):
-    """A voice and what is known of it."""
+    """A voice to register, and facts about it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    voice_id: Annotated[VoiceId, Field(description="its id from now on", examples=["anna"])]
-    name: Annotated[VoiceName | None, Field(description="for people; left out: the id")] = None
+    voice_id: Annotated[VoiceId, Field(description="the id of the voice", examples=["anna"])]
+    name: Annotated[VoiceName | None, Field(description="name for people; default: the id")] = None
     consent: Annotated[
         Consent | None,
         Field(description="who has agreed that this voice may be used, and when"),
@@ -111,7 +115,7 @@ class RegisterFields(BaseModel):
 
 
 class Registered(BaseModel):
-    """The voice can be used."""
+    """The voice of the request."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"status": "ok", "voice_id": "anna"}]}
@@ -128,23 +132,23 @@ class VoicePath(BaseModel):
 
 
 async def listed(service: Service) -> list[VoiceEntry]:
-    """All voices: the engine's own, those registered, those of recordings used lately."""
+    """All voices: built-in, registered and cached ones."""
     return [*_lasting(service), *await _cached(service)]
 
 
 async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
-    """The voice that clients call `voice_id`. Raises `ServiceError` (not_found)."""
+    """The voice with the id `voice_id`. Raises `ServiceError` (not_found)."""
     for entry in _lasting(service):
         if entry.id == voice_id:
             return entry
-    for entry in await _cached(service):  # the disk is read for these alone
+    for entry in await _cached(service):  # only for these the disk is read
         if entry.id == voice_id:
             return entry
     raise _no_voice(voice_id)
 
 
 def _lasting(service: Service) -> list[VoiceEntry]:
-    """The voices that are built in or registered."""
+    """The built-in and the registered voices."""
     builtin = [
         _entry(model, voice.id, "builtin", name=voice.name, language=voice.language)
         for voice, model in service.builtin_voices
@@ -166,7 +170,7 @@ def _lasting(service: Service) -> list[VoiceEntry]:
 
 
 async def _cached(service: Service) -> list[VoiceEntry]:
-    """The voices of recordings used lately that have no name."""
+    """The cached voices that are not registered."""
     folder = service.settings.voices_dir / CACHED
     keys = await asyncio.get_running_loop().run_in_executor(None, _cached_keys, folder)
     known = {voice.key for voice in service.voices.list()}
@@ -181,15 +185,15 @@ async def _cached(service: Service) -> list[VoiceEntry]:
 async def register_voice(
     call: Call[Any, Any], *, voice_id: str, name: str | None, consent: str | None
 ) -> str:
-    """Prove that the recording makes a voice, and keep it. Raises `ServiceError`.
+    """Test that the recording gives a voice, and save it. Raises `ServiceError`.
 
-    Returns its Server-Timing.
+    Returns the value of the Server-Timing header.
     """
     service, upload = call.service, call.upload
     _refuse_builtin(service, voice_id)
     if is_cached_id(voice_id):
         raise ServiceError(
-            ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; take another id"
+            ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; use another id"
         )
     service.voices.check_room(voice_id)
     recording = upload.recording
@@ -200,7 +204,7 @@ async def register_voice(
             result = await service.models.default(Kind.TTS).backend.run(job)
         finally:
             output.close()
-        _refuse_builtin(service, voice_id)  # now the engine's voices are known for sure
+        _refuse_builtin(service, voice_id)  # again: now the engine's voices are known
         await service.voices.save(
             voice_id, upload, name=name, seconds=result.seconds, consent=consent
         )
@@ -208,15 +212,15 @@ async def register_voice(
 
 
 async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """The voices that requests can name: built into the engine, registered, or lately heard."""
+    """List all voices that requests can use: built into the engine, registered, or cached."""
     return json_answer(Voices(voices=await listed(call.service)))
 
 
 async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
-    """Keep the voice of a recording under an id.
+    """Register the voice of a recording under an id.
 
-    The answer comes once the voice has been tried and is safe on disk. An id that is taken by
-    another registered voice gets the new one in its place.
+    The response comes after the voice was tested and saved to disk. If the id belongs to a
+    registered voice already, the new voice replaces it.
     """
     fields = call.body
     spent = await register_voice(
@@ -232,7 +236,7 @@ async def show(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
 
 
 async def delete(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
-    """Forget a registered voice: its recording, and all that was made of it."""
+    """Delete a registered voice: its recording and its encoded form."""
     voice_id = call.params.voice_id
     _refuse_builtin(call.service, voice_id)
     if not await call.service.voices.delete(voice_id):
@@ -248,28 +252,28 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
         raise _no_voice(call.params.voice_id, "registered ")
     async with store.hold(voice.key):
         suffix = SUFFIXES.get(voice.media_type, "")
-        # It came from a client: no browser may take it for a page.
+        # The file came from a client: a browser must not show it as a page.
         headers = {
             "Content-Type": voice.media_type,
             "X-Content-Type-Options": "nosniff",
             "Content-Disposition": f'attachment; filename="{voice.id}{suffix}"',
         }
         response = FileAnswer(store.recording_path(voice), headers=headers)
-        await response.prepare(call.request)  # sends all of it
+        await response.prepare(call.request)  # sends the whole file
         return response
 
 
 def _no_voice(voice_id: str, kind: str = "") -> ServiceError:
     return ServiceError(
         ErrorCode.not_found,
-        f"there is no {kind}voice '{voice_id[:64]}'; GET /v1/voices lists all there are",
+        f"there is no {kind}voice '{voice_id[:64]}'; GET /v1/voices lists all voices",
     )
 
 
 def _refuse_builtin(service: Service, voice_id: str) -> None:
     if any(voice.id == voice_id for voice, _ in service.builtin_voices):
         raise ServiceError(
-            ErrorCode.conflict, f"'{voice_id}' is one of the engine's own voices; take another id"
+            ErrorCode.conflict, f"'{voice_id}' is a built-in voice of the engine; use another id"
         )
 
 
@@ -301,7 +305,7 @@ def _entry(
 
 
 def _cached_keys(folder: Path) -> list[str]:
-    """Those that encoded voices are kept under; names that no worker wrote are none."""
+    """The keys of the encoded voices in `folder`; other file names are ignored."""
     names = {path.name.partition(".")[0] for path in folder.glob("voices-*/*.voice")}
     return sorted(name for name in names if _KEY.fullmatch(name))
 
@@ -324,7 +328,7 @@ OPERATIONS: Operations = (
         body=RegisterFields,
         media=(FORM,),
         file=SAMPLE,
-        answers={200: Answer("The voice is kept.", {JSON: Registered})},
+        answers={200: Answer("The voice is registered.", {JSON: Registered})},
         errors=(ErrorCode.conflict,),
     ),
     operation(
@@ -343,7 +347,7 @@ OPERATIONS: Operations = (
         summary="Delete a registered voice",
         tag=TAG,
         params=VoicePath,
-        answers={200: Answer("The voice is gone.", {JSON: Registered})},
+        answers={200: Answer("The voice is deleted.", {JSON: Registered})},
         errors=(ErrorCode.conflict, ErrorCode.spool_full),
     ),
     operation(

@@ -1,4 +1,4 @@
-"""From a request to its job, and what a job took. Shared by all operations. Runs in the front."""
+"""Make the job of a request, and report its times. Runs in the front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from supervisor.http.context import client
 def make_job(
     call: Call[Any, Any], operation: Operation[ResultT], work: Work, output: Sink
 ) -> Job[ResultT]:
-    """The job that has `operation` run for this request."""
+    """The job that runs `operation` for this request."""
     return Job(operation, output, call.deadline, client(call.request), work)
 
 

@@ -1,4 +1,4 @@
-"""Responses that are sent while they are made: raw bytes, or framed as events. In the front."""
+"""Streamed responses: raw bytes, or server-sent events. Runs in the front."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ResultT_contra = TypeVar("ResultT_contra", contravariant=True)
 
 
 class Source(Protocol[ItemT_co]):
-    """What a response reads: `ResponseBuffer` or `SegmentBuffer`."""
+    """The items of a stream: `ResponseBuffer` or `SegmentBuffer`."""
 
     async def read(self) -> ItemT_co | None:
         """The next item; a false value at the end. Raises the job's error."""
@@ -37,7 +37,7 @@ class Source(Protocol[ItemT_co]):
 
 
 class Framing(Protocol[ItemT_contra, ResultT_contra]):
-    """How a stream looks on the wire."""
+    """The format of a stream on the wire."""
 
     media_type: str
 
@@ -48,7 +48,7 @@ class Framing(Protocol[ItemT_contra, ResultT_contra]):
         """The last bytes, once the whole result is known."""
 
     def error(self, error: ServiceError) -> bytes:
-        """What tells of an error after the response has begun; b"" cuts the connection."""
+        """The bytes that report an error within the stream; b"" if the format has none."""
 
 
 class Raw:
@@ -57,26 +57,26 @@ class Raw:
     media_type = ""
 
     def item(self, item: bytes) -> bytes:
-        """Those bytes."""
+        """The bytes unchanged."""
         return item
 
     def end(self, _: Any) -> bytes:
-        """Nothing follows."""
+        """Empty: nothing follows."""
         return b""
 
     def error(self, _: ServiceError) -> bytes:
-        """Nothing could tell."""
+        """Empty: raw bytes cannot report an error."""
         return b""
 
 
 def server_sent(data: Json, event: str | None = None) -> bytes:
-    """One server-sent event with JSON for its data."""
+    """One server-sent event with JSON as its data."""
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 def server_sent_error(error: ServiceError) -> bytes:
-    """The event by which OpenAI's clients know an error in a stream."""
+    """The event that OpenAI's clients read as an error in a stream."""
     return server_sent(error_body(error), "error")
 
 
@@ -89,11 +89,11 @@ async def stream(
     framing: Framing[ItemT, ResultT],
     headers: Callable[[], dict[str, str]],
 ) -> web.StreamResponse:
-    """Run `job` and send what it puts into `source`, each item as soon as it exists.
+    """Run `job` and send the items in `source`, each as soon as it exists.
 
-    `headers` is asked once the first item exists: before, the engine may not be known. An error
-    before the first byte is an ordinary response. After it the connection is cut without a valid
-    end, so that no client takes half a response for a whole one.
+    `headers` is called once the first item exists, because before that the engine may not have
+    loaded. An error before the first byte is an ordinary error response. An error after it cuts the
+    connection without a valid end, so that no client takes half a response for a complete one.
     """
     running = asyncio.create_task(backend.run(job))
     running.add_done_callback(_retrieve)
@@ -103,7 +103,7 @@ async def stream(
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
         else:
-            response.force_close()  # nothing else tells such a client where the response ends
+            response.force_close()  # for such a client, only this marks the end of the response
         await response.prepare(request)
         try:
             while item:
@@ -127,9 +127,9 @@ async def stream(
 
 
 async def send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    """Write to a client that may be slow, but not to one that has stopped reading.
+    """Write to a client, which may be slow.
 
-    Raises `ConnectionResetError` then, as if it had left.
+    Raises `ConnectionResetError` if the client has stopped reading, as if it had disconnected.
     """
     try:
         async with asyncio.timeout(request.app[SERVICE].settings.send_timeout):
@@ -142,12 +142,12 @@ async def send(request: web.Request, response: web.StreamResponse, data: bytes) 
 
 
 def _end_by_reset(transport: asyncio.Transport) -> None:
-    """Have the connection end with an error: its mere end would be that of a whole response."""
+    """Make the connection end with a reset: a normal end would mean a complete response."""
     at_once = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:
-    """The error reaches the client through the response; here it only counts as seen."""
+    """Mark the task's error as retrieved: the response reports it to the client."""
     if not task.cancelled():
         task.exception()

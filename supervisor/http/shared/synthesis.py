@@ -1,4 +1,4 @@
-"""Speech for every kind of client: the voice, the job, the response. Runs in the front."""
+"""Speech, for all APIs: the voice, the job, the response. Runs in the front."""
 
 from __future__ import annotations
 
@@ -27,26 +27,35 @@ from supervisor.http.shared.streaming import Framing, Raw, send, stream
 from supervisor.service import Service
 
 Rate = Annotated[
-    int, Field(ge=MIN_RATE, le=MAX_RATE, description="Hz; the next higher one the format has")
+    int,
+    Field(
+        ge=MIN_RATE,
+        le=MAX_RATE,
+        description="sample rate in Hz; if the format does not have it, the next higher one",
+    ),
 ]
 Speed = Annotated[
-    float, Field(ge=MIN_SPEED, le=MAX_SPEED, description="2 takes half as long; the pitch stays")
+    float,
+    Field(ge=MIN_SPEED, le=MAX_SPEED, description="2 is twice as fast; the pitch stays the same"),
 ]
 Seed = Annotated[
-    int, Field(ge=0, lt=MAX_SEED, description="the same request gives the same speech")
+    int,
+    Field(
+        ge=0, lt=MAX_SEED, description="the same request with the same seed gives the same speech"
+    ),
 ]
-Temperature = Annotated[float, Field(ge=0, le=2, description="for engines that have it")]
-DecodeSteps = Annotated[int, Field(ge=1, le=64, description="for engines that have it")]
-EosThreshold = Annotated[float, Field(ge=-20, le=20, description="for engines that have it")]
+Temperature = Annotated[float, Field(ge=0, le=2, description="only for engines that have it")]
+DecodeSteps = Annotated[int, Field(ge=1, le=64, description="only for engines that have it")]
+EosThreshold = Annotated[float, Field(ge=-20, le=20, description="only for engines that have it")]
 
 SOUND_HEADERS = {
-    "X-Sample-Rate": "Hz",
+    "X-Sample-Rate": "sample rate in Hz",
     "X-Voice-Engine": "the engine that spoke",
-    "X-Voice-Approximation": "what the engine can only approximate; absent when nothing",
-    "X-Voice-Cache": "hit or miss: whether the voice was known; not in streams",
-    "X-Audio-Duration": "seconds; not in streams",
+    "X-Voice-Approximation": "what the engine can only approximate, if anything",
+    "X-Voice-Cache": "hit or miss: whether the voice was already encoded; not in streams",
+    "X-Audio-Duration": "duration in seconds; not in streams",
 }
-"""Of responses with sound, in declarations."""
+"""Headers of responses with sound, for declarations."""
 
 _CACHED_ID = re.compile(r"cached-([A-Za-z0-9_-]{43})")
 
@@ -57,9 +66,9 @@ def sampling(
     decode_steps: int | None = None,
     eos_threshold: float | None = None,
 ) -> Sampling:
-    """How to draw samples, with a seed where the client gives none.
+    """The sampling of a request, with a random seed if the client sends none.
 
-    It is drawn here, so that a replay on another worker makes the same samples.
+    The seed is drawn here, so that a replay on another worker generates the same samples.
     """
     drawn = secrets.randbelow(MAX_SEED) if seed is None else seed
     return Sampling(drawn, temperature, decode_steps, eos_threshold)
@@ -67,9 +76,10 @@ def sampling(
 
 @contextlib.asynccontextmanager
 async def named(service: Service, voice_id: str | None) -> AsyncIterator[Voice]:
-    """The voice that clients call `voice_id`, or the engine's default one; it stays meanwhile.
+    """The voice with the id `voice_id`; None means the engine's default one.
 
-    Raises `ServiceError` (not_found) when there is none, as far as the front can know.
+    While the context is open, a registered voice is not deleted. Raises `ServiceError` (not_found)
+    if there is no such voice and the front can know it.
     """
     voice = None if voice_id is None else service.voices.get(voice_id)
     if voice is not None:
@@ -85,7 +95,7 @@ def _unregistered(service: Service, voice_id: str | None) -> Voice:
         return Voice()
     if cached := _CACHED_ID.fullmatch(voice_id):
         return Voice(recording=Recording(base64.urlsafe_b64decode(cached[1] + "=").hex()))
-    # Before a model has loaded nobody knows its voices: the worker will.
+    # Before a model has loaded, its voices are unknown here; the worker checks the voice then.
     loaded = all(model.backend.info is not None for model in service.models.of(Kind.TTS))
     if loaded and voice_id not in [voice.id for voice, _ in service.builtin_voices]:
         raise ServiceError(
@@ -97,12 +107,12 @@ def _unregistered(service: Service, voice_id: str | None) -> Voice:
 
 
 def is_cached_id(voice_id: str) -> bool:
-    """Whether `cached_id` may have made it."""
+    """Whether `voice_id` has the form of a `cached_id`."""
     return _CACHED_ID.fullmatch(voice_id) is not None
 
 
 def cached_id(key: str) -> str:
-    """The id of a voice that is only cached: its key, as short as an id must be."""
+    """The id of a cached voice: its key in base64, which is short enough for an id."""
     return "cached-" + base64.urlsafe_b64encode(bytes.fromhex(key)).decode().rstrip("=")
 
 
@@ -114,9 +124,9 @@ async def speak(
     framing: Framing[bytes, SpeechResult] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Answer with the sound of `speech`, and `headers`; in a stream it may be framed as events.
+    """Send a response with the sound of `speech` and with `headers`; `framing` is for streams.
 
-    `model` is what the client calls the model.
+    `model` is the model's name in the request.
     """
     chosen, job, buffer = _prepare(call, speech, model)
 
@@ -153,9 +163,9 @@ async def speak_in_json(
     *,
     model: str | None = None,
 ) -> web.StreamResponse:
-    """Answer with JSON: the sound of `speech` in `audio_base64`, beside what `describe` makes.
+    """Send a JSON response: the sound of `speech` in `audio_base64`, and the fields of `describe`.
 
-    It is sent piece by piece, for it may be many times larger than the front should grow.
+    It is sent in pieces, because the whole may be too large for the front's memory.
     """
     chosen, job, buffer = _prepare(call, speech, model)
     try:
@@ -181,7 +191,7 @@ async def speak_in_json(
 
 
 def sound_answer(*, elevenlabs: bool = False) -> Answer:
-    """What `speak` answers, for declarations: the formats of every endpoint, or ElevenLabs' own."""
+    """The response of `speak`, for declarations: with the formats of all APIs, or ElevenLabs'."""
     content = {
         audio_format.media_type: f"{name}, mono"
         for name, audio_format in FORMATS.items()
@@ -193,15 +203,15 @@ def sound_answer(*, elevenlabs: bool = False) -> Answer:
 def _prepare(
     call: Call[Any, Any], speech: Speak, model: str | None
 ) -> tuple[Model, Job[SpeechResult], ResponseBuffer]:
-    """The model that is to speak, the job, and where its bytes go. Raises `ServiceError`."""
+    """The model that will speak, the job, and the buffer for its bytes. Raises `ServiceError`."""
     service, text = call.service, speech.text
     limit = service.settings.max_text_chars
     if not text.strip():
-        raise ServiceError(ErrorCode.empty_text, "the text is blank; send what to say")
+        raise ServiceError(ErrorCode.empty_text, "the text is blank; send a text to speak")
     if len(text) > limit:
         raise ServiceError(
             ErrorCode.text_too_long,
-            f"the text has {len(text)} characters; the limit is {limit}: send it in parts",
+            f"the text has {len(text)} characters, but the limit is {limit}; send it in parts",
         )
     chosen = service.models.resolve(Kind.TTS, model=model, voice=speech.voice.builtin)
     buffer = ResponseBuffer(service.spool)
@@ -211,21 +221,21 @@ def _prepare(
 
 def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:
     info = model.backend.info
-    assert isinstance(info, EngineInfo), "the engine has loaded: it has made some speech"
+    assert isinstance(info, EngineInfo), "the engine has loaded, because it has generated speech"
     rate = FORMATS[speech.response_format].rate(speech.sample_rate or info.sample_rate)
     headers = {
         "Content-Type": media_type or content_type(speech.response_format, rate),
         "X-Sample-Rate": str(rate),
         "X-Voice-Engine": model.backend.engine.name,
     }
-    # Only a voice that was heard is approximated; the engine's own ones are what they are.
+    # Only the voice of a recording is approximate; built-in voices are exact.
     if speech.voice.recording is not None and info.approximation:
         headers["X-Voice-Approximation"] = info.approximation
     return headers
 
 
 def _headers_of_all(job: Job[SpeechResult], result: SpeechResult) -> dict[str, str]:
-    """What is only known when all of the sound exists."""
+    """Headers that are known only when all of the sound exists."""
     headers = {
         "Server-Timing": timing(job, result.encode_seconds),
         "X-Audio-Duration": f"{result.duration:.3f}",

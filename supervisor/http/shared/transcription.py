@@ -1,4 +1,4 @@
-"""Transcription for every kind of client. Runs in the front."""
+"""Transcription, for all APIs. Runs in the front."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from supervisor.http.shared import subtitles
 from supervisor.http.shared.jobs import make_job
 
 _DENSEST = 2_000_000
-"""Bytes in a second of a WAV that a header may claim: six channels of 24 bits at 96 kHz."""
+"""Highest bytes per second taken from a WAV header: six channels of 24 bits at 96 kHz."""
 
 RECORDING = FileField(
     "file",
-    f"what is to be transcribed: {READABLE}, up to {TRANSCRIPT_SECONDS / 60:.0f} minutes",
+    f"the recording to transcribe: {READABLE}, up to {TRANSCRIPT_SECONDS / 60:.0f} minutes",
     lambda settings: settings.max_audio_mb,
 )
 
@@ -40,13 +40,13 @@ class Word(BaseModel):
 
     @classmethod
     def of(cls, word: operations.Word) -> Word:
-        """As a worker has found it."""
+        """From the worker's result."""
         return cls(word=word.word, start=word.start, end=word.end)
 
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """A recording that is about to be transcribed: by which model, and where its segments go."""
+    """A transcription that can run: the model, the job, and the buffer for the segments."""
 
     model: Model
     job: Job[Transcript]
@@ -69,9 +69,9 @@ def transcription(
     words: bool = False,
     streamed: bool = False,
 ) -> Transcription:
-    """The transcription of the recording that came with a request.
+    """The transcription of the recording in a request.
 
-    `model` is what the client calls the model; `language` is a hint in the engines' codes.
+    `model` is the model's name in the request; `language` is a hint, one of the engines' codes.
     """
     upload = call.upload
     transcribe = Transcribe(upload.recording, language, itn, words, streamed)
@@ -82,9 +82,9 @@ def transcription(
 
 
 def _work(head: bytes, size: int) -> Work:
-    """How much work a recording is: seconds of a WAV, by its header, else bytes.
+    """The work for a recording: the seconds of a WAV, from its header; otherwise the bytes.
 
-    The claim may be a lie, and then costs the liar no more than the longest recording.
+    The header may be wrong; the estimate is never above that for the longest recording.
     """
     place = head.find(b"fmt ")
     bytes_a_second = head[place + 16 : place + 20]
@@ -95,17 +95,17 @@ def _work(head: bytes, size: int) -> Work:
 
 
 PlainForm = Literal["text", "srt", "vtt"]
-"""Forms of a transcript that are no JSON: the text alone, and subtitles."""
+"""Formats of a transcript that are not JSON: the text alone, and subtitles."""
 
 PLAIN_CONTENT = {
     "text/plain": "the text, or SRT subtitles",
     "text/vtt": "WebVTT subtitles",
 }
-"""What `plain_answer` answers, for declarations."""
+"""The responses of `plain_answer`, for declarations."""
 
 
 def plain_answer(transcript: Transcript, form: PlainForm) -> web.Response:
-    """A transcript in one of these forms."""
+    """A transcript in one of these formats."""
     match form:
         case "text":
             return web.Response(text=transcript.text + "\n")

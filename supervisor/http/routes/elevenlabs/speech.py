@@ -1,7 +1,7 @@
-"""Speech for ElevenLabs' clients, who change nothing but their base URL. Runs in the front.
+"""Speech for ElevenLabs' clients that only change their base URL. Runs in the front.
 
-Fields that are not declared are accepted and ignored, as these clients send more than any service
-needs. Their voices are in `elevenlabs_voices.py`, transcription in `elevenlabs_transcription.py`.
+Fields that are not declared are accepted and ignored, because these clients send many that have no
+meaning here. Voices are in `voices.py`, transcription is in `transcription.py`.
 """
 
 from __future__ import annotations
@@ -37,25 +37,29 @@ _HI: Any = {
 
 
 class TextToSpeechFields(BaseModel):
-    """What to say, and how; further fields of ElevenLabs' are accepted without effect."""
+    """The text and how to speak it; other fields of ElevenLabs are accepted and ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    text: Annotated[str, Field(description="what to say", examples=["Hello, this is my voice."])]
+    text: Annotated[
+        str, Field(description="the text to speak", examples=["Hello, this is my voice."])
+    ]
     model_id: Annotated[
-        str | None, Field(description="any: the service speaks with the model it has")
+        str | None, Field(description="name of an engine; any other name means the default engine")
     ] = None
-    language_code: Annotated[str | None, Field(description="any: the text tells")] = None
+    language_code: Annotated[
+        str | None, Field(description="accepted and ignored: the text decides")
+    ] = None
     voice_settings: ElevenLabsVoiceSettings | None = None
     seed: Seed | None = None
 
 
 class TextToSpeechParams(BaseModel):
-    """Which voice, and in which format."""
+    """The voice and the output format."""
 
     voice_id: Annotated[str, Field(examples=["anna"])]
     output_format: Annotated[
-        OutputFormat, Field(description="codec, rate in Hz, and for some kbit/s")
+        OutputFormat, Field(description="codec, sample rate in Hz, and for some the kbit/s")
     ] = "mp3_44100_128"
 
 
@@ -63,16 +67,16 @@ class SpeechTimes(BaseModel):
     """When each character of a text is said."""
 
     alignment: Annotated[
-        CharacterTimes, Field(description="of all characters of the text as it was sent")
+        CharacterTimes, Field(description="times of all characters of the text as it was sent")
     ]
     normalized_alignment: Annotated[
-        CharacterTimes, Field(description="of the text as it was spoken")
+        CharacterTimes, Field(description="times of all characters of the text as it was spoken")
     ]
     alignment_exact: Annotated[
         bool, Field(description="false: the characters share the time of their sentence evenly")
     ]
     alignment_granularity: Annotated[
-        Literal["sentence", "character"], Field(description="of what the times are measured")
+        Literal["sentence", "character"], Field(description="unit whose times are measured")
     ]
 
 
@@ -102,7 +106,8 @@ _TtsCall = Call[TextToSpeechFields, TextToSpeechParams]
 async def text_to_speech(call: _TtsCall) -> web.StreamResponse:
     """Speak a text in a built-in or registered voice.
 
-    The sound comes while it is made, but for WAV, which comes whole: its header has the length.
+    The sound is sent while it is generated. Only WAV is sent as a whole, because its header has the
+    length.
     """
     whole = call.params.output_format.startswith("wav_")
     async with named(call.service, call.params.voice_id) as voice:
@@ -111,14 +116,14 @@ async def text_to_speech(call: _TtsCall) -> web.StreamResponse:
 
 
 async def text_to_speech_stream(call: _TtsCall) -> web.StreamResponse:
-    """Speak a text in a built-in or registered voice; the sound comes while it is made."""
+    """Speak a text in a built-in or registered voice; the sound is sent while it is generated."""
     async with named(call.service, call.params.voice_id) as voice:
         speech = _speech(call, voice, streamed=True)
         return await speak(call, speech, model=call.body.model_id)
 
 
 async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
-    """Speak a text and tell when each character is said.
+    """Speak a text, and return when each character is said.
 
     Engines measure when a sentence begins and ends; its characters share that time evenly, and
     `alignment_exact` is false.
@@ -141,7 +146,7 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
 def _speech(
     call: _TtsCall, voice: Voice, *, streamed: bool = False, alignment: bool = False
 ) -> Speak:
-    """The operation that is asked for."""
+    """The operation of this request, with `voice`."""
     fields = call.body
     codec, rate, *kbits = call.params.output_format.split("_")
     speed = fields.voice_settings.speed if fields.voice_settings else None
@@ -179,7 +184,7 @@ def _speech_operation(
 
 
 _SOUND = sound_answer(elevenlabs=True)
-_TIMED = Answer("The sound and its times.", {JSON: SpeechWithTimes}, SOUND_HEADERS)
+_TIMED = Answer("The sound, and the times of its text.", {JSON: SpeechWithTimes}, SOUND_HEADERS)
 
 OPERATIONS: Operations = (
     _speech_operation("", text_to_speech, "Speak", _SOUND),
@@ -187,7 +192,7 @@ OPERATIONS: Operations = (
     _speech_operation(
         "/with-timestamps",
         text_to_speech_with_timestamps,
-        "Speak, and tell when each character is said",
+        "Speak, and return when each character is said",
         _TIMED,
     ),
 )

@@ -1,4 +1,4 @@
-"""Transcription for ElevenLabs' clients, whose model for it is Scribe. Runs in the front."""
+"""Transcription for ElevenLabs' clients (their model is called Scribe). Runs in the front."""
 
 from __future__ import annotations
 
@@ -27,35 +27,39 @@ from supervisor.http.shared.transcription import RECORDING, transcription
 TAG = "ElevenLabs"
 
 _WANT_NOTHING = ("", "null", "none", "false", "0", "other", "[]", "{}")
-"""What clients send in a field that they could leave out as well."""
+"""Values that mean the same as a field that is left out."""
 
 _REFUSED = {
     "cloud_storage_url": "the service fetches no URL; send the recording in 'file'",
     "source_url": "the service fetches no URL; send the recording in 'file'",
-    "webhook": "the service calls no webhook; leave webhook out and wait for the answer",
-    "diarize": "the service does not tell speakers apart; leave diarize out",
-    "use_multi_channel": "the service hears all channels as one; send a file for each of them",
+    "webhook": "the service calls no webhook; leave webhook out and wait for the response",
+    "diarize": "the service does not separate speakers; leave diarize out",
+    "use_multi_channel": "the service mixes all channels into one; send one file per channel",
     "file_format": "the service takes no samples without a header; send a WAV and leave "
     "file_format out",
-    "additional_formats": "the answer has one format; leave additional_formats out, and send the "
+    "additional_formats": "the response has one format; leave additional_formats out, and send the "
     "recording to /v1/transcribe for subtitles",
-    "transcript_edit": "the service edits no transcript; leave transcript_edit out",
-    "entity_detection": "the service detects no entities; leave entity_detection out",
-    "entity_redaction": "the service redacts nothing; leave entity_redaction out",
+    "transcript_edit": "the service does not edit transcripts; leave transcript_edit out",
+    "entity_detection": "the service does not detect entities; leave entity_detection out",
+    "entity_redaction": "the service does not redact entities; leave entity_redaction out",
 }
 """Options we reject, because ignoring them would return a wrong result."""
 
 
 class SpeechToTextFields(BaseModel):
-    """How to transcribe; further fields of ElevenLabs' are accepted without effect.
+    """How to transcribe; other fields of ElevenLabs are accepted and ignored.
 
-    Those that must be left out are declared because they are refused.
+    Fields that must be left out are declared, because requests with them are refused.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     model_id: Annotated[
-        str | None, Field(description="any: the service has one model", examples=["scribe_v1"])
+        str | None,
+        Field(
+            description="name of an engine; any other name means the default engine",
+            examples=["scribe_v1"],
+        ),
     ] = None
     language_code: Annotated[
         str | None, Field(max_length=16, description="a hint: ISO 639-1 or 639-3", examples=["en"])
@@ -65,7 +69,7 @@ class SpeechToTextFields(BaseModel):
         Field(description="characters share the time of their word evenly"),
     ] = "word"
     tag_audio_events: Annotated[
-        bool, Field(description="words has laughter, applause, music and the like, too")
+        bool, Field(description="words also has laughter, applause, music and the like")
     ] = True
     cloud_storage_url: Annotated[str | None, Field(description="must be left out")] = None
     source_url: Annotated[str | None, Field(description="must be left out")] = None
@@ -96,20 +100,22 @@ class ScribeCharacter(BaseModel):
 
 
 class ScribeWord(BaseModel):
-    """A word, what stands between two words, or a sound that is none."""
+    """A word, the text between two words, or a sound event; times are in seconds."""
 
     text: str
     start: float
     end: float
     type: Literal["word", "spacing", "audio_event"]
-    logprob: Annotated[None, Field(description="no engine tells the probability of a word")] = None
+    logprob: Annotated[
+        None, Field(description="always null: no engine gives the probability of a word")
+    ] = None
     characters: list[ScribeCharacter] | None = None
 
 
 class ScribeTranscript(BaseModel):
-    """What is said in a recording.
+    """The transcript of a recording.
 
-    The words and spacings, one after the other, are the text.
+    The words and spacings, joined in their order, are the text.
     """
 
     model_config = ConfigDict(
@@ -133,12 +139,12 @@ class ScribeTranscript(BaseModel):
         }
     )
 
-    language_code: Annotated[str, Field(description="ISO 639-3; zxx when nobody speaks")]
+    language_code: Annotated[str, Field(description="ISO 639-3; zxx without speech")]
     language_probability: Annotated[
         float | None, Field(description="null with an engine that knows one language only")
     ]
     text: str
-    words: Annotated[list[ScribeWord], Field(description="none for granularity none")]
+    words: Annotated[list[ScribeWord], Field(description="empty with granularity none")]
     audio_duration_secs: float
     emotion: Annotated[str, Field(description="HAPPY, SAD, ANGRY, NEUTRAL, EMO_UNKNOWN, ...")]
     emotion_probability: float | None
@@ -146,7 +152,7 @@ class ScribeTranscript(BaseModel):
 
 
 async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamResponse:
-    """What is said in a recording, with the times of its words, in which language and mood."""
+    """Transcribe a recording, with the times of its words, its language and its emotion."""
     fields = call.body
     timed = fields.timestamps_granularity != "none"
     asked = transcription(
@@ -175,7 +181,7 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
 
 
 def scribe_words(transcript: Transcript, *, characters: bool, events: bool) -> list[ScribeWord]:
-    """The words of a transcript, what stands between them, and with `events` what else is heard."""
+    """The words of a transcript, the text between them, and with `events` the sound events."""
     said = [word for segment in transcript.segments for word in segment.words or ()]
     words = list(_words(transcript.text, said, characters=characters))
     for event in _events(transcript) if events else ():
@@ -189,7 +195,7 @@ def scribe_words(transcript: Transcript, *, characters: bool, events: bool) -> l
 
 
 def _words(text: str, said: Sequence[Word], *, characters: bool) -> Iterator[ScribeWord]:
-    """The words of `text` and what stands between them."""
+    """The words of `text` and the text between them."""
     cursor, clock = 0, 0.0
     for word in said:
         place = text.find(word.word, cursor)
@@ -221,8 +227,8 @@ def _word(word: Word, *, characters: bool) -> ScribeWord:
 
 
 def _events(transcript: Transcript) -> Iterator[ScribeWord]:
-    """What is heard besides speech; segments that follow each other share one."""
-    # Where nobody speaks there are no segments, though there may be music.
+    """Sound events besides speech; an event in consecutive segments is one event."""
+    # Without speech there are no segments, but there may be music.
     whole = Segment(0, 0.0, transcript.duration, "", transcript.paralinguistics)
     going: dict[str, ScribeWord] = {}
     for segment in transcript.segments or (whole,):

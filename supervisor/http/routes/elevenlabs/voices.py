@@ -1,4 +1,4 @@
-"""Voices for ElevenLabs' clients, beyond what `voices.py` has for all. Runs in the front."""
+"""Voices for ElevenLabs' clients, besides the endpoints in `routes/voices.py`. In the front."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class ElevenLabsVoiceSettings(BaseModel):
 
 
 class AddVoiceFields(BaseModel):
-    """A new voice. Further fields of ElevenLabs' (description, labels) are not kept."""
+    """A new voice. Other fields of ElevenLabs (description, labels) are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[VoiceName, Field(description="for people", examples=["Anna"])]
+    name: Annotated[VoiceName, Field(description="name for people", examples=["Anna"])]
 
 
 class AddedVoice(BaseModel):
@@ -73,11 +73,11 @@ class AddedVoice(BaseModel):
 
 
 class SearchParams(BaseModel):
-    """Which voices, and how many of them."""
+    """Which voices, in which order, and how many of them."""
 
     search: Annotated[str | None, Field(description="part of the name or the id")] = None
     category: Annotated[
-        str | None, Field(description="premade: the engine's own; cloned: of a recording")
+        str | None, Field(description="premade: built-in; cloned: of a recording")
     ] = None
     voice_type: (
         Literal[
@@ -96,24 +96,24 @@ class SearchParams(BaseModel):
     sort_direction: Literal["asc", "desc"] = "asc"
     page_size: Annotated[int, Field(ge=1, le=100)] = 10
     next_page_token: Annotated[
-        int, Field(ge=0, le=2**31, description="as the page before it gave it")
+        int, Field(ge=0, le=2**31, description="the value from the previous page")
     ] = 0
 
 
 class VoicePage(BaseModel):
-    """Some of the voices."""
+    """One page of the voices."""
 
     voices: list[VoiceEntry]
     has_more: Annotated[bool, Field(examples=[False])]
-    total_count: Annotated[int, Field(description="on all pages", examples=[1])]
+    total_count: Annotated[int, Field(description="number of voices on all pages", examples=[1])]
     next_page_token: str | None = None
 
 
 async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
-    """Keep the voice of one recording under a new id.
+    """Register the voice of one recording under a new id.
 
-    The answer comes once the voice has been tried and is safe on disk. Of what else is sent,
-    description, labels and remove_background_noise, nothing is kept or done.
+    The response comes after the voice was tested and saved to disk. The fields description, labels
+    and remove_background_noise are ignored.
     """
     voice_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
     spent = await register_voice(call, voice_id=voice_id, name=call.body.name, consent=None)
@@ -122,7 +122,7 @@ async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
 
 
 async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse:
-    """The voices that fit, page by page."""
+    """List the voices that match, in pages."""
     params = call.params
     found = [entry for entry in await listed(call.service) if _fits(entry, params)]
     if params.sort is not None:
@@ -142,13 +142,13 @@ async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse
 
 
 async def voice_settings(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
-    """How a voice speaks when a request says nothing about it: all alike."""
+    """The default settings of a voice, which are the same for all voices."""
     await find_voice(call.service, call.params.voice_id)
     return json_answer(ElevenLabsVoiceSettings())
 
 
 async def default_voice_settings(_: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """How voices speak when a request says nothing about it."""
+    """The default settings of all voices."""
     return json_answer(ElevenLabsVoiceSettings())
 
 
@@ -177,7 +177,7 @@ OPERATIONS: Operations = (
         body=AddVoiceFields,
         media=(FORM,),
         file=_SAMPLES,
-        answers={200: Answer("The voice is kept.", {JSON: AddedVoice})},
+        answers={200: Answer("The voice is registered.", {JSON: AddedVoice})},
         errors=(ErrorCode.conflict,),
     ),
     operation(

@@ -1,7 +1,7 @@
 """OpenAI's endpoints for speech and models, for clients that only change their base URL.
 
-Runs in the front. Transcription is in `openai_transcription`. Shapes and names are those of the
-openai SDKs (https://github.com/openai/openai-python).
+Runs in the front. Transcription is in `transcription.py`. Schemas and names are those of the openai
+SDKs (https://github.com/openai/openai-python).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova"),
     *("onyx", "sage", "shimmer", "verse", "marin", "cedar"),
 )
-"""OpenAI's voices. Here each is another name for one of the engine's own, by its place."""
+"""OpenAI's voices. Each is another name for a built-in voice, by its place in the list."""
 
 PCM_RATE = 24_000
-"""Hz of OpenAI's raw PCM, which nothing in it could tell."""
+"""Sample rate in Hz of OpenAI's raw PCM, which has no header for it."""
 
 _MODELS = {
     Kind.TTS: ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
@@ -53,7 +53,7 @@ _MODELS = {
 """OpenAI's names for the default models."""
 
 _PIECES_A_SECOND = 20
-"""What counts as a token of sound: 50 ms, nearly what OpenAI's speech models make a second of."""
+"""Pieces of 50 ms, which `usage` counts as tokens; close to the rate of OpenAI's models."""
 
 
 class VoiceReference(BaseModel):
@@ -65,28 +65,34 @@ class VoiceReference(BaseModel):
 
 
 class SpeechFields(BaseModel):
-    """What to say, in which voice, and how. Other fields are ignored."""
+    """The text, the voice and the format. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[
-        str, Field(description="any: the engine that the service runs speaks", examples=["tts-1"])
+        str,
+        Field(
+            description="name of an engine; any other name means the default engine",
+            examples=["tts-1"],
+        ),
     ]
-    input: Annotated[str, Field(description="what to say", examples=["Hello, this is my voice."])]
+    input: Annotated[
+        str, Field(description="the text to speak", examples=["Hello, this is my voice."])
+    ]
     voice: Annotated[
         str | VoiceReference,
         Field(
             description="a built-in or registered voice; OpenAI's names (alloy, nova, ...) are "
-            "other names for the engine's own voices",
+            "other names for the built-in voices",
             examples=["alloy"],
         ),
     ]
     instructions: Annotated[
-        str | None, Field(description="accepted and ignored: no engine obeys any")
+        str | None, Field(description="accepted and ignored: no engine supports them")
     ] = None
     response_format: Annotated[
         FormatName | None,
-        Field(description=f"format of the sound, mp3 if left out; pcm is 16 bit at {PCM_RATE} Hz"),
+        Field(description=f"format of the sound, default mp3; pcm is 16 bits at {PCM_RATE} Hz"),
     ] = None
     speed: Speed | None = None
     stream_format: Annotated[
@@ -96,7 +102,7 @@ class SpeechFields(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model; `engine` is what serves under this name, `created` when the service started."""
+    """A model: `engine` serves under this name, `created` is the start of the service."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -133,7 +139,7 @@ class ModelPath(BaseModel):
 
 
 class _SpeechEvents:
-    """Sound as the events that OpenAI's clients know."""
+    """Sound as OpenAI's server-sent events."""
 
     media_type = SERVER_SENT
 
@@ -158,10 +164,10 @@ class _SpeechEvents:
 
 
 async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse:
-    """Speak a text; the sound comes as it is made.
+    """Speak a text; the sound is sent while it is generated.
 
-    With `stream_format` sse it comes as events. No tokens exist here, so `usage` in the last one
-    counts what is nearest to them: characters of the input, and pieces of 50 ms of sound.
+    With `stream_format` sse it is sent as events. The service has no tokens, so `usage` in the last
+    event counts characters of the input and pieces of 50 ms of sound.
     """
     fields = call.body
     asked = fields.voice if isinstance(fields.voice, str) else fields.voice.id
@@ -185,7 +191,7 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
 
 
 async def openai_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """The engines that serve, and OpenAI's names for them."""
+    """List the engines, and OpenAI's names for the default ones."""
     return json_answer(ModelList(data=_models(call.service)))
 
 
@@ -196,12 +202,12 @@ async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
             return json_answer(entry)
     raise ServiceError(
         ErrorCode.not_found,
-        f"there is no model '{call.params.model[:64]}'; GET /v1/models lists all there are",
+        f"there is no model '{call.params.model[:64]}'; GET /v1/models lists all models",
     )
 
 
 async def _voice(call: Call[SpeechFields, Nothing], asked: str) -> str | None:
-    """The id of the voice that a client calls `asked`; None is the engine's default one."""
+    """The id of the voice that a client names `asked`; None means the engine's default one."""
     if asked not in VOICES or call.service.voices.get(asked) is not None:
         return asked
     builtin = [voice.id for voice in await _builtin(call)]
@@ -211,7 +217,7 @@ async def _voice(call: Call[SpeechFields, Nothing], asked: str) -> str | None:
 
 
 async def _builtin(call: Call[SpeechFields, Nothing]) -> tuple[BuiltinVoice, ...]:
-    """The engine's own voices, which are known once it has loaded; a request may come before."""
+    """The built-in voices of the engine; waits until it has loaded."""
     model = call.service.models.resolve(Kind.TTS, model=call.body.model)
     info = None
     with contextlib.suppress(TimeoutError):

@@ -1,6 +1,6 @@
 """OpenAI's endpoint for transcription, for clients that only change their base URL. In the front.
 
-The shapes of transcripts are in `openai_transcripts`. All names are those of the openai SDKs
+The schemas of transcripts are in `transcripts.py`. All names are those of the openai SDKs
 (https://github.com/openai/openai-python).
 """
 
@@ -51,7 +51,8 @@ class TranscriptionFields(BaseModel):
     model: Annotated[
         str,
         Field(
-            description="any: the engine that the service runs transcribes", examples=["whisper-1"]
+            description="name of an engine; any other name means the default engine",
+            examples=["whisper-1"],
         ),
     ]
     language: Annotated[
@@ -59,7 +60,7 @@ class TranscriptionFields(BaseModel):
     ] = None
     languages: Annotated[
         list[Annotated[str, Field(max_length=32)]],
-        Field(description="a hint if it is one; several are taken for none"),
+        Field(description="a hint if there is one entry; several entries are ignored"),
     ] = []
     prompt: Annotated[str | None, Field(description="accepted and ignored")] = None
     response_format: Annotated[
@@ -67,11 +68,11 @@ class TranscriptionFields(BaseModel):
         Field(description="srt and vtt are subtitles; verbose_json has segments"),
     ] = "json"
     temperature: Annotated[
-        float | None, Field(description="accepted and ignored: no engine draws at random")
+        float | None, Field(description="accepted and ignored: recognition is not random")
     ] = None
     timestamp_granularities: Annotated[
         list[Literal["segment", "word"]],
-        Field(description="what a verbose_json has times of; segments if left out"),
+        Field(description="which times verbose_json has; default segments"),
     ] = ["segment"]
     include: Annotated[
         list[str], Field(description="accepted and ignored: no engine gives logprobs")
@@ -87,14 +88,14 @@ class TranscriptionFields(BaseModel):
     def _streams_text_alone(self) -> TranscriptionFields:
         if self.stream and self.response_format not in _STREAMED:
             raise ValueError(
-                f"a stream cannot be {self.response_format}; send response_format json, or no "
-                "stream"
+                f"a stream cannot have response_format {self.response_format}; use json, or "
+                "leave stream out"
             )
         return self
 
 
 class _TranscriptionEvents:
-    """A transcript in the making, as the events that OpenAI's clients know."""
+    """A transcript as OpenAI's server-sent events, segment by segment."""
 
     media_type = SERVER_SENT
 
@@ -126,9 +127,9 @@ class _TranscriptionEvents:
 
 
 async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.StreamResponse:
-    """What is said in a recording.
+    """Transcribe a recording.
 
-    Every answer in JSON also tells emotion, sound events and language with their probabilities.
+    Every JSON response also has emotion, sound events and language, with their probabilities.
     """
     fields = call.body
     words = "word" in fields.timestamp_granularities
@@ -168,7 +169,7 @@ def _answer(transcript: Transcript, fields: TranscriptionFields) -> web.Response
 
 
 def _hint(fields: TranscriptionFields) -> str:
-    """The language that engines are told, which take one; of several none is more likely."""
+    """The language hint for the engine, which takes one; several languages give no hint."""
     if not fields.language and len(fields.languages) == 1:
         return language_code(fields.languages[0])
     return language_code(fields.language)

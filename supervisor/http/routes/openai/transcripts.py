@@ -1,4 +1,4 @@
-"""Transcripts as OpenAI's clients know them, and what engines tell beside that. In the front."""
+"""Transcripts in OpenAI's schemas, with emotion and events in addition. Runs in the front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DetectedLanguage(BaseModel):
 
 
 class UsageDuration(BaseModel):
-    """What was transcribed: seconds of sound."""
+    """The transcribed sound, in seconds."""
 
     type: Literal["duration"] = "duration"
     seconds: float
@@ -57,14 +57,15 @@ class PlainTranscription(Told):
 
     text: str
     languages: Annotated[list[DetectedLanguage], Field(description="empty without speech")]
-    language: Annotated[str, Field(description="its code; nospeech without speech")]
+    language: Annotated[str, Field(description="code of the language; nospeech without speech")]
     usage: UsageDuration
 
 
 class TimedSegment(Told):
-    """A sentence or so: OpenAI's fields, and how it is said.
+    """A sentence, or the speech between two pauses: OpenAI's fields, and how it is said.
 
-    No engine can tell what is null here; `seek`, `tokens` and `temperature` are always the same.
+    Fields that are null are not known to any engine; `seek`, `tokens` and `temperature` are always
+    the same.
     """
 
     id: int
@@ -76,10 +77,10 @@ class TimedSegment(Told):
     temperature: Literal[0] = 0
     avg_logprob: None = None
     compression_ratio: Annotated[
-        float, Field(description="bytes of the text, by those of it zipped")
+        float, Field(description="bytes of the text, divided by its bytes compressed with zlib")
     ]
     no_speech_prob: None = None
-    language: Annotated[str, Field(description="its code")]
+    language: Annotated[str, Field(description="code of the language")]
 
 
 class VerboseTranscription(Told):
@@ -124,9 +125,9 @@ class VerboseTranscription(Told):
     )
 
     task: Literal["transcribe"] = "transcribe"
-    language: Annotated[str, Field(description="in English: english, chinese, ...")]
+    language: Annotated[str, Field(description="name of the language: english, chinese, ...")]
     language_code: str
-    duration: Annotated[float, Field(description="seconds")]
+    duration: Annotated[float, Field(description="duration of the recording in seconds")]
     text: str
     segments: list[TimedSegment] | None = None
     words: list[Word] | None = None
@@ -134,7 +135,7 @@ class VerboseTranscription(Told):
 
 
 class OpenAITranscription(RootModel[VerboseTranscription | PlainTranscription]):
-    """A transcript, as `response_format` asks."""
+    """A transcript in the schema that `response_format` selects."""
 
 
 def plain(transcript: Transcript) -> PlainTranscription:
@@ -178,7 +179,7 @@ def _segment(segment: Segment) -> TimedSegment:
 
 
 def told(source: Paralinguistics) -> Json:
-    """What is added to OpenAI's fields, and called the same in every kind of response."""
+    """The fields in addition to OpenAI's, with the same names in every response."""
     return {
         "language_probability": source.language_probability,
         "emotion": source.emotion,
