@@ -28,6 +28,7 @@ from supervisor.settings import ModelSettings, Settings
 from supervisor.voices.folder import CACHED, ENCODED
 from supervisor.voices.store import VoiceStore
 from supervisor.workers.backoff import Backoff
+from supervisor.workers.child_log import close_logs
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchConfig, LaunchError
 from supervisor.workers.monitor import Monitor, MonitorConfig
@@ -143,6 +144,7 @@ class Service:
         if self._monitoring is not None:
             self._monitoring.cancel()
         await asyncio.gather(*(model.backend.close() for model in self.models))
+        await close_logs()
         os.close(self._lifeline)
         os.close(self._lifeline_writer)
         self.spool.close()

@@ -77,9 +77,13 @@ class TranscriptionEngine:
                 ErrorCode.invalid_request,
                 f"the engine {self.name} has no operation {type(operation).__name__}",
             )
-        assert operation.recording.source is not None
+        source = operation.recording.source
+        if source is None:
+            raise ServiceError(
+                ErrorCode.invalid_request, "the request has no recording to transcribe; send one"
+            )
         samples = decode(
-            operation.recording.source,
+            source,
             rate=RATE,
             max_seconds=TRANSCRIPT_SECONDS,
             truncate=False,

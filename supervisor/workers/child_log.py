@@ -9,13 +9,12 @@ import time
 from supervisor.log import logger
 
 _MAX_LOG_LINE = 4096
-
-
 _LINES_AT_ONCE = 200
-
-
 _LINES_PER_SECOND = 100
 """How many lines of a child are logged; the loop takes about 30 microseconds for each."""
+
+_open: set[asyncio.BaseTransport] = set()
+"""The pipes whose other end a child, or a process that it has started, may still hold."""
 
 
 class _LogLines(asyncio.Protocol):
@@ -31,6 +30,13 @@ class _LogLines(asyncio.Protocol):
         self._allowed = float(_LINES_AT_ONCE)
         self._allowed_at = time.monotonic()
         self._dropped = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        _open.add(transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        _open.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -69,3 +75,10 @@ async def open_log(child: str) -> int:
         lambda: _LogLines(child), os.fdopen(read_fd, "rb", buffering=0)
     )
     return write_fd
+
+
+async def close_logs() -> None:
+    """Close the pipes that are left when all children have ended; the loop is about to end, too."""
+    for transport in list(_open):
+        transport.close()
+    await asyncio.sleep(0)  # each pipe is closed in the next round of the loop

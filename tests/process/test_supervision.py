@@ -28,6 +28,7 @@ from supervisor.memory.limits import MB, Limit, MemoryLimits
 from supervisor.memory.recycling import Policy
 from supervisor.workers import process
 from supervisor.workers.backoff import Backoff
+from supervisor.workers.child_log import close_logs
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.handle import WorkerDied
 from supervisor.workers.launch import LaunchConfig, LaunchError, SpawnLauncher
@@ -56,6 +57,7 @@ async def launch_config() -> AsyncIterator[LaunchConfig]:
     finally:
         os.close(writer)
         os.close(lifeline)
+        await close_logs()
 
 
 @asynccontextmanager
