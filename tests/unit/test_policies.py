@@ -242,8 +242,8 @@ LIMITS = QueueLimits(requests=10, seconds=60.0, client_share=0.5)
         (1, 300, 5, [(31, True)], 1, "31 s of your work"),
         (1, 300, 5, [(31, False)], 1, None),
         (290, 300, 5, [], 1, None),
-        (290, 300, 15, [], 1, "answered in 300 s"),
-        (301, 300, 0, [], 1, "answered in 300 s"),
+        (290, 300, 15, [], 1, "time limit is 300 s"),
+        (301, 300, 0, [], 1, "time limit is 300 s"),
     ],
 )
 def test_admission(  # noqa: PLR0917 - a row of the table

@@ -454,7 +454,7 @@ def test_a_response_that_is_shorter_than_its_beginning_is_another_one(
     failed = outcome(seen, 1)
     assert isinstance(failed, Failed)
     assert failed.code == "engine_error"
-    assert "made 4 bytes or segments where another worker had made 7" in failed.message
+    assert "only 4 bytes or segments, but 7 had already been sent" in failed.message
     assert letters(seen, 1) == ""
     assert letters(seen, 2) == "efgh"
     assert isinstance(outcome(seen, 2), Done)
