@@ -121,6 +121,7 @@ class Choir(Speaker):
         super().__init__()
         self.steps = 0
         self.allowed = threading.Semaphore(allow)
+        self._begun = threading.Semaphore(0)
         self.error: Exception | None = None
 
     def wait(self, stop: threading.Event) -> Iterator[None]:
@@ -131,11 +132,18 @@ class Choir(Speaker):
 
     def step(self) -> None:
         """Count."""
+        self._begun.release()
         assert self.allowed.acquire(timeout=NET)
         self.steps += 1
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+
+
+    def until_steps(self, count: int) -> None:
+        """Wait until so many more steps have begun: what arrives now joins after the last."""
+        for _ in range(count):
+            assert self._begun.acquire(timeout=NET)
 
 
 class Front:
@@ -312,6 +320,7 @@ def test_requests_are_begun_and_go_on_together(serve: Serve) -> None:
         assert ready.capacity == 3
         front.send(speak(1, "abcd"))
         assert front.next() == Begun(1)
+        engine.until_steps(1)
         for id, text in ((2, "ef"), (3, "ghi"), (4, "j")):
             front.send(speak(id, text))
         front.send(Ping(1))
@@ -338,6 +347,7 @@ def test_a_request_that_joins_late_is_served_with_those_that_run(serve: Serve) -
         front.send(speak(1, "abcdef"))
         while front.next() != Chunk(1, b"b"):
             pass
+        engine.until_steps(3)
         front.send(listen(2, "xyz"))
         front.send(Ping(1))
         assert front.next() == Pong(1)
@@ -356,6 +366,7 @@ def test_a_cancelled_request_leaves_the_others_alone(serve: Serve) -> None:
     with serve(engine) as front:
         front.send(speak(1, "abcd"))
         assert front.next() == Begun(1)
+        engine.until_steps(1)
         for id, text in ((2, "efgh"), (3, "ijkl"), (4, "mnop")):
             front.send(speak(id, text))
         front.send(Ping(1))
@@ -394,6 +405,7 @@ def test_an_error_in_a_step_is_one_of_all_that_wait_for_it(serve: Serve) -> None
     with serve(engine) as front:
         front.send(speak(1, "abcd"))
         assert front.next() == Begun(1)
+        engine.until_steps(1)
         for id, text in ((2, "efgh"), (3, "ijkl"), (4, "m")):
             front.send(speak(id, text))
         front.send(Ping(1))
