@@ -113,7 +113,7 @@ def test_clone_answers_a_wav_and_says_that_it_is_approximate(flite: FliteEngine)
     assert result.sample_rate == RATE
     info = flite.info()
     assert info.approximation is not None
-    assert "pitch only" in info.approximation
+    assert "only the pitch" in info.approximation
     assert info.approximation in info.notes
 
 

@@ -22,8 +22,6 @@ from supervisor.http.api.operation import ALL_OPERATIONS, JSON
 from supervisor.service import VERSION, Service
 from tests.support.service import EMBEDDED, NET, RunningService, running
 
-pytestmark = pytest.mark.quick
-
 KEY = "k-1f0c"
 Json = dict[str, Any]
 

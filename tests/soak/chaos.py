@@ -142,11 +142,14 @@ class Chaos:
             return  # it has gone in the meantime
         name, pid = chosen["name"], chosen["pid"]
         self.traffic.blow(model)
+        # A stopped worker is given requests until it counts as unresponsive, and loses those, too.
+        self.traffic.ordered[model] += 1
         verb = "kill -9" if kind == "kill" else "kill -STOP"
         self._done(kind, f"{verb} of a {model} {chosen['role']}")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         await self._until(f"the end of {name}", lambda: not _lives(pid))
+        self.traffic.ordered[model] -= 1
 
     async def _order(self, model: str, kind: str, rng: random.Random) -> None:
         order = f"leak {rng.choice(self.preset.leaks)}" if kind == "leak" else kind
