@@ -20,9 +20,9 @@ test test-fast: export PYTHONDONTWRITEBYTECODE =
 # A worker takes the second half of what another has left, so that tests of one file, which share a
 # running service, mostly stay together.
 IN_PARALLEL = -n $(WORKERS) --dist worksteal --durations 10
-WORKERS ?= 2
+WORKERS ?= 3
 
-test: setup ## run all tests on WORKERS (2); ARGS="tests/unit/test_x.py -k name" picks some
+test: setup ## run all tests on WORKERS (3); ARGS="tests/unit/test_x.py -k name" picks some
 	@$(PYTHON_ENV) -m pytest $(if $(ARGS),$(ARGS),$(IN_PARALLEL) --cov)
 
 test-fast: setup ## run the unit tests and the quickest with real processes, in a minute
