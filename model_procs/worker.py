@@ -83,14 +83,19 @@ def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> N
     baseline = bootstrap.resident_bytes()
     channel.send(Ready(engine.info(), baseline, capacity))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
+
+    def start(request: Request) -> _Running:
+        if capacity > 1:
+            channel.send(Begun(request.id))
+        stop = inbox.stop_event(request.id)
+        return _Running(request, engine.run(request.operation, stop), stop, channel, inbox)
+
     running: list[_Running] = []
     while True:
         if not running:
-            running.append(_start(engine, channel, inbox, _wait(inbox, baseline, options)))
-        while len(running) < capacity and inbox.waiting():
-            request = inbox.next(timeout=None)
-            assert request is not None
-            running.append(_start(engine, channel, inbox, request))
+            running.append(start(_wait(inbox, baseline, options)))
+        while len(running) < capacity and (request := inbox.waiting()) is not None:
+            running.append(start(request))
         running = [one for one in running if one.advance()]
         if batch is not None and running:
             _step(batch, running)
@@ -106,13 +111,6 @@ def _wait(inbox: _Inbox, baseline: int, options: WorkerOptions) -> Request:
         request = inbox.next(timeout=None)
     assert request is not None
     return request
-
-
-def _start(engine: Engine, channel: BlockingChannel, inbox: _Inbox, request: Request) -> _Running:
-    if isinstance(engine, BatchEngine):
-        channel.send(Begun(request.id))
-    stop = inbox.stop_event(request.id)
-    return _Running(request, engine.run(request.operation, stop), stop, channel, inbox)
 
 
 def _step(engine: BatchEngine, running: list[_Running]) -> None:
@@ -249,9 +247,9 @@ class _Inbox:
         except queue.Empty:
             return None
 
-    def waiting(self) -> bool:
-        """Whether a request has arrived that `next` has not returned yet."""
-        return not self._requests.empty()
+    def waiting(self) -> Request | None:
+        """A request that has arrived; None without one."""
+        return None if self._requests.empty() else self._requests.get()
 
     def stop_event(self, request_id: int) -> threading.Event:
         return self._stops[request_id]
