@@ -13,7 +13,7 @@ import struct
 import types
 import typing
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, contains
 from typing import Any
 
 import msgpack
@@ -189,9 +189,9 @@ class _Shape:
 
     def unpack(self, values: list[Any]) -> Any:
         """The dataclass with these fields. Raises `FrameError` if they do not fit."""
-        # `type(...) in`, not isinstance: a bool is an int in Python, but not in this format.
+        # By `type`, not isinstance: a bool is an int to Python, but not on this wire.
         if len(values) != len(self._types) or not all(
-            type(value) in accepted for value, accepted in zip(values, self._types, strict=True)
+            map(contains, self._types, map(type, values))
         ):
             raise FrameError(f"fields of {self._cls.__name__}: wrong number or type")
         return self._cls(*_converted(values, self._unpackers))

@@ -173,7 +173,6 @@ class LocalBackend:
 
     def start(self) -> None:
         """Start to load the model; returns at once."""
-        self.dispatcher.start()
         self.pool.start()
 
     async def run(self, job: Job[ResultT]) -> ResultT:
@@ -227,7 +226,6 @@ class LocalBackend:
 
     async def close(self) -> None:
         """Stop the workers and the template."""
-        self.dispatcher.close()
         await self.pool.close()
 
     def _on_change(self) -> None:

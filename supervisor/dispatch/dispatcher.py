@@ -66,8 +66,9 @@ class Dispatcher:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._changed = asyncio.Event()
-        self._matching: asyncio.Task[None] | None = None
+        self._changed = False
+        """Whether something has changed since the loop last looked."""
+        self._matching = False
 
     @property
     def queued(self) -> int:
@@ -79,15 +80,6 @@ class Dispatcher:
         """Estimated seconds of work that waits or runs."""
         return self._running_seconds() + sum(cost for cost, _ in self._waiting.waiting(""))
 
-    def start(self) -> None:
-        """Start to give waiting jobs to workers."""
-        self._matching = asyncio.get_running_loop().create_task(self._match_forever())
-
-    def close(self) -> None:
-        """Stop giving jobs to workers."""
-        if self._matching is not None:
-            self._matching.cancel()
-
     async def idle(self) -> None:
         """Wait until no job is in flight."""
         await self._idle.wait()
@@ -97,9 +89,22 @@ class Dispatcher:
         self._draining = True
 
     def wake(self) -> None:
-        """A slot may have become free, or the state of the model may have changed."""
-        if self._waiting:
-            self._changed.set()
+        """A slot may have become free, or the state of the model may have changed.
+
+        One loop gives waiting jobs to workers; a change that comes meanwhile has it go round again.
+        """
+        self._changed = True
+        if self._matching:
+            return
+        self._matching = True
+        try:
+            while self._changed and self._waiting:
+                self._changed = False
+                self._match()
+        except Exception:  # a bug here must be logged, and must not reach the worker that woke us
+            logger.exception("matching_failed", model=self._pool.config.model)
+        finally:
+            self._matching = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
         """Run `job` in a worker; its stream goes to `job.output`, its result is returned.
@@ -138,17 +143,8 @@ class Dispatcher:
             # cycle would keep the recording in memory until the garbage collector runs.
             error = None
 
-    async def _match_forever(self) -> None:
-        """Give waiting jobs to workers after every change."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                self._match()
-            except Exception:  # a bug here must be logged, and must not end the loop
-                logger.exception("matching_failed", model=self._pool.config.model)
-
     def _match(self) -> None:
+        """Give waiting jobs to workers."""
         while (first := self._waiting.first()) is not None:
             # A job that must run alone waits for an empty worker; no other job overtakes it.
             worker = self._pool.free_worker(empty=first.alone)
@@ -277,7 +273,7 @@ class Dispatcher:
             self._waiting.push_front(waiter, job.client, job.cost)
         else:
             self._waiting.push(waiter, job.client, job.cost, job.deadline)
-        self._changed.set()
+        self.wake()
         try:
             return await waiter.worker
         except asyncio.CancelledError:
