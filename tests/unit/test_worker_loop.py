@@ -139,7 +139,6 @@ class Choir(Speaker):
             error, self.error = self.error, None
             raise error
 
-
     def until_steps(self, count: int) -> None:
         """Wait until so many more steps have begun: what arrives now joins after the last."""
         for _ in range(count):
