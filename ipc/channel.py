@@ -93,9 +93,8 @@ class PipeChannel:
     def close(self) -> None:
         """Close the connection; the worker reads EOF and exits. `on_close` is not called."""
         self._closed = True
-        self._buffer = (
-            bytearray()
-        )  # a reference cycle may keep the channel alive longer than its worker
+        # A reference cycle may keep the channel alive longer than its worker.
+        self._buffer = bytearray()
         if self._read_fd >= 0:
             asyncio.get_running_loop().remove_reader(self._read_fd)
             os.close(self._read_fd)
@@ -165,9 +164,8 @@ class BlockingChannel:
         head, data = encode_parts(message)
         with self._lock:
             written = os.writev(self._write_fd, [head, data])
-            if written < len(head) + len(
-                data
-            ):  # a signal interrupted the write while the pipe was full
+            # Less is written when a signal interrupts the write while the pipe is full.
+            if written < len(head) + len(data):
                 rest = memoryview(head + data)[written:]
                 while rest:
                     rest = rest[os.write(self._write_fd, rest) :]

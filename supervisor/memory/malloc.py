@@ -21,9 +21,8 @@ def keep_front_small() -> None:
     buffer.
     """
     transport = getattr(asyncio.selector_events, "_SelectorTransport", None)
-    if (
-        transport is not None
-    ):  # there is no public way to set it; without it the front only uses more memory
+    # There is no public way to set it; without it the front only uses more memory.
+    if transport is not None:
         transport.max_size = _SOCKET_READ
     with contextlib.suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)

@@ -181,9 +181,8 @@ def _quieten(encoder: Any) -> None:
         attention.fsmn_block.weight.mul_(0.03)
         attention.linear_out.weight.mul_(0.3)
         layer.feed_forward.w_2.weight.mul_(0.03)
-        if (
-            layer.in_size == layer.size
-        ):  # the first layer has no residual: its values are the signal
+        # The first layer has no residual: its values are the signal.
+        if layer.in_size == layer.size:
             attention.linear_q_k_v.weight[-layer.size :].mul_(0.03)
 
 
