@@ -145,7 +145,12 @@ class Settings(BaseSettings):
     )
 
     # Limits for clients.
-    max_text_chars: int = Field(5000, ge=1, description="longest text to speak, in characters")
+    max_text_chars: int = Field(
+        5000,
+        ge=1,
+        le=500_000,  # with a recording beside it, it fits into a frame to a worker
+        description="longest text to speak, in characters",
+    )
     max_reference_mb: int = Field(50, ge=1, description="largest reference recording, in MB")
     max_audio_mb: int = Field(300, ge=1, description="largest recording to transcribe, in MB")
     max_voices: int = Field(1000, ge=0, description="number of voices that may be registered")

@@ -1,8 +1,8 @@
 """From a request to a worker: admission, queue, deadline, replay. In the front, one for each model.
 
-run(job) --> admit --> wait in the queue <--match--> free slot --> worker.run
-                          ^                                          |
-                          +---------------- replay <--- worker died -+
+run(job) --> admit --> wait in the queue <--match--> free slot --> worker
+                          ^                                         |
+                          +---------------- replay <-- worker died -+
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import ResultT, Transcript
+from ipc.operations import AnyOperation, ResultT, Transcript
 from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import CostModel
 from supervisor.dispatch.fair_queue import FairQueue
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.log import logger
-from supervisor.workers.handle import WorkerDied, WorkerHandle
+from supervisor.workers.handle import Call, WorkerDied, WorkerHandle
 from supervisor.workers.lifecycle import ModelState
 from supervisor.workers.pool import Pool
 
@@ -37,15 +37,21 @@ class DispatchConfig:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiter:
-    """A job in the queue; `worker` is set when a slot is reserved for it.
+class _Attempt:
+    """A job in the queue, or in a worker. Times are on the clock of `time.monotonic`."""
 
-    `alone`: it must run alone in its worker.
-    """
+    job: Job[Any]
+    call: Call
+    queued: float
+    worker: WorkerHandle | None = None
+    """None while it waits in the queue."""
+    started: float = 0.0
+    """When it went to its worker."""
 
-    job_id: int
-    alone: bool
-    worker: asyncio.Future[WorkerHandle]
+    @property
+    def rest(self) -> float:
+        """Estimated seconds of work that the worker still has with it."""
+        return max(0.0, self.job.cost - (time.monotonic() - self.started))
 
 
 class Dispatcher:
@@ -58,9 +64,9 @@ class Dispatcher:
         self._cost = cost
         self._quarantine = quarantine
         self._pool = pool
-        self._waiting: FairQueue[_Waiter] = FairQueue()
-        self._running: dict[int, tuple[float, float]] = {}
-        """When each running job went to its worker, and its cost in seconds."""
+        self._waiting: FairQueue[_Attempt] = FairQueue()
+        self._running: dict[int, _Attempt] = {}
+        """By the id of the job."""
         self.in_flight = 0
         self.replays = 0
         self._draining = False
@@ -122,7 +128,7 @@ class Dispatcher:
                 # The loop's clock may differ from the clock of the deadline.
                 loop_deadline = asyncio.get_running_loop().time() + allowed
                 async with asyncio.timeout_at(loop_deadline):
-                    return await self._attempt(job)
+                    return await self._until_finished(job)
             finally:
                 self.in_flight -= 1
                 if self.in_flight == 0:
@@ -147,18 +153,27 @@ class Dispatcher:
         """Give waiting jobs to workers."""
         while (first := self._waiting.first()) is not None:
             # A job that must run alone waits for an empty worker; no other job overtakes it.
-            worker = self._pool.free_worker(empty=first.alone)
+            worker = self._pool.free_worker(empty=first.call.alone)
             if worker is None:
                 break
-            waiter = self._waiting.pop(time.monotonic(), self._pool.parallel)
-            if not waiter.worker.done():
-                worker.reserve(waiter.job_id, alone=waiter.alone)
-                waiter.worker.set_result(worker)
+            attempt = self._waiting.pop(time.monotonic(), self._pool.parallel)
+            if not attempt.call.outcome.done():
+                self._submit(attempt, worker)
         if self._waiting and self._pool.state is ModelState.FAILED:
-            for waiter in self._waiting.items():
-                self._waiting.remove(waiter)
-                if not waiter.worker.done():
-                    waiter.worker.set_exception(self._unavailable())
+            for attempt in self._waiting.items():
+                self._waiting.remove(attempt)
+                if not attempt.call.outcome.done():
+                    attempt.call.outcome.set_exception(self._unavailable())
+
+    def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
+        try:
+            worker.submit(attempt.call)
+        except Exception as error:  # it cannot be sent: an error of this request alone
+            attempt.call.outcome.set_exception(error)
+            return
+        attempt.worker = worker
+        attempt.started = time.monotonic()
+        self._running[attempt.job.id] = attempt
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining:
@@ -195,8 +210,7 @@ class Dispatcher:
 
     def _running_seconds(self) -> float:
         """Estimated seconds of work left in the jobs that workers run."""
-        now = time.monotonic()
-        return sum(max(0.0, cost - (now - since)) for since, cost in self._running.values())
+        return sum(attempt.rest for attempt in self._running.values())
 
     def _unavailable(self) -> ServiceError:
         return ServiceError(
@@ -205,42 +219,67 @@ class Dispatcher:
             retry_after=max(1.0, self._pool.retry_after),
         )
 
-    async def _attempt(self, job: Job[ResultT]) -> ResultT:
+    async def _until_finished(self, job: Job[ResultT]) -> ResultT:
+        """Run `job`; when its worker dies, run it again in another one."""
         replay = False
         while True:
-            enqueued = time.monotonic()
-            worker = await self._acquire(job, first=replay)
-            started = time.monotonic()
-            job.queued_s += started - enqueued
-            self._running[job.id] = (started, job.cost)
+            attempt = self._enqueue(job, replay=replay)
             try:
-                result = await worker.run(
-                    job.id,
-                    job.operation,
-                    job.output.size,
-                    job.output.append,
-                    self.config.cancel_grace,
-                )
+                result = cast(ResultT, await attempt.call.outcome)
+            except asyncio.CancelledError:
+                self._cancel(attempt)
+                raise
             except WorkerDied as death:
-                self._lost_worker(job, worker, death)
+                self._lost_worker(attempt, death)
                 job.output.rewind()
                 death.__traceback__ = None  # a reference cycle, see `run`
                 replay = True
             except ServiceError:
-                self._pool.succeeded()  # the worker lives; the request itself is at fault
+                if attempt.worker is not None:  # it lives; the request itself is at fault
+                    self._pool.succeeded()
                 raise
             else:
                 self._pool.succeeded()
                 if not replay:
                     sound = result.duration if isinstance(result, Transcript) else None
-                    self._cost.measured(job.work, time.monotonic() - started, sound)
+                    self._cost.measured(job.work, time.monotonic() - attempt.started, sound)
                 return result
             finally:
-                job.running_s += time.monotonic() - started
-                del self._running[job.id]
+                if self._running.pop(job.id, None) is not None:
+                    job.queued_s += attempt.started - attempt.queued
+                    job.running_s += time.monotonic() - attempt.started
+                del attempt  # it refers to the error: a reference cycle, see `run`
 
-    def _lost_worker(self, job: Job[Any], worker: WorkerHandle, death: WorkerDied) -> None:
+    def _enqueue(self, job: Job[Any], *, replay: bool) -> _Attempt:
+        """Queue `job` for a worker. A replay goes first: it has waited before."""
+        # Requests that shared a worker share the blame for its death. The last attempt of each runs
+        # alone, so that only the request at fault ends in quarantine.
+        call = Call(
+            job.id,
+            cast(AnyOperation, job.operation),
+            job.output.size,
+            job.output.append,
+            asyncio.get_running_loop().create_future(),
+            alone=0 < job.attempts == self.config.max_attempts - 1,
+        )
+        attempt = _Attempt(job, call, time.monotonic())
+        if replay:
+            self._waiting.push_front(attempt, job.client, job.cost)
+        else:
+            self._waiting.push(attempt, job.client, job.cost, job.deadline)
+        self.wake()
+        return attempt
+
+    def _cancel(self, attempt: _Attempt) -> None:
+        if attempt.worker is None:
+            self._waiting.remove(attempt)
+        else:
+            attempt.worker.cancel(attempt.call, self.config.cancel_grace)
+
+    def _lost_worker(self, attempt: _Attempt, death: WorkerDied) -> None:
         """Decide whether the job may have another worker. Raises `ServiceError` when not."""
+        job, worker = attempt.job, attempt.worker
+        assert worker is not None
         job.attempts += death.blame
         logger.warning(
             "request_lost_worker",
@@ -259,26 +298,3 @@ class Dispatcher:
                 "do not send it again unchanged",
             ) from death
         self.replays += 1
-
-    async def _acquire(self, job: Job[Any], *, first: bool) -> WorkerHandle:
-        """A worker with a slot reserved for `job`. A replay goes `first`: it has waited before."""
-        # Requests that shared a worker share the blame for its death. The last attempt of each runs
-        # alone, so that only the request at fault ends in quarantine.
-        alone = 0 < job.attempts == self.config.max_attempts - 1
-        if not self._waiting and (free := self._pool.free_worker(empty=alone)) is not None:
-            free.reserve(job.id, alone=alone)
-            return free
-        waiter = _Waiter(job.id, alone, asyncio.get_running_loop().create_future())
-        if first:
-            self._waiting.push_front(waiter, job.client, job.cost)
-        else:
-            self._waiting.push(waiter, job.client, job.cost, job.deadline)
-        self.wake()
-        try:
-            return await waiter.worker
-        except asyncio.CancelledError:
-            self._waiting.remove(waiter)
-            reserved = waiter.worker
-            if reserved.done() and not reserved.cancelled() and reserved.exception() is None:
-                reserved.result().release(job.id)
-            raise

@@ -54,18 +54,8 @@ class Upload:
             self._file.close()
 
     @property
-    def digest(self) -> bytes:
-        """SHA-256 of the bytes so far."""
-        return self._hash.digest()
-
-    @property
-    def data(self) -> bytes | None:
-        """The bytes, if they are in memory; None if they are in the file."""
-        return None if self.path is not None else bytes(self._memory)
-
-    @property
     def recording(self) -> Recording:
-        """The recording in the form that a worker gets."""
+        """What has been written so far, in the form that a worker gets."""
         data = None if self.path is not None else bytes(self._memory)
         return Recording(self._hash.hexdigest(), data, self.path)
 

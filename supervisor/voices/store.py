@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeVar
 from pydantic import ValidationError
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.operations import Recording
 from ipc.recordings import HEAD_BYTES, detect
 from supervisor.dispatch.upload import Upload
 from supervisor.log import logger
@@ -152,18 +153,19 @@ class VoiceStore:
         `ServiceError`, nothing has changed.
         """
         self.check_room(id)
+        recording = upload.recording
         try:
             voice = Voice(
                 id=id,
                 name=id if name is None else name,
-                key=upload.digest.hex(),
+                key=recording.key,
                 media_type="",
                 size=upload.size,
                 seconds=seconds,
                 consent=consent,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            return await self._run(lambda: self._save(voice, upload))
+            return await self._run(lambda: self._save(voice, recording))
         except ValidationError as error:
             first = error.errors()[0]
             raise ServiceError(
@@ -187,14 +189,14 @@ class VoiceStore:
         async with self._lock:
             return await in_thread(work)
 
-    def _save(self, voice: Voice, upload: Upload) -> Voice:
-        with self._folder.locked(), _open(upload) as recording:
+    def _save(self, voice: Voice, recording: Recording) -> Voice:
+        with self._folder.locked(), _open(recording) as file:
             self.check_room(voice.id)
-            known = detect(recording.read(HEAD_BYTES))
+            known = detect(file.read(HEAD_BYTES))
             media_type = "application/octet-stream" if known is None else known.media_type
             voice = voice.model_copy(update={"media_type": media_type})
-            recording.seek(0)
-            self._folder.put(voice, recording)
+            file.seek(0)
+            self._folder.put(voice, file)
             return voice
 
     def _delete(self, id: str) -> bool:
@@ -218,5 +220,8 @@ class VoiceStore:
         )
 
 
-def _open(upload: Upload) -> BinaryIO:
-    return open(upload.path, "rb") if upload.path is not None else io.BytesIO(upload.data or b"")
+def _open(recording: Recording) -> BinaryIO:
+    if recording.data is not None:
+        return io.BytesIO(recording.data)
+    assert recording.path is not None
+    return open(recording.path, "rb")

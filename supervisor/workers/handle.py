@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
-from ipc.operations import Operation, ResultT, Segment
+from ipc.operations import AnyOperation, Segment
 from supervisor.workers.lifecycle import State
 
 Item = bytes | Segment
@@ -22,11 +23,29 @@ class WorkerDied(Exception):  # noqa: N818 - named for what happened
         self.blame = blame
 
 
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request to one worker.
+
+    `outcome` gets the result; a `ServiceError` if the worker reports an error; or `WorkerDied`.
+    Before that, `on_item` gets the items of the stream, without the first `skip`. `alone`: the
+    worker gets no other request meanwhile.
+    """
+
+    id: int
+    operation: AnyOperation
+    skip: int
+    on_item: Callable[[Item], None]
+    outcome: asyncio.Future[Any]
+    alone: bool = False
+    begun: bool = False
+    """Whether the engine has begun it: then the death of the worker may be its fault."""
+
+
 class WorkerHandle(Protocol):
     """One worker, from its start to its death.
 
-    `reserve` takes a slot for a request; then call `run` or `release`. Times are on the clock of
-    `time.monotonic`, memory is in bytes.
+    Times are on the clock of `time.monotonic`, memory is in bytes.
     """
 
     name: str
@@ -76,25 +95,17 @@ class WorkerHandle(Protocol):
     def killed_from_outside(self) -> bool:
         """Whether it ended by a SIGKILL that the front did not send."""
 
-    def reserve(self, request_id: int, *, alone: bool = False) -> None:
-        """Take a slot for a request; `alone`: no other request gets one until it is free again."""
+    def submit(self, call: Call) -> None:
+        """Send a request; there must be a free slot.
 
-    def release(self, request_id: int) -> None:
-        """Give back the slot of a request that was not run."""
+        Raises `FrameError` when the request is too long for a frame; then the slot stays free.
+        """
 
-    async def run(
-        self,
-        request_id: int,
-        operation: Operation[ResultT],
-        skip: int,
-        on_item: Callable[[Item], None],
-        cancel_grace: float,
-    ) -> ResultT:
-        """Run `operation`. `on_item` gets the items of its stream, without the first `skip`.
+    def cancel(self, call: Call, grace: float) -> None:
+        """Tell the worker to stop a request; nobody waits for it any more.
 
-        When the caller is cancelled, the worker is told to stop the request. If it has not stopped
-        after `cancel_grace` seconds, it is killed. Raises `ServiceError` for an error that the
-        worker reports, and `WorkerDied`.
+        It keeps its slot until the worker reports its end. After `grace` seconds the worker is
+        killed.
         """
 
     def drain(self, reason: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
 
 from ipc.channel import PipeChannel
 from ipc.codec import FrameError
@@ -25,39 +23,26 @@ from ipc.messages import (
     Recognized,
     Request,
 )
-from ipc.operations import RESULT_OF, AnyOperation, Operation, ResultT, Segment, Transcribe
+from ipc.operations import RESULT_OF, AnyResult, Segment, Transcribe
 from supervisor.memory.usage import resident_bytes
-from supervisor.workers.handle import Item, WorkerDied
+from supervisor.workers.handle import Call, Item, WorkerDied
 from supervisor.workers.lifecycle import Event, State, next_state
 from supervisor.workers.process import LEAVE_SECONDS, Process, describe_exit, end
 
 
-@dataclass(slots=True)
-class _InFlight:
-    """A request that was sent. `begun`: the death of the worker may be its fault."""
-
-    operation: AnyOperation
-    on_item: Callable[[Item], None]
-    outcome: asyncio.Future[Any]
-    """Cancelled when the caller no longer waits for it."""
-    begun: bool
-
-    def succeed(self, result: Any) -> None:
-        if not self.outcome.cancelled():
-            self.outcome.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        if not self.outcome.cancelled():
-            self.outcome.set_exception(error)
-            self.outcome.exception()  # mark as retrieved: the caller may be cancelled meanwhile
-
-    def accepts(self, item: Item) -> bool:
-        """Whether `item` has the type of its stream."""
-        return isinstance(item, Segment if isinstance(self.operation, Transcribe) else bytes)
-
-
 def _ignore(_: Item) -> None:
     """Drop an item of a stream that nobody reads any more."""
+
+
+def _settle(call: Call, outcome: AnyResult | Exception) -> None:
+    """Give the caller what it waits for, unless it no longer does."""
+    if call.outcome.done():
+        return
+    if isinstance(outcome, Exception):
+        call.outcome.set_exception(outcome)
+        call.outcome.exception()  # mark as retrieved: the caller may be cancelled meanwhile
+    else:
+        call.outcome.set_result(outcome)
 
 
 class Worker:
@@ -83,10 +68,8 @@ class Worker:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_change = on_change
         self._channel = PipeChannel(self._on_message, self._on_close)
-        self._in_flight: dict[int, _InFlight | None] = {}
-        """By request id; None for a slot that is only reserved."""
-        self._alone: int | None = None
-        """The id of the request that must run alone."""
+        self._in_flight: dict[int, Call] = {}
+        """By request id."""
         self._blames = True
         """Whether a request may be the cause of this worker's end."""
         self._broken: str | None = None
@@ -116,7 +99,7 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """How many more requests it can be given now."""
-        if self.state is not State.READY or self._alone in self._in_flight:
+        if self.state is not State.READY or any(call.alone for call in self._in_flight.values()):
             return 0
         return self.capacity - len(self._in_flight)
 
@@ -141,47 +124,21 @@ class Worker:
         """Read its RSS, in bytes."""
         return resident_bytes(self.process.pid)
 
-    def reserve(self, request_id: int, *, alone: bool = False) -> None:
-        """Take a slot for a request."""
-        self._in_flight[request_id] = None
-        if alone:
-            self._alone = request_id
+    def submit(self, call: Call) -> None:
+        """Send a request; see `WorkerHandle`."""
+        self._channel.send(Request(call.id, call.operation, call.skip))
+        call.begun = self.capacity == 1
+        self._in_flight[call.id] = call
 
-    def release(self, request_id: int) -> None:
-        """Give back the slot of a request that was not run."""
-        if request_id in self._in_flight:
-            self._free(request_id)
-
-    async def run(
-        self,
-        request_id: int,
-        operation: Operation[ResultT],
-        skip: int,
-        on_item: Callable[[Item], None],
-        cancel_grace: float,
-    ) -> ResultT:
-        """See `WorkerHandle`."""
-        if self.state not in (State.READY, State.DRAINING) or request_id not in self._in_flight:
-            self._in_flight.pop(request_id, None)
-            raise WorkerDied(self.end_reason or "ended before the request reached it", blame=False)
-        asked = cast(AnyOperation, operation)
-        outcome: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        flight = _InFlight(asked, on_item, outcome, begun=self.capacity == 1)
-        self._in_flight[request_id] = flight
-        self._channel.send(Request(request_id, asked, skip))
-        try:
-            return await outcome
-        except asyncio.CancelledError:
-            # Only the caller has ended: the slot stays taken until the worker reports the end.
-            self._cancel(request_id, flight, cancel_grace)
-            raise
-
-    def _cancel(self, request_id: int, flight: _InFlight, grace: float) -> None:
-        flight.on_item = _ignore
-        self._channel.send(Cancel(request_id))
+    def cancel(self, call: Call, grace: float) -> None:
+        """Tell the worker to stop a request; see `WorkerHandle`."""
+        if self._in_flight.get(call.id) is not call:
+            return  # it has ended already
+        call.on_item = _ignore
+        self._channel.send(Cancel(call.id))
 
         def kill_if_still_busy() -> None:
-            if self._in_flight.get(request_id) is flight:
+            if self._in_flight.get(call.id) is call:
                 # Other requests of this worker are not the cause, and nobody waits for this one.
                 self.stop("did not stop a cancelled request", blame=False)
 
@@ -226,23 +183,17 @@ class Worker:
         match message:
             case Pong():
                 self.unanswered_pings = 0
-            case Chunk() if (flight := self._in_flight.get(message.id)) is not None:
-                self._take(flight, message.data)
-            case Done() if (flight := self._in_flight.get(message.id)) is not None:
-                if type(message.result) is not RESULT_OF[type(flight.operation)]:
-                    raise FrameError(
-                        f"{type(message.result).__name__} is the result of another operation"
-                    )
-                self._finish(message.id, message.rss)
-                flight.succeed(message.result)
-            case Recognized() if (flight := self._in_flight.get(message.id)) is not None:
-                self._take(flight, message.segment)
-            case Begun() if (flight := self._in_flight.get(message.id)) is not None:
-                flight.begun = True
-            case Failed() if (flight := self._in_flight.get(message.id)) is not None:
-                self._finish(message.id, message.rss)
+            case Chunk() if (call := self._in_flight.get(message.id)) is not None:
+                self._take(call, message.data)
+            case Done() if (call := self._in_flight.get(message.id)) is not None:
+                self._finish(call, message.result, message.rss)
+            case Recognized() if (call := self._in_flight.get(message.id)) is not None:
+                self._take(call, message.segment)
+            case Begun() if (call := self._in_flight.get(message.id)) is not None:
+                call.begun = True
+            case Failed() if (call := self._in_flight.get(message.id)) is not None:
                 code = ErrorCode.from_wire(message.code)
-                flight.fail(ServiceError(code, message.message))
+                self._finish(call, ServiceError(code, message.message), message.rss)
             case Ready() if self.state is State.STARTING and not self.ready.done():
                 self.info = message.info
                 self.capacity = message.capacity
@@ -261,19 +212,20 @@ class Worker:
                 raise FrameError(f"{type(message).__name__} is not expected in this state")
 
     @staticmethod
-    def _take(flight: _InFlight, item: Item) -> None:
-        if not flight.accepts(item):
+    def _take(call: Call, item: Item) -> None:
+        if not isinstance(item, Segment if isinstance(call.operation, Transcribe) else bytes):
             raise FrameError(f"{type(item).__name__} is not an item of this stream")
-        flight.on_item(item)
+        call.on_item(item)
 
-    def _finish(self, request_id: int, rss: int) -> None:
+    def _finish(self, call: Call, outcome: AnyResult | ServiceError, rss: int) -> None:
+        """Free the slot of a request and settle it."""
+        failed = isinstance(outcome, ServiceError)
+        if not failed and type(outcome) is not RESULT_OF[type(call.operation)]:
+            raise FrameError(f"{type(outcome).__name__} is the result of another operation")
         self.requests += 1
         self.rss = rss
-        self._free(request_id)
-
-    def _free(self, request_id: int) -> None:
-        """Free the slot of a request."""
-        del self._in_flight[request_id]
+        del self._in_flight[call.id]
+        _settle(call, outcome)
         if self.state is State.DRAINING and not self._in_flight:
             self._advance(Event.EMPTY)
         elif self.state is State.READY:
@@ -294,7 +246,5 @@ class Worker:
             self.ready.set_exception(WorkerDied(self.last_exit, blame=False))
             self.ready.exception()  # mark as retrieved: nobody waits when the pool is closing
         lost, self._in_flight = self._in_flight, {}
-        for flight in lost.values():
-            if flight is not None:
-                blame = self._blames and flight.begun
-                flight.fail(WorkerDied(self.last_exit, blame=blame))
+        for call in lost.values():
+            _settle(call, WorkerDied(self.last_exit, blame=self._blames and call.begun))

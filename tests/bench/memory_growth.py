@@ -23,6 +23,7 @@ from ipc.operations import Recording, Sampling, Speak, Voice
 from supervisor import log
 from supervisor.memory.usage import resident_bytes
 from supervisor.workers import launch
+from supervisor.workers.handle import Call
 from supervisor.workers.launch import LaunchConfig
 from supervisor.workers.template import Template
 from tests.bench.models import models_folder
@@ -98,8 +99,9 @@ async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> G
         ready = worker.baseline_rss / _MB
         rss = []
         for number, speech in enumerate(_requests(requests, seed, Path(scratch))):
-            worker.reserve(number)
-            await worker.run(number, speech, 0, lambda _: None, 1.0)
+            outcome = asyncio.get_running_loop().create_future()
+            worker.submit(Call(number, speech, 0, lambda _: None, outcome))
+            await outcome
             await asyncio.sleep(_PAUSE_SECONDS)
             rss.append((resident_bytes(worker.process.pid) or 0) / _MB)
         worker.stop("measured", grace=5.0)
