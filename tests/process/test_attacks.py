@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
@@ -129,9 +130,15 @@ def head(method: str, path: str, *headers: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def connected(
-    service: RunningService,
+    service: RunningService, *, buffer: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    """A connection; the kernel keeps at most `buffer` bytes for the reader, if that is given."""
+    client = socket.socket()
+    client.setblocking(False)
+    if buffer is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", service.port))
+    reader, writer = await asyncio.open_connection(sock=client)
     try:
         yield reader, writer
     finally:
@@ -514,7 +521,7 @@ async def test_a_client_that_does_not_read_is_cut_off(impatient: RunningService)
     front = psutil.Process(impatient.process.pid)
     impatient.health()
     before = front.num_fds()
-    async with connected(impatient) as (reader, writer):
+    async with connected(impatient, buffer=64 * 1024) as (reader, writer):
         # More than all buffers between the two hold.
         writer.write(head("GET", "/docs/rapidoc-min.js") * 40)
         await writer.drain()
