@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import psutil
 
 _MB = 1024 * 1024
+
+_process = functools.lru_cache(maxsize=256)(psutil.Process)
+"""psutil reads the start time of each new `Process`, which takes longer than to read its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Share:
 def resident_bytes(pid: int) -> int | None:
     """RSS of a process in bytes; None when the process has ended. Takes microseconds (statm)."""
     try:
-        rss: int = psutil.Process(pid).memory_info().rss
+        rss: int = _process(pid).memory_info().rss
     except psutil.Error:
         return None
     return rss
@@ -32,7 +36,7 @@ def share(pid: int) -> Share | None:
     Takes milliseconds, because the kernel walks the page tables. Call it off the event loop.
     """
     try:
-        memory = psutil.Process(pid).memory_full_info()
+        memory = _process(pid).memory_full_info()
     except psutil.Error:
         return None
     return Share(memory.uss, memory.pss)
