@@ -223,7 +223,7 @@ class Dispatcher:
         """Run `job`; when its worker dies, run it again in another one."""
         replay = False
         while True:
-            attempt = self._enqueue(job, replay=replay)
+            attempt = self._start(job, replay=replay)
             try:
                 result = cast(ResultT, await attempt.call.outcome)
             except asyncio.CancelledError:
@@ -250,8 +250,8 @@ class Dispatcher:
                     job.running_s += time.monotonic() - attempt.started
                 del attempt  # it refers to the error: a reference cycle, see `run`
 
-    def _enqueue(self, job: Job[Any], *, replay: bool) -> _Attempt:
-        """Queue `job` for a worker. A replay goes first: it has waited before."""
+    def _start(self, job: Job[Any], *, replay: bool) -> _Attempt:
+        """Give `job` to a free worker, or queue it. A replay goes first: it has waited before."""
         # Requests that shared a worker share the blame for its death. The last attempt of each runs
         # alone, so that only the request at fault ends in quarantine.
         call = Call(
@@ -263,6 +263,9 @@ class Dispatcher:
             alone=0 < job.attempts == self.config.max_attempts - 1,
         )
         attempt = _Attempt(job, call, time.monotonic())
+        if not self._waiting and (free := self._pool.free_worker(empty=call.alone)) is not None:
+            self._submit(attempt, free)
+            return attempt
         if replay:
             self._waiting.push_front(attempt, job.client, job.cost)
         else:
