@@ -315,6 +315,8 @@ class Pool:
         if slot is not None:
             if worker.state is State.DEAD:
                 self._on_dead(slot)
+            elif worker.state is State.STOPPING and slot.bounded and not slot.replacing:
+                self._vacate(slot)
             elif worker.state is State.READY:
                 if not slot.bounded:
                     self._on_ready(slot)
@@ -343,6 +345,13 @@ class Pool:
                 f"raise {self.config.limit_setting}",
             )
 
+    def _vacate(self, slot: Slot) -> RestartHistory:
+        """The worker ends: its successor, which may start before it is dead, gets its history."""
+        if slot.next_history is None:
+            slot.next_history = slot.history.next(None)
+            self._vacated.append(slot.next_history)
+        return slot.next_history
+
     def _on_dead(self, slot: Slot) -> None:
         self.slots.remove(slot)
         worker = slot.worker
@@ -353,7 +362,7 @@ class Pool:
             worker.diagnosis = "killed by the kernel: the container is out of memory"
         reason = worker.last_exit
         if not slot.replacing:
-            self._vacated.append(slot.history.next(reason))
+            self._vacate(slot).last_exit = reason
         if not worker.planned:
             logger.warning(
                 "worker_died",

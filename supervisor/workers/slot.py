@@ -17,14 +17,15 @@ from supervisor.workers.lifecycle import State
 _UNBOUNDED = Bounds(None, None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RestartHistory:
     """How often the worker of a slot was replaced, and how the last one ended."""
 
     restarts: int = 0
     last_exit: str | None = None
+    """None also while that worker is still ending, because its successor may start earlier."""
 
-    def next(self, last_exit: str) -> RestartHistory:
+    def next(self, last_exit: str | None) -> RestartHistory:
         """The history of the successor of a worker that ended in this way."""
         return RestartHistory(self.restarts + 1, last_exit)
 
@@ -42,6 +43,8 @@ class Slot:
     """Samples in a row over the soft limit."""
     replacing: bool = False
     """A successor is being started."""
+    next_history: RestartHistory | None = None
+    """The history of the successor, once the worker ends without being replaced."""
     bounded: bool = False
     """The worker has been READY, so that its bounds are known."""
 

@@ -139,6 +139,25 @@ async def test_the_successor_is_ready_before_the_old_worker_drains(gate: Gate) -
         assert second["last_exit"] == "recycled: soft memory limit"
 
 
+async def test_a_killed_worker_is_remembered_by_its_successor() -> None:
+    with running({}) as service:
+        service.wait_ready()
+        async with client_of(service) as client:
+            for restarts in (1, 2, 3):
+                (worker,) = service.children(model="tts")
+                os.kill(worker["pid"], signal.SIGKILL)
+
+                def succeeded(_: Any, killed: int = worker["pid"], count: int = restarts) -> bool:
+                    return any(
+                        (child["restarts"], child["last_exit"]) == (count, "SIGKILL")
+                        for child in service.children(model="tts")
+                        if child["pid"] != killed and child["state"] == "IDLE"
+                    )
+
+                await asyncio.to_thread(service.wait_until, succeeded)
+                assert (await speak(client, "say 1"))[0] == 200
+
+
 async def test_one_request_over_the_hard_limit_does_not_loop() -> None:
     settings = {
         "VOICE_ENGINE_TTS_SOFT_LIMIT_MB": "+30",
