@@ -266,13 +266,12 @@ def _union(members: tuple[Any, ...]) -> _Form:
     shapes = [_shape(cls) for cls in classes]
     numbers = {cls: number for number, cls in enumerate(classes)}
 
-    def pack(value: Any) -> list[Any]:
-        number = numbers[type(value)]
-        return [number, *shapes[number].pack(value)]
+    def numbered(fields: Callable[[_Shape, Any], list[Any]]) -> _Convert:
+        def convert(value: Any) -> list[Any]:
+            number = numbers[type(value)]
+            return [number, *fields(shapes[number], value)]
 
-    def content(value: Any) -> list[Any]:
-        number = numbers[type(value)]
-        return [number, *shapes[number].content(value)]
+        return convert
 
     def unpack(values: list[Any]) -> Any:
         number, *fields = values or [None]
@@ -281,7 +280,7 @@ def _union(members: tuple[Any, ...]) -> _Form:
         return shapes[number].unpack(fields)
 
     plain = [member for member in members if member is type(None)]
-    return _Form((list, *plain), pack, unpack, content)
+    return _Form((list, *plain), numbered(_Shape.pack), unpack, numbered(_Shape.content))
 
 
 _made: dict[type[Any], _Shape] = {}

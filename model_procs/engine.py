@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ipc.engines import EngineInfo
+from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import WorkerOptions
 from ipc.operations import AnyOperation, AnyResult, Segment
 
@@ -57,6 +58,12 @@ class Engine(Protocol):
         Raises `ServiceError` for errors that the client can fix, and `Cancelled` soon after `stop`
         is set.
         """
+
+
+def no_operation(engine: str, operation: AnyOperation) -> ServiceError:
+    """The error for an operation that the engine of this name does not have."""
+    message = f"the engine {engine} has no operation {type(operation).__name__}"
+    return ServiceError(ErrorCode.invalid_request, message)
 
 
 @runtime_checkable

@@ -94,7 +94,7 @@ def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> N
     while True:
         if not running:
             running.append(start(_wait(inbox, baseline, options)))
-        while len(running) < capacity and (request := inbox.waiting()) is not None:
+        while len(running) < capacity and (request := inbox.next(timeout=0)) is not None:
             running.append(start(request))
         running = [one for one in running if one.advance()]
         if batch is not None and running:
@@ -246,10 +246,6 @@ class _Inbox:
             return self._requests.get(timeout=timeout)
         except queue.Empty:
             return None
-
-    def waiting(self) -> Request | None:
-        """A request that has arrived; None without one."""
-        return None if self._requests.empty() else self._requests.get()
 
     def stop_event(self, request_id: int) -> threading.Event:
         return self._stops[request_id]

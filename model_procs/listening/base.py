@@ -19,7 +19,7 @@ from ipc.operations import (
 )
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Output
+from model_procs.engine import Output, no_operation
 from model_procs.listening.transcript import Piece, merge
 
 RATE = 16_000
@@ -73,10 +73,7 @@ class TranscriptionEngine:
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """Decode and transcribe the recording; with `streamed`, yield every segment."""
         if not isinstance(operation, Transcribe):
-            raise ServiceError(
-                ErrorCode.invalid_request,
-                f"the engine {self.name} has no operation {type(operation).__name__}",
-            )
+            raise no_operation(self.name, operation)
         source = operation.recording.source
         if source is None:
             raise ServiceError(

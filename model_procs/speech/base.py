@@ -31,7 +31,7 @@ from ipc.operations import (
 )
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Cancelled, Output
+from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
 from model_procs.speech.text import sentences, strip_tags
@@ -151,10 +151,7 @@ class SpeechEngine:
             case EncodeVoice():
                 return (yield from self._encode_voice(operation, stop))
             case other:
-                raise ServiceError(
-                    ErrorCode.invalid_request,
-                    f"the engine {self.name} has no operation {type(other).__name__}",
-                )
+                raise no_operation(self.name, other)
 
     def _speak(
         self, speak: Speak, stop: threading.Event

@@ -162,14 +162,13 @@ class Dispatcher:
         if self._waiting and self._pool.state is ModelState.FAILED:
             for attempt in self._waiting.items():
                 self._waiting.remove(attempt)
-                if not attempt.call.outcome.done():
-                    attempt.call.outcome.set_exception(self._unavailable())
+                attempt.call.settle(self._unavailable())
 
     def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
         try:
             worker.submit(attempt.call)
         except Exception as error:  # it cannot be sent: an error of this request alone
-            attempt.call.outcome.set_exception(error)
+            attempt.call.settle(error)
             return
         attempt.worker = worker
         attempt.started = time.monotonic()

@@ -11,10 +11,13 @@ import tempfile
 from collections import deque
 from dataclasses import dataclass
 from io import FileIO
+from typing import Generic, TypeVar
 
 from ipc.operations import Segment
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,60 @@ class _Stored:
     size: int
 
 
-class ResponseBuffer:
+class _Buffer(Generic[ItemT]):
+    """Items that were appended and not read yet, the end of the stream, and its error."""
+
+    def __init__(self) -> None:
+        self._unread: deque[ItemT] = deque()
+        self._complete = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._changed = asyncio.Event()
+        self.size = 0
+        """How much was appended so far, read or not: bytes, or segments."""
+        self._begun = False
+        """Whether any of it has been read."""
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the stream; with an `error`, the reader gets it after the items."""
+        self._complete = True
+        # After `close` nobody reads the error, and its frames refer to this buffer (a cycle).
+        self._error = None if self._closed else error
+        self._changed.set()
+
+    def rewind(self) -> None:
+        """Drop everything, unless some has been read: the stream starts again from its start.
+
+        So the items of two workers do not need to fit together.
+        """
+        if not self._begun:
+            self._forget()
+            self.size = 0
+
+    def close(self) -> None:
+        """Drop what was not read."""
+        self._closed = True
+        self._error = None
+        self._forget()
+
+    async def _next(self) -> ItemT | None:
+        """The next item; None at the end. Raises what `finish` was given."""
+        while not self._unread:
+            if self._complete:
+                if self._error is not None:
+                    raise self._error
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        self._begun = True
+        return self._unread.popleft()
+
+    def _forget(self) -> None:
+        """Drop what was not read."""
+        self._unread.clear()
+
+
+class ResponseBuffer(_Buffer[bytes | _Stored]):
     """Bytes of speech.
 
     Unread bytes stay in memory while there is room for responses, otherwise they go to an unnamed
@@ -33,20 +89,12 @@ class ResponseBuffer:
     """
 
     def __init__(self, spool: Spool) -> None:
+        super().__init__()
         self._spool = spool
-        self._unread: deque[bytes | _Stored] = deque()
         self._in_memory = 0
         self._file: FileIO | None = None
         self.stored = 0
         """Bytes written to the file so far."""
-        self._complete = False
-        self._closed = False
-        self._error: BaseException | None = None
-        self._changed = asyncio.Event()
-        self.size = 0
-        """Bytes appended so far, read or not."""
-        self._begun = False
-        """Whether any of it has been read."""
 
     def append(self, data: bytes) -> None:
         """Add the next bytes; after `close` they are dropped."""
@@ -60,51 +108,28 @@ class ResponseBuffer:
             self._keep(len(data))
         self._changed.set()
 
-    def finish(self, error: BaseException | None = None) -> None:
-        """End the stream; with an `error`, the reader gets it after the bytes."""
-        self._complete = True
-        # After `close` nobody reads the error, and its frames refer to this buffer (a cycle).
-        self._error = None if self._closed else error
-        self._changed.set()
-
     async def read(self) -> bytes:
         """The next bytes; b"" at the end. Raises what `finish` was given."""
-        while not self._unread:
-            if self._complete:
-                if self._error is not None:
-                    raise self._error
-                return b""
-            self._changed.clear()
-            await self._changed.wait()
-        piece = self._unread.popleft()
-        self._begun = True
+        piece = await self._next()
+        if piece is None:
+            return b""
         if isinstance(piece, _Stored):
             assert self._file is not None
             return os.pread(self._file.fileno(), piece.size, piece.offset)
         self._keep(-len(piece))
         return piece
 
-    def rewind(self) -> None:
-        """Drop everything, unless some has been read: the stream starts again from the first byte.
-
-        So the bytes of two workers do not need to fit together.
-        """
-        if not self._begun:
-            self._forget()
-            self.size = self.stored = 0
-
     def close(self) -> None:
         """Drop what was not read."""
-        self._closed = True
-        self._error = None
-        self._forget()
+        super().close()
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _forget(self) -> None:
+        super()._forget()
         self._keep(-self._in_memory)
-        self._unread.clear()
+        self.stored = 0  # the file is written again from its start
 
     def _keep(self, size: int) -> None:
         """Count `size` more bytes in memory."""
@@ -130,18 +155,8 @@ class ResponseBuffer:
         return True
 
 
-class SegmentBuffer:
+class SegmentBuffer(_Buffer[Segment]):
     """Segments of a transcript: few and small, so that all of them stay in memory."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        """Segments appended so far, read or not."""
-        self._unread: deque[Segment] = deque()
-        self._begun = False
-        self._complete = False
-        self._closed = False
-        self._error: BaseException | None = None
-        self._changed = asyncio.Event()
 
     def append(self, item: Segment) -> None:
         """Add the next segment; after `close` it is dropped."""
@@ -150,33 +165,6 @@ class SegmentBuffer:
             self._unread.append(item)
             self._changed.set()
 
-    def rewind(self) -> None:
-        """Drop all segments, unless one has been read."""
-        if not self._begun:
-            self._unread.clear()
-            self.size = 0
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """End the stream; with an `error`, the reader gets it after the segments."""
-        self._complete = True
-        # After `close` nobody will ask for it, and it refers to frames that refer to this buffer.
-        self._error = None if self._closed else error
-        self._changed.set()
-
     async def read(self) -> Segment | None:
         """The next segment; None at the end. Raises what `finish` was given."""
-        while not self._unread:
-            if self._complete:
-                if self._error is not None:
-                    raise self._error
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        self._begun = True
-        return self._unread.popleft()
-
-    def close(self) -> None:
-        """Drop what was not read."""
-        self._closed = True
-        self._unread.clear()
-        self._error = None
+        return await self._next()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
-from ipc.operations import AnyOperation, Segment
+from ipc.operations import AnyOperation, AnyResult, Segment
 from supervisor.workers.lifecycle import State
 
 Item = bytes | Segment
@@ -40,6 +40,16 @@ class Call:
     alone: bool = False
     begun: bool = False
     """Whether the engine has begun it: then the death of the worker may be its fault."""
+
+    def settle(self, outcome: AnyResult | Exception) -> None:
+        """Give the caller what it waits for, unless it no longer does."""
+        if self.outcome.done():
+            return
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+            self.outcome.exception()  # mark as retrieved: the caller may be cancelled meanwhile
+        else:
+            self.outcome.set_result(outcome)
 
 
 class WorkerHandle(Protocol):

@@ -355,8 +355,7 @@ class Pool:
     def _on_dead(self, slot: Slot) -> None:
         self.slots.remove(slot)
         worker = slot.worker
-        was_ready = worker.ready.done() and worker.ready.exception() is None
-        if self._closing or not was_ready:
+        if self._closing or not slot.bounded:
             return
         if worker.killed_from_outside and self._environment.kernel_killed():
             worker.diagnosis = "killed by the kernel: the container is out of memory"

@@ -34,17 +34,6 @@ def _ignore(_: Item) -> None:
     """Drop an item of a stream that nobody reads any more."""
 
 
-def _settle(call: Call, outcome: AnyResult | Exception) -> None:
-    """Give the caller what it waits for, unless it no longer does."""
-    if call.outcome.done():
-        return
-    if isinstance(outcome, Exception):
-        call.outcome.set_exception(outcome)
-        call.outcome.exception()  # mark as retrieved: the caller may be cancelled meanwhile
-    else:
-        call.outcome.set_result(outcome)
-
-
 class Worker:
     """One worker process, from its start to its death: a `WorkerHandle`.
 
@@ -225,7 +214,7 @@ class Worker:
         self.requests += 1
         self.rss = rss
         del self._in_flight[call.id]
-        _settle(call, outcome)
+        call.settle(outcome)
         if self.state is State.DRAINING and not self._in_flight:
             self._advance(Event.EMPTY)
         elif self.state is State.READY:
@@ -247,4 +236,4 @@ class Worker:
             self.ready.exception()  # mark as retrieved: nobody waits when the pool is closing
         lost, self._in_flight = self._in_flight, {}
         for call in lost.values():
-            _settle(call, WorkerDied(self.last_exit, blame=self._blames and call.begun))
+            call.settle(WorkerDied(self.last_exit, blame=self._blames and call.begun))

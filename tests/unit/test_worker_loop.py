@@ -182,6 +182,17 @@ def listen(id: int, text: str, skip: int = 0) -> Request:
     return Request(id, Transcribe(Recording("key", text.encode()), streamed=True), skip)
 
 
+def arrive_in_first_step(front: Front, engine: Choir, *others: tuple[int, str]) -> None:
+    """Request 1, "abcd", is in the first step, which waits; the `others` have arrived meanwhile."""
+    front.send(speak(1, "abcd"))
+    assert front.next() == Begun(1)
+    engine.until_steps(1)
+    for id, text in others:
+        front.send(speak(id, text))
+    front.send(Ping(1))
+    assert front.next() == Pong(1)
+
+
 def letters(messages: list[Message], id: int) -> str:
     """What request `id` got of its stream."""
     text = ""
@@ -317,13 +328,7 @@ def test_requests_are_begun_and_go_on_together(serve: Serve) -> None:
         ready = front.seen[0]
         assert isinstance(ready, Ready)
         assert ready.capacity == 3
-        front.send(speak(1, "abcd"))
-        assert front.next() == Begun(1)
-        engine.until_steps(1)
-        for id, text in ((2, "ef"), (3, "ghi"), (4, "j")):
-            front.send(speak(id, text))
-        front.send(Ping(1))
-        assert front.next() == Pong(1)  # so the others have arrived, during the first step
+        arrive_in_first_step(front, engine, (2, "ef"), (3, "ghi"), (4, "j"))
         engine.allowed.release()
         # Two join; the fourth waits for a place.
         assert [front.next() for _ in range(3)] == [Begun(2), Begun(3), Chunk(1, b"a")]
@@ -363,13 +368,7 @@ def test_a_request_that_joins_late_is_served_with_those_that_run(serve: Serve) -
 def test_a_cancelled_request_leaves_the_others_alone(serve: Serve) -> None:
     engine = Choir(allow=0)
     with serve(engine) as front:
-        front.send(speak(1, "abcd"))
-        assert front.next() == Begun(1)
-        engine.until_steps(1)
-        for id, text in ((2, "efgh"), (3, "ijkl"), (4, "mnop")):
-            front.send(speak(id, text))
-        front.send(Ping(1))
-        assert front.next() == Pong(1)
+        arrive_in_first_step(front, engine, (2, "efgh"), (3, "ijkl"), (4, "mnop"))
         engine.allowed.release(2)
         while front.next() != Chunk(3, b"i"):
             pass
@@ -402,13 +401,7 @@ def test_an_error_in_one_request_leaves_the_others_alone(serve: Serve) -> None:
 def test_an_error_in_a_step_is_one_of_all_that_wait_for_it(serve: Serve) -> None:
     engine = Choir(allow=0)
     with serve(engine) as front:
-        front.send(speak(1, "abcd"))
-        assert front.next() == Begun(1)
-        engine.until_steps(1)
-        for id, text in ((2, "efgh"), (3, "ijkl"), (4, "m")):
-            front.send(speak(id, text))
-        front.send(Ping(1))
-        assert front.next() == Pong(1)
+        arrive_in_first_step(front, engine, (2, "efgh"), (3, "ijkl"), (4, "m"))
         engine.allowed.release()
         assert [front.next() for _ in range(3)] == [Begun(2), Begun(3), Chunk(1, b"a")]
         engine.error = ValueError("out of order")
