@@ -48,7 +48,7 @@ bench-memory: setup ## plot how a worker's memory grows, with each measure off a
 	@$(PYTHON_ENV) -m tests.bench.memory_growth $(ARGS)
 
 soak: setup ## use the service for MINUTES (10) while it is hurt; see tests/soak/ for all settings
-	@$(PYTHON_ENV) -m tests.soak $(foreach name,MINUTES SEED ENGINES CHAOS CLIENTS OUT MODELS,\
+	@$(PYTHON_ENV) -m tests.soak $(foreach name,MINUTES SEED ENGINES CHAOS STORM CLIENTS OUT MODELS,\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))
 
 clean: ## remove .venv and caches; models and voices stay

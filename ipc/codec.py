@@ -39,6 +39,10 @@ class FrameError(Exception):
     """The peer sent something that is not a frame of this protocol."""
 
 
+class IncompleteFrameError(FrameError):
+    """The peer closed in the middle of a frame."""
+
+
 def encode(message: Message) -> bytes:
     """The frame of `message`, header included.
 
@@ -104,9 +108,9 @@ class Decoder:
         return decoded
 
     def end(self) -> None:
-        """The peer has closed. Raises `FrameError` if it closed in the middle of a frame."""
+        """The peer has closed. Raises `IncompleteFrameError` if it did so within a frame."""
         if self._buffer:
-            raise FrameError(f"the peer closed {len(self._buffer)} bytes into a frame")
+            raise IncompleteFrameError(f"the peer closed {len(self._buffer)} bytes into a frame")
 
 
 def _decode_frames(view: memoryview) -> tuple[list[Message], int]:

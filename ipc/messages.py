@@ -150,6 +150,14 @@ class Forked:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkFailed:
+    """The worker called `name` could not be forked, for example because memory is short."""
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The template reaped a worker; `status` is its exit code, or minus the number of a signal."""
 
@@ -170,5 +178,6 @@ Message = (
     | Pong
     | Fork
     | Forked
+    | ForkFailed
     | Exited
 )

@@ -4,12 +4,13 @@ Runs in the template process, one per model. It stays single-threaded so that a 
 copies only one thread, and a lock that another thread holds would stay locked in the worker.
 
     front --Fork + pipes--> template --fork--> worker
-    front <--Forked + pidfd, Exited-- template
+    front <--Forked + pidfd, ForkFailed, Exited-- template
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import selectors
@@ -19,7 +20,7 @@ import sys
 
 from ipc.channel import BlockingChannel, ControlSocket
 from ipc.codec import FrameError
-from ipc.messages import Exited, Fork, Forked, Ready
+from ipc.messages import Exited, Fork, Forked, ForkFailed, Ready
 from model_procs import bootstrap, lifeline, worker
 from model_procs.engine import Engine
 
@@ -71,19 +72,34 @@ def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> in
                 if received is None:
                     return 0
                 message, descriptors = received
-                if not isinstance(message, Fork) or len(descriptors) != 3:
+                if not isinstance(message, Fork):
                     raise FrameError(f"a template cannot handle {message!r}")
-                pid = os.fork()
-                if pid == 0:
-                    selector.close()
-                    inherited = (control.socket.fileno(), wake_read, wake_write)
-                    _become_worker(engine, message, descriptors, lifeline_fd, inherited)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                # Opened before the worker can be reaped, so the pid cannot mean another process.
-                pidfd = os.pidfd_open(pid)
-                control.send(Forked(message.name, pid), [pidfd])
-                os.close(pidfd)
+                try:
+                    if len(descriptors) != 3:  # the kernel drops those for which there is no room
+                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                    pid = os.fork()
+                    if pid == 0:
+                        selector.close()
+                        inherited = (control.socket.fileno(), wake_read, wake_write)
+                        _become_worker(engine, message, descriptors, lifeline_fd, inherited)
+                    _report(control, message.name, pid)
+                except OSError as error:
+                    control.send(ForkFailed(message.name, f"a worker cannot be forked: {error}"))
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+
+
+def _report(control: ControlSocket, name: str, pid: int) -> None:
+    """Tell the front of the worker `pid`. Raises `OSError` when there is no descriptor for it."""
+    try:
+        # Opened before the worker can be reaped, so the pid cannot mean another process.
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    control.send(Forked(name, pid), [pidfd])
+    os.close(pidfd)
 
 
 def _relay_exits(control: ControlSocket) -> None:
@@ -100,7 +116,7 @@ def _relay_exits(control: ControlSocket) -> None:
 def _become_worker(
     engine: Engine, fork: Fork, descriptors: list[int], lifeline_fd: int, inherited: tuple[int, ...]
 ) -> None:
-    """The child's side of the fork; never returns into the template's loop."""
+    """The child's side of the fork; never returns, also not by an error."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)

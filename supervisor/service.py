@@ -74,7 +74,6 @@ class Service:
                 base=settings.backoff_base,
                 maximum=settings.backoff_max,
                 failures_max=settings.failures_max,
-                failed_pause=settings.failed_pause,
             ),
             quarantine,
             self.monitor,

@@ -208,16 +208,15 @@ class Settings(BaseSettings):
         600.0, ge=0, description="seconds for which such a request is refused afterwards"
     )
     backoff_base: float = Field(
-        0.5, gt=0, description="seconds of the first pause between failed starts"
+        1.0,
+        gt=0,
+        description="seconds of the pause after the second failed start in a row; it doubles",
     )
     backoff_max: float = Field(
-        30.0, gt=0, description="seconds of the longest pause between failed starts"
+        60.0, gt=0, description="seconds of the longest pause between failed starts"
     )
     failures_max: int = Field(
         5, ge=1, description="number of failed starts in a row after which a model is FAILED"
-    )
-    failed_pause: float = Field(
-        60.0, gt=0, description="seconds between attempts to start a FAILED model"
     )
 
     # Memory. A limit is an RSS ("900"), or growth over a worker's RSS at READY ("+400"). With

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import textwrap
 import threading
@@ -57,6 +58,8 @@ LONGEST_PIECE = 300
 """Most characters of one run of flite: about 20 s of sound, generated in a tenth of a second."""
 _POLL_SECONDS = 0.05
 _RUN_SECONDS = 60.0
+_RUNS_MAX = 5
+"""How often the program is run for one piece, if it is killed."""
 _SILENCE = 0.005
 """Highest amplitude of a piece that counts as a pause: flite gives one for unreadable text."""
 
@@ -200,6 +203,21 @@ class FliteEngine(SpeechEngine):
         return np.asarray(samples, np.float32)
 
     def _run(self, arguments: list[str], text: str, output: int, stop: threading.Event) -> None:
+        for _ in range(_RUNS_MAX):
+            status, errors = self._run_once(arguments, text, output, stop)
+            if status == 0:
+                return
+            if status != -signal.SIGKILL:
+                break
+            os.ftruncate(output, 0)  # somebody has killed it, which says nothing about the text
+        raise ServiceError(
+            ErrorCode.engine_error, f"flite failed with status {status}: {errors[-500:]}"
+        )
+
+    def _run_once(
+        self, arguments: list[str], text: str, output: int, stop: threading.Event
+    ) -> tuple[int, str]:
+        """The exit status of the program, and what it wrote to stderr."""
         deadline = time.monotonic() + _RUN_SECONDS
         unsent: bytes | None = text.encode("ascii")
         with subprocess.Popen(
@@ -234,12 +252,7 @@ class FliteEngine(SpeechEngine):
             except BaseException:
                 process.kill()
                 raise
-        if process.returncode:
-            raise ServiceError(
-                ErrorCode.engine_error,
-                f"flite failed with status {process.returncode}: "
-                f"{errors.decode(errors='replace').strip()[-500:]}",
-            )
+        return process.returncode, errors.decode(errors="replace").strip()
 
 
 def latin(text: str) -> str:

@@ -26,6 +26,9 @@ from supervisor.workers.pool import Pool
 
 _STOP_RETRY_SECONDS = 5.0
 
+_NOT_RUNNING = (ModelState.BACKOFF, ModelState.FAILED)
+"""The states in which no worker is READY because starts have failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class DispatchConfig:
@@ -134,11 +137,7 @@ class Dispatcher:
                 if self.in_flight == 0:
                     self._idle.set()
         except TimeoutError:
-            error = ServiceError(
-                ErrorCode.deadline_exceeded,
-                f"the request was not finished within {round(allowed, 1):g} s; send a "
-                "shorter text or recording, or try again when the service is less busy",
-            )
+            error = self._late(allowed)
             raise error from None
         except BaseException as raised:
             error = raised
@@ -159,10 +158,12 @@ class Dispatcher:
             attempt = self._waiting.pop(time.monotonic(), self._pool.parallel)
             if not attempt.call.outcome.done():
                 self._submit(attempt, worker)
-        if self._waiting and self._pool.state is ModelState.FAILED:
+        if self._waiting and self._pool.state in _NOT_RUNNING:
+            next_start = time.monotonic() + self._pool.retry_after
             for attempt in self._waiting.items():
-                self._waiting.remove(attempt)
-                attempt.call.settle(self._unavailable())
+                if attempt.job.deadline < next_start:
+                    self._waiting.remove(attempt)
+                    attempt.call.settle(self._unavailable())
 
     def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
         try:
@@ -181,7 +182,7 @@ class Dispatcher:
                 "the service is shutting down; try again",
                 retry_after=_STOP_RETRY_SECONDS,
             )
-        if self._pool.state is ModelState.FAILED:
+        if self._pool.state in _NOT_RUNNING and self._pool.retry_after > allowed:
             raise self._unavailable()
         if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
             raise ServiceError(
@@ -210,6 +211,16 @@ class Dispatcher:
     def _running_seconds(self) -> float:
         """Estimated seconds of work left in the jobs that workers run."""
         return sum(attempt.rest for attempt in self._running.values())
+
+    def _late(self, allowed: float) -> ServiceError:
+        """The error of a request that has passed its deadline, after `allowed` seconds."""
+        if self._pool.state in _NOT_RUNNING:
+            return self._unavailable()
+        return ServiceError(
+            ErrorCode.deadline_exceeded,
+            f"the request was not finished within {round(allowed, 1):g} s; send a "
+            "shorter text or recording, or try again when the service is less busy",
+        )
 
     def _unavailable(self) -> ServiceError:
         return ServiceError(

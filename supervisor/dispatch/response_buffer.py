@@ -16,16 +16,24 @@ from typing import Generic, TypeVar
 from ipc.operations import Segment
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
+from supervisor.threads import in_thread
 
 ItemT = TypeVar("ItemT")
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A piece of a response that is in the file."""
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """A piece of a response, in memory or in the file."""
 
-    offset: int
     size: int
+    data: bytes | None
+    """None once it is in the file."""
+    offset: int = 0
+    """Where it is in the file."""
+    counted: bool = False
+    """Whether it counts as a response in memory; not while it is on its way to the file."""
+    dropped: bool = False
+    """Whether it has been read or forgotten, so that it need not be written any more."""
 
 
 class _Buffer(Generic[ItemT]):
@@ -81,31 +89,36 @@ class _Buffer(Generic[ItemT]):
         self._unread.clear()
 
 
-class ResponseBuffer(_Buffer[bytes | _Stored]):
+class ResponseBuffer(_Buffer[_Piece]):
     """Bytes of speech.
 
     Unread bytes stay in memory while there is room for responses, otherwise they go to an unnamed
-    file. So a slow client holds neither the worker nor the front's memory.
+    file. So a slow client holds neither the worker nor the front's memory. Threads write and read
+    the file, because a busy disk may take half a second for it.
     """
 
     def __init__(self, spool: Spool) -> None:
         super().__init__()
         self._spool = spool
-        self._in_memory = 0
         self._file: FileIO | None = None
+        self._to_write: list[_Piece] = []
+        self._writing: asyncio.Task[None] | None = None
         self.stored = 0
-        """Bytes written to the file so far."""
+        """Bytes given to the file so far."""
 
     def append(self, data: bytes) -> None:
         """Add the next bytes; after `close` they are dropped."""
         self.size += len(data)
         if self._closed:
             return
-        if len(data) > self._spool.room and self._store(data):
-            self._unread.append(_Stored(self.stored - len(data), len(data)))
+        piece = _Piece(len(data), data)
+        self._unread.append(piece)
+        if piece.size <= self._spool.room:
+            self._count(piece)
         else:
-            self._unread.append(data)
-            self._keep(len(data))
+            self._to_write.append(piece)
+            if self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._write())
         self._changed.set()
 
     async def read(self) -> bytes:
@@ -113,46 +126,78 @@ class ResponseBuffer(_Buffer[bytes | _Stored]):
         piece = await self._next()
         if piece is None:
             return b""
-        if isinstance(piece, _Stored):
-            assert self._file is not None
-            return os.pread(self._file.fileno(), piece.size, piece.offset)
-        self._keep(-len(piece))
-        return piece
+        self._drop(piece)
+        if piece.data is not None:
+            return piece.data
+        file = self._file
+        assert file is not None
+        return await in_thread(lambda: os.pread(file.fileno(), piece.size, piece.offset))
 
     def close(self) -> None:
         """Drop what was not read."""
         super().close()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._writing is None:
+            self._close_file()
 
     def _forget(self) -> None:
+        for piece in self._unread:
+            self._drop(piece)
         super()._forget()
-        self._keep(-self._in_memory)
+        self._to_write.clear()
         self.stored = 0  # the file is written again from its start
 
-    def _keep(self, size: int) -> None:
-        """Count `size` more bytes in memory."""
-        self._in_memory += size
-        self._spool.room -= size
+    def _count(self, piece: _Piece) -> None:
+        piece.counted = True
+        self._spool.room -= piece.size
 
-    def _store(self, data: bytes) -> bool:
-        """Append to the file; False when the disk is full, so that the data stays in memory.
+    def _drop(self, piece: _Piece) -> None:
+        piece.dropped = True
+        if piece.counted:
+            self._spool.room += piece.size
+
+    async def _write(self) -> None:
+        """Write what waits for it, until nothing does. Only this task writes to the file."""
+        try:
+            while pieces := [piece for piece in self._to_write if not piece.dropped]:
+                self._to_write.clear()
+                await self._store(pieces)
+        finally:
+            self._writing = None
+            if self._closed:
+                self._close_file()
+
+    async def _store(self, pieces: list[_Piece]) -> None:
+        """Append to the file. When the disk is full, the pieces stay in memory.
 
         A response is small compared to an upload, and to drop it would waste the work in it.
         """
+        offset = self.stored
+        data = b"".join(piece.data for piece in pieces if piece.data is not None)
+        self.stored += len(data)
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._spool.folder, buffering=0)  # noqa: SIM115
-            written = 0
-            while written < len(data):
-                view = memoryview(data)[written:]
-                written += os.pwrite(self._file.fileno(), view, self.stored + written)
+            await in_thread(lambda: self._write_file(data, offset))
         except OSError as error:
             logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
-            return False
-        self.stored += len(data)
-        return True
+            for piece in pieces:
+                if not piece.dropped:
+                    self._count(piece)
+            return
+        for piece in pieces:
+            piece.data, piece.offset = None, offset
+            offset += piece.size
+
+    def _write_file(self, data: bytes, offset: int) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._spool.folder, buffering=0)  # noqa: SIM115
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class SegmentBuffer(_Buffer[Segment]):

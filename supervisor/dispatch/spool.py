@@ -23,18 +23,28 @@ class Spool:
 
     def __init__(self, parent: Path, threshold: int, responses: int = _RESPONSES_IN_MEMORY) -> None:
         _remove_abandoned(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self.folder, self._lock = _make_locked(parent)
         self.threshold = threshold
         self.room = responses
         """How many more bytes of responses may stay in memory."""
-        # Held until the front ends: a folder with a free lock is abandoned.
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    """A new folder, and the lock that says that it is in use; it is held until the front ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A front that starts at the same time may have taken the lock before, and the folder for
+        # abandoned.
+        if os.fstat(lock).st_nlink:
+            return folder, lock
+        os.close(lock)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -34,12 +34,15 @@ class Container:
         idle = "inactive_file" if self.version == 2 else "total_inactive_file"
         return _number(self.group / current) - _fields(self.group / "memory.stat").get(idle, 0)
 
-    def oom_kills(self) -> int:
-        """How many processes the kernel has killed in this group because memory ran out."""
+    def oom_kills(self) -> int | None:
+        """How many processes the kernel has killed in this group because memory ran out.
+
+        None when the kernel does not tell.
+        """
         if self.group is None:
-            return _fields(Path("/proc/vmstat")).get("oom_kill", 0)
+            return _fields(Path("/proc/vmstat")).get("oom_kill")
         file = "memory.events" if self.version == 2 else "memory.oom_control"
-        return _fields(self.group / file).get("oom_kill", 0)
+        return _fields(self.group / file).get("oom_kill")
 
 
 def find_container(

@@ -105,6 +105,9 @@ class WorkerHandle(Protocol):
     def killed_from_outside(self) -> bool:
         """Whether it ended by a SIGKILL that the front did not send."""
 
+    def acquit(self) -> None:
+        """Blame no request for its death, whose cause the pool knows."""
+
     def submit(self, call: Call) -> None:
         """Send a request; there must be a free slot.
 

@@ -37,7 +37,15 @@ CHILD_ENVIRONMENT = {
 
 
 class LaunchError(Exception):
-    """A worker or template could not be started; the message says why."""
+    """A worker or template could not be started; the message says why.
+
+    `killed`: it ended by a SIGKILL that the front did not send, which is no evidence that the model
+    cannot start.
+    """
+
+    def __init__(self, message: str, *, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,13 @@ class Monitor:
         limit = int(self._container.limit * self.config.pressure)
         return self.usage + size + _FRONT_MARGIN <= limit
 
-    def kernel_killed(self) -> bool:
-        """Whether the kernel has killed a process for lack of memory since this was last asked."""
+    def kernel_killed(self) -> bool | None:
+        """Whether the kernel has killed a process for lack of memory since this was last asked.
+
+        None when the kernel does not tell.
+        """
         before, self._oom_kills = self._oom_kills, self._container.oom_kills()
-        return self._oom_kills > before
+        return None if self._oom_kills is None else self._oom_kills > (before or 0)
 
     async def _tick(self) -> None:
         for pool in self.pools:

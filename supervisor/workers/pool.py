@@ -7,7 +7,8 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from ipc.engines import EngineInfo
 from supervisor.log import logger
@@ -30,12 +31,12 @@ class Environment:
     - `on_change` is called when a slot may have become free or the state may have changed.
     - `has_room` returns whether that many more bytes fit into the container.
     - `kernel_killed` returns whether the kernel has killed a process for lack of memory since the
-      last call.
+      last call; None when that cannot be known here.
     """
 
     on_change: Callable[[], None]
     has_room: Callable[[int], bool]
-    kernel_killed: Callable[[], bool]
+    kernel_killed: Callable[[], bool | None]
 
 
 class Pool:
@@ -51,7 +52,7 @@ class Pool:
         self.recycles: Counter[Reason] = Counter()
         self._capacity = config.engine.capacity
         self._changed = asyncio.Event()
-        self.templates = Templates(config, on_death=self._changed.set)
+        self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff
         self._environment = environment
         self._vacated: list[RestartHistory] = []
@@ -76,7 +77,9 @@ class Pool:
             return ModelState.SERVING
         if self._backoff.exhausted:
             return ModelState.FAILED
-        return ModelState.BACKOFF if self._backoff.failures else ModelState.STARTING
+        if self._backoff.failures or self._backoff.kills:
+            return ModelState.BACKOFF
+        return ModelState.STARTING
 
     @property
     def retry_after(self) -> float:
@@ -126,8 +129,10 @@ class Pool:
 
     def crashed(self, worker: WorkerHandle, reason: str) -> None:
         """A request lost its first worker; later losses count only against the request."""
-        pause = self._hold_off(f"a worker died on a request: {reason}", worker.started)
-        if pause > 0:
+        self._hold_off(
+            f"a worker died on a request: {reason}", worker.started, self._backoff.failed
+        )
+        if (pause := self.retry_after) > 0:
             logger.warning("holding_off", model=self.config.model, retry_in_s=round(pause, 2))
 
     def start(self) -> None:
@@ -194,15 +199,16 @@ class Pool:
             self._changed.clear()
             if (pause := self.retry_after) > 0:
                 continue
+            if not self._missing() and (pause := self.templates.pause) > 0:
+                continue
             began = time.monotonic()
             try:
                 launcher = await self.templates.launcher()
             except LaunchError as error:
-                self._failed(str(error), began)
+                self._failed(error, began)
                 continue
             self._replace_strays(launcher)
-            serving = sum(slot.serving and not slot.replacing for slot in self.slots)
-            missing = max(0, self.config.size - self._launching - serving)
+            serving, missing = self._serving(), self._missing()
             self._launching += missing
             for _ in range(missing):
                 self._spawn_task(self._fill())
@@ -210,6 +216,14 @@ class Pool:
             surplus = 0 if self._launching else max(0, serving - self.config.size)
             for slot in self.replaceable()[:surplus]:
                 slot.worker.drain("the number of workers was reduced")
+
+    def _serving(self) -> int:
+        """How many workers are READY and stay."""
+        return sum(slot.serving and not slot.replacing for slot in self.slots)
+
+    def _missing(self) -> int:
+        """How many workers must be started."""
+        return max(0, self.config.size - self._launching - self._serving())
 
     def _replace_strays(self, launcher: Launcher) -> None:
         """Replace workers of other launchers: they share no memory with it, or have old weights."""
@@ -225,7 +239,7 @@ class Pool:
             await self._launch(history)
         except LaunchError as error:
             self._vacated.append(history)
-            self._failed(str(error), began)
+            self._failed(error, began)
 
     async def _replace(self, slot: Slot, reason: Reason, *, beside: bool) -> None:
         decided = time.monotonic()
@@ -243,7 +257,7 @@ class Pool:
             slot.replacing = False
             if not beside:
                 self._vacated.append(history)
-            self._failed(str(error), began)
+            self._failed(error, began)
             return
         ready = time.monotonic()
         self.recycles[reason] += 1
@@ -278,21 +292,30 @@ class Pool:
         logger.info("worker_ready", child=name, pid=worker.pid, rss_mb=to_mb(worker.rss))
         return worker
 
-    def _failed(self, message: str, began: float) -> None:
-        """Count and log a failed start that began at `began`."""
-        pause = self._hold_off(message, began)
+    def _failed(self, error: LaunchError, began: float, out_of_memory: bool | None = None) -> None:
+        """Count and log a failed start that began at `began`.
+
+        `out_of_memory`: whether the kernel killed it; None if nobody has looked yet.
+        """
+        count = self._backoff.failed
+        if error.killed:
+            if out_of_memory is None:
+                out_of_memory = self._environment.kernel_killed()
+            count = partial(self._backoff.killed, out_of_memory=out_of_memory is not False)
+        self._hold_off(str(error), began, count)
         if self._backoff.exhausted:
             self._tried.set()
         logger.error(
             "start_failed",
             model=self.config.model,
-            error=message,
+            error=str(error),
             failures=self._backoff.failures,
-            retry_in_s=round(pause, 2),
+            kills=self._backoff.kills,
+            retry_in_s=round(self.retry_after, 2),
         )
 
-    def _hold_off(self, message: str, began: float) -> float:
-        """Count a failure and delay the next start; returns for how many seconds.
+    def _hold_off(self, message: str, began: float, count: Callable[[], float]) -> None:
+        """Delay the next start by what `count` returns.
 
         Workers that die together count once: what began before the last failure is not another
         failure in a row.
@@ -300,10 +323,9 @@ class Pool:
         self.message = message
         if began >= self._failed_at:
             self._failed_at = time.monotonic()
-            self._not_before = self._failed_at + self._backoff.failed()
+            self._not_before = self._failed_at + count()
         self._changed.set()
         self._environment.on_change()
-        return self.retry_after
 
     # Events of workers
 
@@ -356,9 +378,13 @@ class Pool:
         self.slots.remove(slot)
         worker = slot.worker
         if self._closing or not slot.bounded:
-            return
-        if worker.killed_from_outside and self._environment.kernel_killed():
+            return  # `_failed` will be told of a worker that was never READY
+        killed = worker.killed_from_outside
+        out_of_memory = self._environment.kernel_killed() if killed else None
+        if out_of_memory:
             worker.diagnosis = "killed by the kernel: the container is out of memory"
+        elif out_of_memory is False:
+            worker.acquit()  # somebody has sent the signal, which no request can bring about
         reason = worker.last_exit
         if not slot.replacing:
             self._vacate(slot).last_exit = reason
@@ -371,7 +397,10 @@ class Pool:
                 requests=worker.requests,
             )
             if worker.requests == 0 and not worker.in_flight:
-                self._failed(f"a worker died before its first request: {reason}", worker.started)
+                error = LaunchError(
+                    f"a worker died before its first request: {reason}", killed=killed
+                )
+                self._failed(error, worker.started, out_of_memory)
 
     # Memory
 

@@ -40,6 +40,8 @@ class Process:
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
+        self.killed = False
+        """Whether the front has sent it SIGKILL."""
         self._pidfd = pidfd
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int | None] = self._loop.create_future()
@@ -50,8 +52,14 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens when the process has ended."""
         if not self.exited.done() and self._pidfd >= 0:
+            self.killed = self.killed or number == signal.SIGKILL
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
+
+    @property
+    def killed_from_outside(self) -> bool:
+        """Whether it has ended by a SIGKILL that the front did not send."""
+        return self.exited.done() and self.exited.result() == -signal.SIGKILL and not self.killed
 
     def relay_status(self, status: int) -> None:
         """The parent of the process has reaped it, with this exit status."""

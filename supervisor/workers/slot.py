@@ -64,7 +64,10 @@ class Slot:
         except ServiceError as error:
             raise LaunchError(error.message) from error
         except WorkerDied as death:
-            raise LaunchError(f"a worker died before it was READY: {death}") from death
+            raise LaunchError(
+                f"a worker died before it was READY: {death}",
+                killed=self.worker.killed_from_outside,
+            ) from death
 
     def set_bounds(self, limits: MemoryLimits) -> None:
         """The worker is READY: its RSS now is its baseline."""

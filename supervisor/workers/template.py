@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from ipc.channel import ControlSocket
 from ipc.codec import FrameError
 from ipc.engines import EngineInfo
-from ipc.messages import Exited, Failed, Fork, Forked, Ready
+from ipc.messages import Exited, Failed, Fork, Forked, ForkFailed, Ready
 from supervisor.log import logger
 from supervisor.memory.usage import to_mb
+from supervisor.workers.backoff import Backoff
 from supervisor.workers.child_log import open_log
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.handle import WorkerHandle
@@ -82,7 +84,7 @@ class Template:
             await end(self.process, ask=lambda: None, grace=LEAVE_SECONDS)
             raise
         if self.process.exited.done():  # `_on_process_exit` ran before `ready` was set
-            raise LaunchError(f"the template died: {self.last_exit}")
+            raise self._death()
         self.info = loaded.info
         self.baseline_rss = loaded.rss
         self.ready = True
@@ -118,8 +120,8 @@ class Template:
         forked: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         self._forks[name] = forked
         try:
-            if self._control is None or not self.ready:
-                raise LaunchError("the template is not running")
+            if self._control is None:  # it has closed its end, so it is about to exit
+                raise await self._end()
             self._control.send(Fork(name, self._config.worker_options), pipes.for_child())
             async with asyncio.timeout(_FORK_SECONDS):
                 process = await forked
@@ -129,7 +131,7 @@ class Template:
                 self.kill()
                 raise LaunchError("the template did not fork in time") from error
             if isinstance(error, OSError):
-                raise LaunchError(f"cannot reach the template: {error}") from error
+                raise await self._end() from error
             raise
         finally:
             del self._forks[name]
@@ -141,7 +143,7 @@ class Template:
     def kill(self) -> None:
         """Kill a template that does not work; its workers continue."""
         if self.process is not None:
-            self.process.send_signal(9)
+            self.process.send_signal(signal.SIGKILL)
 
     async def close(self) -> None:
         """Ask the template to exit; its workers continue."""
@@ -161,6 +163,17 @@ class Template:
         if self.process is None or not self.process.exited.done():
             return "did not start"
         return describe_exit(self.process.exited.result())
+
+    async def _end(self) -> LaunchError:
+        """Wait until it has exited, as it cannot be reached; the error tells how it ended."""
+        assert self.process is not None
+        await end(self.process, ask=lambda: None, grace=LEAVE_SECONDS)
+        return self._death()
+
+    def _death(self) -> LaunchError:
+        """The error for those who need this template, which has died."""
+        killed = self.process is not None and self.process.killed_from_outside
+        return LaunchError(f"the template died: {self.last_exit}", killed=killed)
 
     def _on_readable(self) -> bool:
         """Handle one message; False when there is none."""
@@ -183,10 +196,8 @@ class Template:
                 self._loaded.set_result(message)
             case Failed() if not self._loaded.done():
                 self._loaded.set_exception(LaunchError(message.message))
-            case Forked() if len(descriptors) == 1 and (forked := self._waiting_fork(message.name)):
-                # Registered at once, because the next message may be its exit status.
-                process = self._children[message.pid] = Process(message.pid, descriptors.pop())
-                forked.set_result(process)
+            case Forked() | ForkFailed() if forked := self._waiting_fork(message.name):
+                self._on_forked(forked, message, descriptors)
             case Exited():
                 if child := self._children.pop(message.pid, None):
                     child.relay_status(message.status)
@@ -195,6 +206,20 @@ class Template:
         for descriptor in descriptors:
             os.close(descriptor)
         return True
+
+    def _on_forked(
+        self, forked: asyncio.Future[Process], message: Forked | ForkFailed, pidfds: list[int]
+    ) -> None:
+        """A worker runs, or cannot be forked; `forked` waits for it."""
+        if isinstance(message, ForkFailed):
+            forked.set_exception(LaunchError(message.message))
+        elif not pidfds:  # dropped by the kernel, because there is no room for a descriptor
+            # The worker exits when its pipes are closed.
+            forked.set_exception(LaunchError("the front has no descriptor left for a worker"))
+        else:
+            # Registered at once, because the next message may be its exit status.
+            process = self._children[message.pid] = Process(message.pid, pidfds.pop())
+            forked.set_result(process)
 
     def _waiting_fork(self, name: str) -> asyncio.Future[Process] | None:
         forked = self._forks.get(name)
@@ -213,7 +238,7 @@ class Template:
         self.ready = False
         for child in self._children.values():
             child.adopted()
-        error = LaunchError(f"the template died: {self.last_exit}")
+        error = self._death()
         waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forks.values()]
         for future in waiting:
             if not future.done():
@@ -226,18 +251,28 @@ class Templates:
     """The current template of one model. It is loaded when it is needed.
 
     With the start method `spawn` there is no template. `on_death` is called when the template dies.
+    `backoff` bounds how often one is loaded merely to have one, if it dies again and again.
     """
 
-    def __init__(self, config: PoolConfig, on_death: Callable[[], None]) -> None:
+    def __init__(self, config: PoolConfig, backoff: Backoff, on_death: Callable[[], None]) -> None:
         self.current: Template | None = None
         self.restarts = 0
         """How many templates have died."""
         self.last_exit: str | None = None
         """How the last template that died ended."""
         self._config = config
+        self._backoff = backoff
+        self._not_before = 0.0
         self._on_death = on_death
         self._spawner = SpawnLauncher(config.launch)
         self._lock = asyncio.Lock()
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which the next template should not be loaded unless a worker is missing."""
+        if self.current is not None or self._config.start_method == "spawn":
+            return 0.0
+        return max(0.0, self._not_before - time.monotonic())
 
     async def launcher(self) -> Launcher:
         """The launcher for new workers. Raises `LaunchError`."""
@@ -286,6 +321,9 @@ class Templates:
         if template.closing or self.current is not template:
             return
         self.current = None
+        if time.monotonic() - template.started > self._backoff.maximum:
+            self._backoff.succeeded()  # the deaths before it say nothing about this one
+        self._not_before = time.monotonic() + self._backoff.failed()
         self.restarts += 1
         self.last_exit = template.last_exit
         logger.warning("template_died", child=template.name, reason=template.last_exit)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from ipc.channel import PipeChannel
-from ipc.codec import FrameError
+from ipc.codec import FrameError, IncompleteFrameError
 from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import (
@@ -105,9 +105,11 @@ class Worker:
     @property
     def killed_from_outside(self) -> bool:
         """Whether it ended by a SIGKILL that the front did not send."""
-        if self.end_reason is not None:
-            return False
-        return describe_exit(self.process.exited.result()) == "SIGKILL"
+        return self.end_reason is None and self.process.killed_from_outside
+
+    def acquit(self) -> None:
+        """Blame no request for its death; see `WorkerHandle`."""
+        self._blames = False
 
     def usage(self) -> int | None:
         """Read its RSS, in bytes."""
@@ -221,11 +223,12 @@ class Worker:
             self._on_change(self)
 
     def _on_close(self, error: Exception | None) -> None:
-        if error is not None:
+        # An incomplete frame is what a worker leaves that is killed while it writes.
+        if error is not None and not isinstance(error, IncompleteFrameError):
             self._broken = f"broken pipe protocol: {error}"
         if self.state not in (State.STOPPING, State.DEAD):
             # It closed its pipe or broke the protocol; in both cases it cannot serve any more.
-            self._advance(Event.STOP, grace=0.0 if error is not None else LEAVE_SECONDS)
+            self._advance(Event.STOP, grace=0.0 if self._broken else LEAVE_SECONDS)
 
     def _on_exit(self, _: asyncio.Future[int | None]) -> None:
         self._channel.read_rest()

@@ -113,7 +113,7 @@ def run(limit_mb: int, minutes: float, seed: int, *, quick: bool) -> Run:
 
 async def _load(service: RunningService, group: MemoryGroup | None, result: Run) -> None:
     result.health_before = await asyncio.to_thread(service.health)
-    kills = group.container.oom_kills() if group else 0
+    kills = group.container.oom_kills() or 0 if group else 0
     sampler = asyncio.create_task(_sample(service, group, result))
     end = result.started + result.minutes * 60
     async with aiohttp.ClientSession(
@@ -133,7 +133,7 @@ async def _load(service: RunningService, group: MemoryGroup | None, result: Run)
         name = "front" if process.pid == service.process.pid else names.get(process.pid, "other")
         result.processes.append((name, info.rss / _MB, info.uss / _MB, info.pss / _MB))
     if group is not None:
-        result.oom_kills = group.container.oom_kills() - kills
+        result.oom_kills = (group.container.oom_kills() or 0) - kills
         result.stat = group.stat()
         failcnt = group.folder / "memory.failcnt"
         result.limit_hits = int(failcnt.read_text()) if failcnt.exists() else 0

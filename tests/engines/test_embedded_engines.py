@@ -123,6 +123,33 @@ def test_a_streamed_clone_holds_the_same_sound(flite: FliteEngine) -> None:
     assert streamed == wav_header(RATE, None) + whole[44:]
 
 
+@pytest.mark.parametrize("kills", [1, 5])
+def test_the_program_runs_again_if_somebody_kills_it(
+    flite: FliteEngine, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = speak(flite, "Hello.")
+    program = tmp_path / "flite"
+    left = tmp_path / "left"
+    left.mkdir()
+    for number in range(kills):
+        (left / str(number)).touch()
+    program.write_text(
+        f"""#!/bin/sh
+        for one in {left}/*; do
+            if [ -e "$one" ]; then rm "$one"; kill -9 $$; fi
+        done
+        exec {flite._program} "$@"
+        """
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(flite, "_program", str(program))
+    if kills == 1:
+        np.testing.assert_array_equal(speak(flite, "Hello."), expected)
+    else:
+        with pytest.raises(ServiceError, match="status -9"):
+            speak(flite, "Hello.")
+
+
 def test_each_sentence_is_spoken_by_itself(flite: FliteEngine) -> None:
     answer, result = clone(flite, " ".join(SENTENCES), hum(VOICES["slt"]))
     alone = [clone(flite, sentence, hum(VOICES["slt"]))[1].samples for sentence in SENTENCES]

@@ -369,7 +369,7 @@ async def test_a_model_that_cannot_load_is_reported_and_tried_again(
     settings = {
         "VOICE_TEST_LOAD": f"@{script}",
         "VOICE_ENGINE_FAILURES_MAX": "3",
-        "VOICE_ENGINE_FAILED_PAUSE": "1",
+        "VOICE_ENGINE_BACKOFF_MAX": "1",
     }
     with running(settings) as service:
         health = await asyncio.to_thread(
@@ -379,13 +379,79 @@ async def test_a_model_that_cannot_load_is_reported_and_tried_again(
         health = await asyncio.to_thread(service.wait_until, lambda h: bool(h["asr_loaded"]))
         assert health["status"] == "degraded"
         async with client_of(service) as client:
-            answer = await speak(client, "say 1")
-            assert error_code(answer) == (503, "model_unavailable")
-            assert told in answer[1]["detail"]
+            asking = asyncio.create_task(speak(client, "say 1"))
+            await asyncio.to_thread(
+                service.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
+            )
+            assert not asking.done()  # it is held while its deadline allows
             script.write_text("")
-            await asyncio.to_thread(service.wait_ready)
-            assert (await speak(client, "say 1"))[0] == 200
-        assert service.health()["models"]["tts"]["message"] is None
+            assert (await asking)[0] == 200
+        health = service.health()
+        assert health["status"] == "ok"
+        assert health["models"]["tts"]["message"] is None
+
+
+@pytest.mark.parametrize(("failures_max", "state"), [("2", "FAILED"), ("5", "BACKOFF")])
+async def test_a_request_that_the_next_start_would_be_too_late_for_is_refused_at_once(
+    failures_max: str, state: str
+) -> None:
+    settings = {
+        "VOICE_TEST_LOAD": "raise no weights here",
+        "VOICE_ENGINE_FAILURES_MAX": failures_max,
+        "VOICE_ENGINE_BACKOFF_BASE": "10000",
+        "VOICE_ENGINE_BACKOFF_MAX": "10000",
+    }
+    with running(settings) as service:
+        await asyncio.to_thread(service.wait_for, "start_failed", count=2)
+        assert service.health()["models"]["tts"]["state"] == state
+        async with (
+            client_of(service) as client,
+            client.post("/v1/clone", data=script_form("say 1")) as response,
+        ):
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) > 1000
+            body = await response.json()
+        assert body["error"]["code"] == "model_unavailable"
+        assert "no weights here" in body["detail"]
+
+
+async def test_a_request_that_waits_is_refused_when_the_next_start_comes_too_late(
+    gate: Gate,
+) -> None:
+    settings = {
+        "VOICE_TEST_LOAD": f"wait {gate}; raise no weights here",
+        "VOICE_ENGINE_BACKOFF_BASE": "10000",
+        "VOICE_ENGINE_BACKOFF_MAX": "10000",
+    }
+    with running(settings) as service:
+        async with client_of(service) as client:
+            asking = asyncio.create_task(speak(client, "say 1"))
+            await asyncio.to_thread(
+                service.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
+            )
+            gate.open()
+            answer = await asking
+        assert error_code(answer) == (503, "model_unavailable")
+
+
+async def test_a_request_is_held_no_longer_than_its_deadline() -> None:
+    settings = {
+        "VOICE_TEST_LOAD": "raise no weights here",
+        "VOICE_ENGINE_FAILURES_MAX": "2",
+        "VOICE_ENGINE_BACKOFF_MAX": "0.1",
+    }
+    with running(settings) as service:
+        await asyncio.to_thread(service.wait_for, "start_failed", count=2)
+        async with (
+            client_of(service) as client,
+            client.post(
+                "/v1/clone", data=script_form("say 1"), headers={"X-Request-Timeout": "1"}
+            ) as response,
+        ):
+            assert response.status == 503  # not that it took too long, but why
+            body = await response.json()
+        assert body["error"]["code"] == "model_unavailable"
+        assert "no weights here" in body["detail"]
 
 
 async def test_a_worker_that_stands_still_before_it_is_ready_is_replaced(tmp_path: Path) -> None:
@@ -411,7 +477,7 @@ async def test_a_worker_that_cannot_warm_up_is_reported(method: str, tmp_path: P
         "VOICE_ENGINE_START_METHOD": method,
         "VOICE_TEST_WARM_UP": f"@{script}",
         "VOICE_ENGINE_FAILURES_MAX": "2",
-        "VOICE_ENGINE_FAILED_PAUSE": "1",
+        "VOICE_ENGINE_BACKOFF_MAX": "1",
     }
     with running(settings) as service:
         health = await asyncio.to_thread(
@@ -441,7 +507,8 @@ async def test_nothing_spins_while_a_model_is_down() -> None:
     settings = {
         "VOICE_TEST_LOAD": "exit 1",
         "VOICE_ENGINE_FAILURES_MAX": "2",
-        "VOICE_ENGINE_FAILED_PAUSE": "600",
+        "VOICE_ENGINE_BACKOFF_BASE": "600",
+        "VOICE_ENGINE_BACKOFF_MAX": "600",
     }
     with running(settings) as service:
         await asyncio.to_thread(

@@ -68,8 +68,9 @@ async def test_a_reload_that_works_ends_the_pause_of_a_failed_model(tmp_path: Pa
     load.write_text("raise no weights")
     settings = {
         "VOICE_TEST_LOAD": f"@{load}",
-        "VOICE_ENGINE_FAILURES_MAX": "1",
-        "VOICE_ENGINE_FAILED_PAUSE": "10000",
+        "VOICE_ENGINE_FAILURES_MAX": "2",
+        "VOICE_ENGINE_BACKOFF_BASE": "10000",
+        "VOICE_ENGINE_BACKOFF_MAX": "10000",
     }
     with running(settings) as service:
         await asyncio.to_thread(

@@ -25,7 +25,7 @@ from tests.support.service import ROOT
         ("VOICE_ENGINE_TTS_SOFT_LIMIT_MB", "lots", "is not a limit"),
         ("VOICE_ENGINE_STT_HARD_LIMIT_MB", "+", "is not a limit"),
         ("VOICE_ENGINE_REQUEST_TIMEOUT", "inf", "finite"),
-        ("VOICE_ENGINE_FAILED_PAUSE", "nan", "finite"),
+        ("VOICE_ENGINE_BACKOFF_MAX", "nan", "finite"),
     ],
 )
 def test_a_bad_setting_refuses_to_start(variable: str, value: str, complaint: str) -> None:

@@ -244,7 +244,7 @@ def idle(service: RunningService) -> list[int]:
 # The pool's own clock
 
 
-def pool_of(config: LaunchConfig) -> Pool:
+def pool_of(config: LaunchConfig, kernel_killed: bool | None = False) -> Pool:
     limit = Limit(1024 * MB, growth=True)
     return Pool(
         PoolConfig(
@@ -269,8 +269,12 @@ def pool_of(config: LaunchConfig) -> Pool:
                 jitter=0.0,
             ),
         ),
-        Backoff(base=1e6, maximum=1e6, failures_max=5, failed_pause=1e6),
-        Environment(on_change=lambda: None, has_room=lambda _: True, kernel_killed=lambda: False),
+        Backoff(base=1e6, maximum=1e6, failures_max=5),
+        Environment(
+            on_change=lambda: None,
+            has_room=lambda _: True,
+            kernel_killed=lambda: kernel_killed,
+        ),
     )
 
 

@@ -25,7 +25,7 @@ from tests.soak.catalog import make_catalog
 from tests.soak.chaos import Chaos
 from tests.soak.engines import ORDERS
 from tests.soak.outcome import Outcome, gather
-from tests.soak.settings import CHAOS, PRESETS, Options, Preset
+from tests.soak.settings import CHAOS, PRESETS, STORM, Options, Preset, Storm
 from tests.soak.traffic import Traffic
 from tests.soak.watcher import Watcher, spooled, survivors
 from tests.support.service import RunningService
@@ -74,6 +74,7 @@ def _parse(argv: list[str] | None) -> Options:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engines", choices=PRESETS, default="embedded")
     parser.add_argument("--chaos", type=_kinds, default=frozenset(CHAOS), metavar=",".join(CHAOS))
+    parser.add_argument("--storm", type=Storm.parse, default=STORM, metavar="KILLS/SECONDS")
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--out", type=Path, help="the report without its suffix")
     parser.add_argument(
@@ -86,6 +87,7 @@ def _parse(argv: list[str] | None) -> Options:
         seed=args.seed,
         engines=args.engines,
         chaos=args.chaos,
+        storm=args.storm,
         clients=args.clients,
         out=out.with_suffix("") if out.suffix == ".md" else out,
         models=args.models,
@@ -155,6 +157,7 @@ async def _soak(
         traffic=traffic,
         preset=preset,
         kinds=options.chaos - set(left_out),
+        storm=options.storm,
         orders=orders,
         spool=spool,
         over=lambda: traffic.now() > seconds,

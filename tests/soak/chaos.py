@@ -1,9 +1,10 @@
 """What is done to the service while clients use it.
 
-One task for each model does one lethal thing at a time; others fill the disk and drop connections.
-A request may cost two workers and no third one, for then the service refuses it, as it should. So
-the chaos counts for each request under way how many of its deeds may have hit it, and waits where
-a third one could.
+One task for each model does one lethal thing at a time; others fill the disk and drop connections,
+and one kills children at random, many within seconds. A request may cost two workers and no third
+one, for then the service refuses it, as it should. So the chaos counts for each request under way
+how many of its deeds may have hit it, and waits where a third one could. Kills do not count: no
+request is blamed for them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import aiohttp
 import psutil
 
 from tests.soak.engines import order_file, taken_files
-from tests.soak.settings import LETHAL, Preset
+from tests.soak.settings import LETHAL, Preset, Storm
 from tests.soak.traffic import Traffic
 from tests.support.service import RunningService
 
@@ -49,6 +50,7 @@ class Chaos:
     traffic: Traffic
     preset: Preset
     kinds: frozenset[str]
+    storm: Storm
     orders: Path
     spool: Path
     over: Callable[[], bool]
@@ -64,6 +66,8 @@ class Chaos:
             for model in ("tts", "stt"):
                 rng = random.Random(f"{seed}-{model}")
                 tasks.append(self._hurt(model, lethal, rng))
+        if "storm" in self.kinds:
+            tasks.append(self._storms(random.Random(f"{seed}-storm")))
         if "disk" in self.kinds:
             tasks.append(self._fill_disk(random.Random(f"{seed}-disk")))
         if "drop" in self.kinds:
@@ -141,15 +145,16 @@ class Chaos:
         if chosen["pid"] not in {process.pid for process in self.service.processes()}:
             return  # it has gone in the meantime
         name, pid = chosen["name"], chosen["pid"]
-        self.traffic.blow(model)
         # A stopped worker is given requests until it counts as unresponsive, and loses those, too.
-        self.traffic.ordered[model] += 1
+        blows = int(kind == "stop")
+        self.traffic.blow(model, blows)
+        self.traffic.ordered[model] += blows
         verb = "kill -9" if kind == "kill" else "kill -STOP"
         self._done(kind, f"{verb} of a {model} {chosen['role']}")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         await self._until(f"the end of {name}", lambda: not _lives(pid))
-        self.traffic.ordered[model] -= 1
+        self.traffic.ordered[model] -= blows
 
     async def _order(self, model: str, kind: str, rng: random.Random) -> None:
         order = f"leak {rng.choice(self.preset.leaks)}" if kind == "leak" else kind
@@ -171,6 +176,22 @@ class Chaos:
         self._done(kind, f"{order} in a {model} worker")
         if kind != "leak":
             await self._until(f"the end of the worker with {order}", lambda: not _lives(pid))
+
+    # To all children at once
+
+    async def _storms(self, rng: random.Random) -> None:
+        """Storms, with some time to breathe before each."""
+        interval = self.storm.seconds / self.storm.kills
+        while not self.over():
+            for _ in range(self.storm.kills):
+                await self._pause(rng.uniform(0.5, 1.5) * interval)
+                children = self.service.processes()[1:]
+                if self.over() or not children:
+                    break
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rng.choice(children).kill()
+                    self._done("storm", "kill -9 of a child, among many")
+            await self._pause(rng.uniform(15, 45))
 
     # Around them
 

@@ -33,7 +33,7 @@ from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening.base import TranscriptionEngine
 from model_procs.listening.transcript import Piece
 from model_procs.speech.base import SpeechEngine
-from tests.support.script_engine import write_garbage
+from tests.support.script_engine import write_to_pipes
 
 ORDERS = "VOICE_SOAK_ORDERS"
 """The environment variable with the folder of the orders."""
@@ -78,7 +78,7 @@ def _obey(order: str) -> None:
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "garbage":
-            write_garbage()
+            write_to_pipes(b"\xff" * 64)
 
 
 class _Moments:

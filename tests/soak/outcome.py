@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from supervisor.threads import SUPERVISION
 from tests.soak.chaos import Chaos, Deed
 from tests.soak.traffic import Record, Traffic
 from tests.soak.watcher import Census, Line
@@ -19,8 +21,8 @@ _BUGS = ("handler_failed", "supervision_failed", "watch_failed", "not_json", "re
 FRONT_GROWTH_MB = 8
 """How much the front's RSS may differ between two quiet moments."""
 
-_FRONT_THREADS = 3
-"""The loop's, and two for the disk that start when they are first needed."""
+_FRONT_THREADS = 1 + SUPERVISION._max_workers + min(32, (os.cpu_count() or 1) + 4)
+"""The loop's, and those for the children and the disks, which start when they are first needed."""
 
 Event = dict[str, Any]
 

@@ -6,10 +6,31 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-CHAOS = ("kill", "stop", "leak", "hang", "crash", "garbage", "disk", "drop")
-"""Kinds of chaos. The first six happen to a model's children, the others around them."""
+CHAOS = ("kill", "stop", "leak", "hang", "crash", "garbage", "storm", "disk", "drop")
+"""Kinds of chaos. The first six happen to a model's children one at a time, a storm to all of them
+at once, the others around them."""
 
 LETHAL = CHAOS[:6]
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """So many kills within so many seconds, of children chosen at random."""
+
+    kills: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> Storm:
+        """From "KILLS/SECONDS". Raises `ValueError`."""
+        kills, seconds = text.split("/")
+        return cls(int(kills), float(seconds))
+
+    def __str__(self) -> str:
+        return f"{self.kills}/{self.seconds:g}"
+
+
+STORM = Storm(25, 17.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +41,7 @@ class Options:
     seed: int
     engines: str
     chaos: frozenset[str]
+    storm: Storm
     clients: int
     out: Path
     models: Path | None
@@ -30,6 +52,8 @@ class Options:
         words = [f"MINUTES={self.minutes:g}", f"SEED={self.seed}", f"ENGINES={self.engines}"]
         if set(CHAOS) != self.chaos:
             words.append("CHAOS=" + ",".join(kind for kind in CHAOS if kind in self.chaos))
+        if self.storm != STORM:
+            words.append(f"STORM={self.storm}")
         words.append(f"CLIENTS={self.clients}")
         if self.models is not None:
             words.append("MODELS=FOLDER")

@@ -12,6 +12,8 @@ The text of a request is a script of commands separated by ";":
     crash          die as if by a fault of the machine code
     exit N         leave with exit code N
     garbage        write nonsense to the pipe of replies
+    half PATH      write half a frame there, once: the file at PATH, which must exist, is removed
+    nofork PATH    let no process be forked while there is a file at PATH
     print TEXT     write to stdout, below Python
     flood LINES    write so many lines there, as fast as they are taken
     raise TEXT     fail as a model's bug would
@@ -29,6 +31,7 @@ bytes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -40,7 +43,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ipc.codec import encode
 from ipc.engines import EngineInfo
+from ipc.messages import Pong
 from ipc.operations import (
     AnyOperation,
     Paralinguistics,
@@ -211,8 +216,6 @@ def _misbehave(command: str, argument: str) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "exit":
             os._exit(int(argument))
-        case "garbage":
-            write_garbage()
         case "print" | "flood":
             text = argument if command == "print" else "\n".join("x" * int(argument))
             lines = memoryview(f"{text}\n".encode())
@@ -224,9 +227,39 @@ def _misbehave(command: str, argument: str) -> None:
             signal.setitimer(signal.ITIMER_REAL, float(argument))
         case "thread":
             threading.Thread(target=threading.Event().wait).start()
+        case _:
+            _tamper(command, argument)
 
 
-def write_garbage() -> None:
+def _tamper(command: str, argument: str) -> None:
+    match command:
+        case "garbage":
+            write_to_pipes(b"\xff" * 64)
+        case "half":
+            _write_half_a_frame(Path(argument))
+        case "nofork":
+            _forbid_fork(Path(argument))
+
+
+def _write_half_a_frame(once: Path) -> None:
+    if once.exists():
+        once.unlink()
+        frame = encode(Pong(1))
+        write_to_pipes(frame[: len(frame) // 2])
+
+
+def _forbid_fork(while_there: Path) -> None:
+    fork = os.fork
+
+    def fork_or_fail() -> int:
+        if while_there.exists():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    os.fork = fork_or_fail
+
+
+def write_to_pipes(data: bytes) -> None:
     """A model that writes to descriptors that are not its own: every pipe it finds but its log."""
     for entry in os.listdir("/proc/self/fd"):
         descriptor = int(entry)
@@ -240,4 +273,4 @@ def write_garbage() -> None:
         except OSError:
             continue
         if target.startswith("pipe:") and writable:
-            os.write(descriptor, b"\xff" * 64)
+            os.write(descriptor, data)

@@ -34,6 +34,8 @@ class OneWorker:
 
     config = SimpleNamespace(model="tts")
     state = ModelState.SERVING
+    retry_after = 0.0
+    message = "no weights"
     parallel = 1
     name = "tts-1"
 
@@ -45,7 +47,7 @@ class OneWorker:
         self.refuses: Exception | None = None
 
     def free_worker(self, *, empty: bool = False) -> OneWorker | None:
-        return None if self.calls else self
+        return None if self.calls or self.state is not ModelState.SERVING else self
 
     def submit(self, call: Call) -> None:
         if self.refuses is not None:
@@ -175,6 +177,28 @@ async def test_a_job_passes_its_deadline_in_the_queue(
     assert dispatcher.queued == 0
     end(worker, dispatcher, RESULT)
     assert await first == RESULT
+
+
+@pytest.mark.parametrize("state", [ModelState.BACKOFF, ModelState.FAILED])
+async def test_jobs_are_held_while_a_model_cannot_start_until_that_is_hopeless(
+    dispatcher: Dispatcher, worker: OneWorker, state: ModelState
+) -> None:
+    worker.state, worker.retry_after = state, 30.0
+    with pytest.raises(ServiceError, match="no weights") as refused:
+        await dispatcher.run(speak(seconds=20.0))
+    assert refused.value.code is ErrorCode.model_unavailable
+    assert refused.value.retry_after == 30.0
+    short, long = await started(dispatcher, speak(seconds=60.0), speak(seconds=600.0))
+    assert dispatcher.queued == 2
+    worker.retry_after = 60.0  # another start has failed
+    dispatcher.wake()
+    with pytest.raises(ServiceError, match="no weights"):
+        await short
+    assert dispatcher.queued == 1
+    worker.state, worker.retry_after = ModelState.SERVING, 0.0
+    dispatcher.wake()
+    end(worker, dispatcher, RESULT)
+    assert await long == RESULT
 
 
 async def test_a_job_goes_to_the_next_worker_without_what_its_client_has(

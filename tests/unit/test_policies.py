@@ -188,9 +188,7 @@ def test_what_is_no_limit(text: str) -> None:
 
 
 def _backoff() -> Backoff:
-    return Backoff(
-        base=1.0, maximum=8.0, failures_max=7, failed_pause=60.0, random=random.Random(1)
-    )
+    return Backoff(base=1.0, maximum=8.0, failures_max=7, random=random.Random(1))
 
 
 def test_backoff_starts_at_once_then_doubles_up_to_its_maximum() -> None:
@@ -202,18 +200,37 @@ def test_backoff_starts_at_once_then_doubles_up_to_its_maximum() -> None:
     assert not backoff.exhausted
 
 
-def test_too_many_failures_pause_for_long_and_a_success_forgets_them() -> None:
+def test_a_success_forgets_all_failures() -> None:
     backoff = _backoff()
     last = [backoff.failed() for _ in range(7)][-1]
     assert backoff.exhausted
-    assert 45 <= last <= 75
+    assert 6 <= last <= 10
+    backoff.killed(out_of_memory=True)
     backoff.succeeded()
     assert not backoff.exhausted
     assert backoff.failed() == 0.0
+    assert backoff.killed(out_of_memory=True) == 0.0
+
+
+def test_kills_from_outside_never_make_a_model_failed() -> None:
+    backoff = _backoff()
+    assert backoff.killed(out_of_memory=False) == 0.0
+    assert max(backoff.killed(out_of_memory=False) for _ in range(100)) <= 1.25
+    assert not backoff.exhausted
+    assert backoff.failures == 0
+
+
+def test_the_pause_grows_while_the_kernel_kills_what_is_started() -> None:
+    backoff = _backoff()
+    pauses = [backoff.killed(out_of_memory=True) for _ in range(6)]
+    assert pauses[0] == 0.0
+    for pause, middle in zip(pauses[1:], [1, 2, 4, 8, 8], strict=True):
+        assert 0.75 * middle <= pause <= 1.25 * middle
+    assert not backoff.exhausted
 
 
 def test_failures_may_go_on_for_ever() -> None:
-    backoff = Backoff(base=0.5, maximum=30.0, failures_max=10_000, failed_pause=60.0)
+    backoff = Backoff(base=0.5, maximum=30.0, failures_max=10_000)
     assert max(backoff.failed() for _ in range(5000)) <= 30.0 * 1.25
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -10,12 +11,14 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Paralinguistics, Recording, Segment
+from supervisor.dispatch import spool as spool_module
 from supervisor.dispatch.response_buffer import ResponseBuffer, SegmentBuffer
 from supervisor.dispatch.spool import Spool
 from supervisor.dispatch.upload import Upload
@@ -37,6 +40,27 @@ def no_disk(spool: Spool) -> None:
 
 def files(spool: Spool) -> list[Path]:
     return [path for path in spool.folder.iterdir() if path.name != "lock"]
+
+
+def test_a_folder_taken_for_abandoned_while_it_was_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    others = iter(["another front starts just now"])
+
+    def flock_late(lock: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and next(others, None):
+            spool_module._remove_abandoned(tmp_path)
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    spool = Spool(tmp_path, threshold=1000)
+    assert (spool.folder / "lock").is_file()
+    assert list(tmp_path.iterdir()) == [spool.folder]
+    spool_module._remove_abandoned(tmp_path)  # it is in use from now on
+    assert list(tmp_path.iterdir()) == [spool.folder]
+    spool.close()
+    assert next(others, None) is None
 
 
 async def test_a_small_upload_stays_in_memory(spool: Spool) -> None:
@@ -89,6 +113,13 @@ async def drain(buffer: ResponseBuffer) -> bytes:
     return b"".join(parts)
 
 
+async def written(*buffers: ResponseBuffer) -> None:
+    """Wait until nothing is on its way to the files."""
+    for buffer in buffers:
+        if buffer._writing is not None:
+            await buffer._writing
+
+
 PIECES = [bytes([number]) * 300 for number in range(20)]
 
 
@@ -104,6 +135,7 @@ async def test_a_response_that_nobody_reads_goes_to_disk_and_comes_back_in_order
     buffer.finish()
     assert buffer.size == 6000
     assert spool.room == 100
+    await written(buffer)
     assert buffer.stored == 6000 - 1200
     assert await drain(buffer) == b"".join(PIECES[1:])
     buffer.close()
@@ -113,12 +145,14 @@ async def test_all_responses_share_the_memory_and_give_it_back(spool: Spool) -> 
     buffers = [ResponseBuffer(spool) for _ in range(4)]
     for buffer in buffers:
         buffer.append(PIECES[1])
+    await written(*buffers)
     assert [buffer.stored for buffer in buffers] == [0, 0, 0, 300]
     assert await buffers[0].read() == PIECES[1]
     buffers[1].close()
     assert spool.room == 700
     buffers[2].append(PIECES[2] * 2)
     buffers[2].append(PIECES[3])
+    await written(*buffers)
     assert (spool.room, buffers[2].stored) == (100, 300)
     for buffer in buffers:
         buffer.close()
@@ -153,6 +187,7 @@ async def test_a_response_that_is_made_again_begins_anew_unless_it_has_been_read
     buffer = ResponseBuffer(spool)
     for piece in PIECES[:6]:
         buffer.append(piece)
+    await written(buffer)
     assert (buffer.stored, spool.room) == (900, 100)
     buffer.rewind()
     assert (buffer.size, buffer.stored, spool.room) == (0, 0, 1000)
@@ -172,8 +207,80 @@ async def test_a_response_survives_a_failing_disk(spool: Spool) -> None:
     for piece in PIECES:
         buffer.append(piece)
     buffer.finish()
+    await written(buffer)
+    assert spool.room == 1000 - 6000  # all of it is in memory, and no other response may be
     assert await drain(buffer) == b"".join(PIECES)
     buffer.close()
+
+
+@dataclass
+class SlowDisk:
+    """A disk that stands still until the test lets it go on."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
+    disk = SlowDisk()
+    write_file = ResponseBuffer._write_file
+
+    def write_slowly(buffer: ResponseBuffer, data: bytes, offset: int) -> None:
+        disk.begun.set()
+        disk.go_on.wait()
+        write_file(buffer, data, offset)
+
+    monkeypatch.setattr(ResponseBuffer, "_write_file", write_slowly)
+    yield disk
+    disk.go_on.set()
+
+
+async def test_a_disk_that_stands_still_holds_up_neither_loop_nor_reader(
+    spool: Spool, slow_disk: SlowDisk
+) -> None:
+    buffer = ResponseBuffer(spool)
+    for piece in PIECES:
+        buffer.append(piece)
+    buffer.finish()
+    await asyncio.to_thread(slow_disk.begun.wait)
+    assert await drain(buffer) == b"".join(PIECES)  # while the disk stands still
+    slow_disk.go_on.set()
+    await written(buffer)
+    assert spool.room == 1000
+    buffer.close()
+
+
+async def test_what_a_slow_disk_still_writes_does_not_mix_with_what_comes_anew(
+    spool: Spool, slow_disk: SlowDisk
+) -> None:
+    buffer = ResponseBuffer(spool)
+    for piece in PIECES[:10]:
+        buffer.append(piece)
+    await asyncio.to_thread(slow_disk.begun.wait)
+    buffer.rewind()
+    for piece in PIECES[10:]:
+        buffer.append(piece)
+    buffer.finish()
+    slow_disk.go_on.set()
+    await written(buffer)
+    assert buffer.stored == 3000 - 900
+    assert await drain(buffer) == b"".join(PIECES[10:])
+    buffer.close()
+
+
+async def test_a_client_that_leaves_while_the_disk_writes_leaves_nothing(
+    spool: Spool, slow_disk: SlowDisk
+) -> None:
+    buffer = ResponseBuffer(spool)
+    for piece in PIECES:
+        buffer.append(piece)
+    await asyncio.to_thread(slow_disk.begun.wait)
+    buffer.close()
+    assert spool.room == 1000
+    slow_disk.go_on.set()
+    await written(buffer)
+    assert buffer._file is None
 
 
 # Segments of a transcript
