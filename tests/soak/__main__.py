@@ -174,7 +174,9 @@ async def _soak(
     before = await watcher.census(str(spool))
     chaos_at = traffic.now()
     traffic.chaos = True
-    await asyncio.gather(chaos.run(options.seed), clients(lambda: traffic.now() < seconds))
+    await asyncio.gather(
+        chaos.run(options.seed), clients(lambda: traffic.now() < seconds or chaos.storming)
+    )
     await showing
     if not (settled and await watcher.settle(preset.workers)):
         traffic.failed(f"the service did not come to rest: {service.health()}")

@@ -54,6 +54,7 @@ class Chaos:
     orders: Path
     spool: Path
     over: Callable[[], bool]
+    storming: bool = False
     deeds: list[Deed] = field(default_factory=list)
     disk_full: list[tuple[float, float]] = field(default_factory=list)
     """When the disk was full, from and to."""
@@ -180,18 +181,29 @@ class Chaos:
     # To all children at once
 
     async def _storms(self, rng: random.Random) -> None:
-        """Storms, with some time to breathe before each."""
+        """Storms, with some time to breathe after each; the last one is finished in any case."""
         interval = self.storm.seconds / self.storm.kills
         while not self.over():
-            for _ in range(self.storm.kills):
-                await self._pause(rng.uniform(0.5, 1.5) * interval)
-                children = self.service.processes()[1:]
-                if self.over() or not children:
-                    break
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rng.choice(children).kill()
-                    self._done("storm", "kill -9 of a child, among many")
+            self.storming = True
+            start = self.traffic.now()
+            for number in range(self.storm.kills):
+                due = start + (number + rng.random()) * interval
+                await asyncio.sleep(max(0.0, due - self.traffic.now()))
+                while not await self._kill_one(rng):  # noqa: ASYNC110 - nothing to wait on
+                    await asyncio.sleep(0.01)
+            self.storming = False
             await self._pause(rng.uniform(15, 45))
+
+    async def _kill_one(self, rng: random.Random) -> bool:
+        """Kill a child of any kind; False when there was none."""
+        children = await asyncio.to_thread(lambda: self.service.processes()[1:])
+        if not children:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rng.choice(children).kill()
+            self._done("storm", "kill -9 of a child, among many")
+            return True
+        return False
 
     # Around them
 
