@@ -41,12 +41,14 @@ class Recording:
     """A recording as a client sent it; `key` is the SHA-256 of its bytes, in hex.
 
     The bytes are in `data`, or in the private file at `path`. If both are None, only the key is
-    known: workers may have kept the encoded voice of this recording.
+    known: workers may have kept the encoded voice of this recording. If there are `parts`, the
+    bytes are several recordings, one after the other, of these sizes; the key also depends on them.
     """
 
     key: str
     data: bytes | None = field(default=None, metadata=TRANSIENT)
     path: str | None = field(default=None, metadata=TRANSIENT)
+    parts: tuple[int, ...] = field(default=(), metadata=TRANSIENT)
 
     @property
     def source(self) -> bytes | str | None:

@@ -15,9 +15,10 @@ from aiohttp import web
 from supervisor import log
 from supervisor.http.access.auth import auth_middleware, rate_middleware
 from supervisor.http.access.cors import add_cors, cors_middleware
+from supervisor.http.addresses import with_single_slashes
 from supervisor.http.api.operation import add_operations
 from supervisor.http.connection import Connections, Protocol
-from supervisor.http.context import add_id, id_middleware
+from supervisor.http.context import add_id, add_warnings, id_middleware
 from supervisor.http.errors import error_middleware
 from supervisor.http.routes import admin, description, health, native, voices
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
@@ -51,7 +52,7 @@ def build_app(service: Service) -> web.Application:
         ]
     )
     # By signal, because the headers of a stream are sent before the middlewares see the response.
-    app.on_response_prepare.extend([add_id, add_cors])
+    app.on_response_prepare.extend([add_id, add_warnings, add_cors])
     app[SERVICE] = service
     add_operations(
         app,
@@ -98,6 +99,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     await runner.setup()
     manager = runner.server
     assert manager is not None
+    manager.request_factory = with_single_slashes(manager.request_factory)
     connection: dict[str, Any] = {
         "access_log": None,
         "lingering_time": _LINGER_SECONDS,

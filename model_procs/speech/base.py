@@ -30,6 +30,7 @@ from ipc.operations import (
     VoiceResult,
 )
 from model_procs.audio.decode import decode
+from model_procs.audio.joined import joined, sources
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.speech.alignment import Alignment
@@ -268,24 +269,29 @@ class SpeechEngine:
         return self._make_voice(recording.key, reference, registered=registered), False
 
     def _builtin(self, name: str) -> Any:
-        known = [voice.id for voice in self.builtin_voices()]
-        if name not in known:
+        known = {voice.id.casefold(): voice.id for voice in self.builtin_voices()}
+        if name.casefold() not in known:
             raise ServiceError(
                 ErrorCode.not_found,
                 f"the engine {self.name} has no voice {name!r}; it has "
-                f"{', '.join(known) or 'none'}",
+                f"{', '.join(known.values()) or 'none'}",
             )
-        return self.load_builtin_voice(name)
+        return self.load_builtin_voice(known[name.casefold()])
 
     def _decode(self, recording: Recording) -> Samples:
         """The samples of a recording, in the form that `encode_voice` takes."""
-        assert recording.source is not None
         try:
-            return decode(
-                recording.source,
-                rate=self.reference_rate,
-                max_seconds=REFERENCE_SECONDS,
-                truncate=True,
+            return joined(
+                [
+                    decode(
+                        source,
+                        rate=self.reference_rate,
+                        max_seconds=REFERENCE_SECONDS,
+                        truncate=True,
+                    )
+                    for source in sources(recording)
+                ],
+                int(REFERENCE_SECONDS * self.reference_rate),
             )
         except FileNotFoundError:
             raise ServiceError(

@@ -24,7 +24,8 @@ _HEAD = 64
 class Upload:
     """The recording of a request: in memory up to the threshold, then in a private file.
 
-    Use it as an async context manager; at the end it removes the file.
+    Several recordings stand one after the other. Use it as an async context manager; at the end it
+    removes the file.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -34,11 +35,20 @@ class Upload:
         self._hash = hashlib.sha256()
         self.path: str | None = None
         self.size = 0
+        self.sizes: list[int] = []
+        """The size of each recording."""
         self.head = b""
         """The first bytes, which show the format."""
 
+    def begin(self) -> None:
+        """Begin the next recording."""
+        self.sizes.append(0)
+
     async def write(self, data: bytes) -> None:
-        """Append. Raises `ServiceError` when the disk is full."""
+        """Append to the last recording. Raises `ServiceError` when the disk is full."""
+        if not self.sizes:
+            self.begin()
+        self.sizes[-1] += len(data)
         if len(self.head) < _HEAD:
             self.head += data[: _HEAD - len(self.head)]
         self.size += len(data)
@@ -57,7 +67,12 @@ class Upload:
     def recording(self) -> Recording:
         """What has been written so far, in the form that a worker gets."""
         data = None if self.path is not None else bytes(self._memory)
-        return Recording(self._hash.hexdigest(), data, self.path)
+        if len(self.sizes) < 2:
+            return Recording(self._hash.hexdigest(), data, self.path)
+        # The same bytes are another recording when they are divided in another way.
+        key = self._hash.copy()
+        key.update(repr(self.sizes).encode())
+        return Recording(key.hexdigest(), data, self.path, tuple(self.sizes))
 
     async def _flush(self) -> None:
         block, self._memory = self._memory, bytearray()

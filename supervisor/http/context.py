@@ -1,4 +1,4 @@
-"""The context of a request: its id, its client, its deadline. Runs in the front."""
+"""The context of a request: its id, its client, its deadline, warnings. Runs in the front."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 
 _ID = web.RequestKey("id", str)
 _ARRIVED = web.RequestKey("arrived", float)
+_WARNINGS: web.RequestKey[list[str]] = web.RequestKey("warnings", list)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
 
@@ -37,6 +38,26 @@ async def add_id(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: add the id to every response, streams and errors included."""
     if _ID in request:
         response.headers["X-Request-Id"] = request[_ID]
+
+
+WARNING = "X-Voice-Engine-Warning"
+"""The header of a response that says what of the request was not taken literally."""
+
+_LONGEST_WARNING = 200
+
+
+def warn(request: web.Request, text: str) -> None:
+    """Tell the client something about its request, in the header `WARNING` of the response."""
+    # A header has one line and no more than ASCII; the text may repeat what the client sent.
+    line = "".join(c if " " <= c <= "~" else "?" for c in text)[:_LONGEST_WARNING]
+    if line not in request.setdefault(_WARNINGS, []):
+        request[_WARNINGS].append(line)
+
+
+async def add_warnings(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: add the warnings to the response, streams and errors included."""
+    if _WARNINGS in request:
+        response.headers[WARNING] = "; ".join(request[_WARNINGS])
 
 
 def client(request: web.Request) -> str:

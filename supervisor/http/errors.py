@@ -9,6 +9,7 @@ from aiohttp import web
 
 from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
+from supervisor.http.addresses import corrected_base
 from supervisor.log import logger
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,7 +28,12 @@ def error_body(error: ServiceError) -> Json:
     code = error.code
     return {
         "detail": error.message,
-        "error": {"message": error.message, "type": code.type, "code": code.wire_name},
+        "error": {
+            "message": error.message,
+            "type": code.type,
+            "param": None,
+            "code": code.wire_name,
+        },
     }
 
 
@@ -44,14 +50,15 @@ def error_response(error: ServiceError) -> web.Response:
     return web.json_response(error_body(error), status=code.status, headers=headers)
 
 
-def _from_aiohttp(error: web.HTTPException, request: web.Request) -> ServiceError:
+async def _from_aiohttp(error: web.HTTPException, request: web.Request) -> ServiceError:
     """aiohttp's own errors (unknown path, wrong method) as a `ServiceError`."""
     code = _BY_STATUS.get(error.status, ErrorCode.invalid_request)
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.path} does not support {request.method}; use {allowed}"
     elif error.status == 404:
-        message = f"there is no endpoint {request.path}; /docs lists all endpoints"
+        what_to_do = await corrected_base(request) or "/docs lists all endpoints"
+        message = f"there is no endpoint {request.path}; {what_to_do}"
     else:
         message = error.reason
     return ServiceError(code, message)
@@ -67,7 +74,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = error_response(_from_aiohttp(error, request))
+        response = error_response(await _from_aiohttp(error, request))
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
     except ConnectionResetError:

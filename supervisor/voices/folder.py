@@ -75,6 +75,8 @@ class Voice(BaseModel):
     """Size of the recording in bytes."""
     seconds: float = Field(ge=0, allow_inf_nan=False)
     """How many seconds of the recording are used."""
+    parts: tuple[int, ...] = ()
+    """The sizes of its recordings, if there are several; they stand one after the other."""
     consent: Consent | None = None
     """The client's statement about the speaker's consent."""
     created: str

@@ -89,6 +89,13 @@ class VoiceStore:
         """The voice with this id, or None."""
         return self._folder.usable.get(id)
 
+    def find(self, id: str) -> Voice | None:
+        """The voice with this id, or one whose id differs only in upper and lower case."""
+        if (exact := self.get(id)) is not None:
+            return exact
+        folded = id.casefold()
+        return next((voice for voice in self.list() if voice.id.casefold() == folded), None)
+
     def list(self) -> list[Voice]:
         """All voices, sorted by id."""
         return [voice for _, voice in sorted(self._folder.usable.items())]
@@ -161,6 +168,7 @@ class VoiceStore:
                 key=recording.key,
                 media_type="",
                 size=upload.size,
+                parts=recording.parts,
                 seconds=seconds,
                 consent=consent,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),

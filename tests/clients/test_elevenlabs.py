@@ -275,12 +275,28 @@ def test_making_a_voice_says_how_long_it_took(
     client.voices.delete(made.data.voice_id)
 
 
-def test_only_one_recording_makes_a_voice(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+def test_several_recordings_make_a_voice(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+    """Both are used: the voice has the seconds of both, and each is sent back as it came."""
+    other = b"".join(client.text_to_speech.convert("rms", text=TEXT, output_format="mp3_44100_128"))
+    alone = client.voices.ivc.create(name="One", files=[recording]).voice_id
+    both = client.voices.ivc.create(name="Two", files=[recording, other]).voice_id
+    seconds = {
+        voice_id: (client.voices.get(voice_id).model_extra or {})["seconds"]
+        for voice_id in (alone, both)
+    }
+    assert seconds[both] == pytest.approx(seconds[alone] + decoded(other)[2], abs=0.1)
+    assert b"".join(client.text_to_speech.convert(both, text="Hello there.", seed=1))
+    for voice_id in (alone, both):
+        client.voices.delete(voice_id)
+
+
+def test_of_several_recordings_none_may_be_empty(
+    client: elevenlabs.ElevenLabs, recording: bytes
+) -> None:
     with pytest.raises(api_error.ApiError) as error:
-        client.voices.ivc.create(name="Two", files=[recording, recording])
-    assert error.value.status_code == 400
-    assert "send one recording" in error.value.body["detail"]
-    assert client.voices.search(search="Two").total_count == 0
+        client.voices.ivc.create(name="Half", files=[recording, b""])
+    assert error.value.body["error"]["code"] == "empty_audio"
+    assert client.voices.search(search="Half").total_count == 0
 
 
 def test_noise_is_no_voice(client: elevenlabs.ElevenLabs) -> None:
@@ -383,7 +399,6 @@ def test_no_url_is_fetched(client: elevenlabs.ElevenLabs, recording: bytes, fiel
 @pytest.mark.parametrize(
     "asked",
     [
-        {"diarize": True},
         {"use_multi_channel": True},
         {"webhook": True},
         {"entity_detection": "all"},
@@ -418,6 +433,17 @@ def test_what_changes_nothing_is_accepted(client: elevenlabs.ElevenLabs, recordi
         enable_logging=False,
     )
     assert "background" in transcript.text
+
+
+def test_speakers_are_one(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+    raw = client.speech_to_text.with_raw_response.convert(
+        model_id="scribe_v1", file=recording, diarize=True, num_speakers=2
+    )
+    assert "speakers" in raw.headers["x-voice-engine-warning"]
+    transcript: Any = raw.data
+    assert {word.speaker_id for word in transcript.words} == {"speaker_0"}
+    plain: Any = client.speech_to_text.convert(model_id="scribe_v1", file=recording, diarize=False)
+    assert {word.speaker_id for word in plain.words} == {None}
 
 
 def test_no_recording_is_no_transcript(client: elevenlabs.ElevenLabs) -> None:

@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import av
 import jiwer
 import numpy as np
 import pytest
 
-from supervisor.http.routes.openai.speech import VOICES
+from supervisor.http.shared.voice_names import OPENAI_VOICES as VOICES
 from tests.support.lazy import Lazy
 from tests.support.node import run
 from tests.support.service import EMBEDDED, NET, RunningService, production, running
@@ -420,10 +420,41 @@ def test_verbose_with_segments_and_words(client: openai.OpenAI, recording: bytes
 def test_a_format_that_there_is_not(client: openai.OpenAI, recording: bytes) -> None:
     create = client.audio.transcriptions.create
     with pytest.raises(openai.BadRequestError, match="'verbose_json'") as caught:
-        create(model="whisper-1", file=("a.wav", recording), response_format="diarized_json")
+        create(model="whisper-1", file=("a.wav", recording), response_format=cast(Any, "yaml"))
     assert caught.value.code == "invalid_option"
     with pytest.raises(openai.BadRequestError, match="a stream cannot have response_format srt"):
         create(model="whisper-1", file=("a.wav", recording), response_format="srt", stream=True)
+
+
+def test_speakers_are_one(client: openai.OpenAI, recording: bytes) -> None:
+    create = client.audio.transcriptions.with_raw_response.create
+    raw = create(
+        model="gpt-4o-transcribe-diarize",
+        file=("a.wav", recording),
+        response_format="diarized_json",
+        chunking_strategy="auto",
+    )
+    assert "speakers" in raw.headers["X-Voice-Engine-Warning"]
+    diarized = raw.parse()
+    assert diarized.task == "transcribe"
+    assert diarized.segments
+    assert [segment.id for segment in diarized.segments][:1] == ["seg_0"]
+    assert {segment.speaker for segment in diarized.segments} == {"A"}
+    assert " ".join(segment.text for segment in diarized.segments) == diarized.text
+    *events, done = client.audio.transcriptions.create(
+        model="gpt-4o-transcribe-diarize",
+        file=("a.wav", recording),
+        response_format="diarized_json",
+        stream=True,
+    )
+    segments = [event for event in events if event.type == "transcript.text.segment"]
+    deltas = [event for event in events if event.type == "transcript.text.delta"]
+    assert [(each.id, each.text) for each in segments] == [
+        (each.id, each.text) for each in diarized.segments
+    ]
+    assert [each.segment_id for each in deltas] == [each.id for each in segments]
+    assert done.type == "transcript.text.done"
+    assert done.text == diarized.text
 
 
 @pytest.mark.parametrize("language", ["en", "EN", "en-US", "en_GB", "english"])
@@ -582,7 +613,7 @@ OMITTED = object()
         ({"speed": 0.1}, "invalid_option"),
         ({"stream_format": "ws"}, "invalid_option"),
         ({"voice": 7}, "invalid_option"),
-        ({"voice": OMITTED}, "missing_field"),
+        ({"input": OMITTED}, "missing_field"),
     ],
 )
 def test_a_bad_request(client: openai.OpenAI, fields: dict[str, Any], code: str) -> None:
@@ -603,7 +634,7 @@ def test_a_bad_recording(client: openai.OpenAI) -> None:
 
 def test_what_is_not_offered(client: openai.OpenAI, recording: bytes) -> None:
     with (
-        pytest.raises(openai.NotFoundError, match="/v1/audio/translations"),
+        pytest.raises(openai.BadRequestError, match=r"such as Whisper .*engine sphinx"),
         pytest.deprecated_call(),
     ):
         client.audio.translations.create(model="whisper-1", file=("a.wav", recording))

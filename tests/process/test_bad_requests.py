@@ -30,7 +30,7 @@ def refusal(status: int, body: bytes) -> tuple[int, str, str]:
     """Status, code and message of an error, whose shape is checked."""
     answer = json.loads(body)
     assert set(answer) == {"detail", "error"}
-    assert set(answer["error"]) == {"message", "type", "code"}
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["detail"] == answer["error"]["message"]
     assert answer["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
     return status, answer["error"]["code"], answer["detail"]
@@ -44,7 +44,7 @@ async def post(service: RunningService, path: str, **kwargs: Any) -> tuple[int, 
         return refusal(response.status, await response.read())
 
 
-def form(**fields: str | bytes | list[str]) -> aiohttp.FormData:
+def form(**fields: str | bytes | list[str] | list[bytes]) -> aiohttp.FormData:
     """A form with text fields (a list: the field several times) and files (bytes)."""
     data = aiohttp.FormData(default_to_multipart=True)
     for name, value in fields.items():
@@ -65,7 +65,11 @@ def form(**fields: str | bytes | list[str]) -> aiohttp.FormData:
         (form(text="a" * 5001, reference_audio=b"x"), "text_too_long", "5000"),
         (form(text="hi", other="1"), "unknown_option", "other"),
         (form(text="hi", reference_audio=b""), "empty_audio", "empty"),
-        (form(text=["hi", "ho"], reference_audio=b"x"), "invalid_request", "twice"),
+        (form(text="hi", clip=b"x"), "missing_field", "'reference_audio' is missing; send the rec"),
+        (form(text="hi", audio=b"x", file=b"x"), "unknown_option", "file"),
+        (form(text="hi", audio=[b"x", b"x"]), "invalid_request", "twice"),
+        (form(text="hi", audio=b"x", reference_audio=b"x"), "invalid_request", "'audio'"),
+        (form(text="hi", audio="x"), "unknown_option", "audio"),
         (form(text="hi", reference_audio=b"x", voice="amy"), "unknown_option", "voice"),
         (form(text="hi", reference_audio=b"x", stream="perhaps"), "invalid_option", "stream"),
         (form(text="hi", reference_audio=b"x", seed="-1"), "invalid_option", "seed"),
@@ -95,9 +99,10 @@ async def test_clone_without_a_file(service: RunningService) -> None:
     [
         (form(file=b""), "empty_audio"),
         (form(file=b"x", itn="maybe"), "invalid_option"),
-        (form(file=b"x", language="x" * 17), "invalid_option"),
+        (form(file=b"x", language="x" * 33), "invalid_option"),
         (form(file=b"x", prompt="hi"), "unknown_option"),
-        (form(audio=b"x"), "unknown_option"),
+        (form(clip=b"x"), "missing_field"),
+        (form(audio="x"), "unknown_option"),
     ],
 )
 async def test_transcribe_says_what_is_wrong(

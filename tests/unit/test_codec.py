@@ -434,6 +434,8 @@ def _other(value: Any) -> Any:
             return value + b"x"
         case None:
             return "another"
+        case ():
+            return (1,)
     raise TypeError(f"no other value for {value!r}")
 
 
@@ -462,8 +464,10 @@ def test_transient_are_the_seed_and_where_a_recording_is() -> None:
         "sampling.seed",
         "recording.data",
         "recording.path",
+        "recording.parts",
         "voice.recording.data",
         "voice.recording.path",
+        "voice.recording.parts",
     }
 
 

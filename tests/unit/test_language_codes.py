@@ -27,6 +27,14 @@ from supervisor.http.shared.languages import language_code
         ("jpn", "ja"),
         ("fr-FR", "fr"),
         ("klingon", "klingon"),
+        ("jp", "ja"),
+        ("jp-JP", "ja"),
+        ("cn", "zh"),
+        ("kr", "ko"),
+        ("undefined", "auto"),
+        ("null", "auto"),
+        ("None", "auto"),
+        ("English (United States)", "en"),
     ],
 )
 def test_a_language_has_many_names(given: str | None, code: str) -> None:

@@ -13,7 +13,7 @@ _REQUEST_HEADERS = (
 )
 _RESPONSE_HEADERS = (
     "X-Request-Id, Server-Timing, Retry-After, X-Voice-Engine, X-Voice-Approximation, "
-    "X-Voice-Cache, X-Voice-Id, X-Sample-Rate, X-Audio-Duration"
+    "X-Voice-Cache, X-Voice-Id, X-Voice-Engine-Warning, X-Sample-Rate, X-Audio-Duration"
 )
 _PREFLIGHT_SECONDS = "600"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
@@ -147,11 +148,28 @@ class ErrorDetail(BaseModel):
 
     message: str
     type: str
+    param: Annotated[None, Field(description="always null: the message names the field")] = None
     code: str
 
 
 class Error(BaseModel):
     """An error: what is wrong, and what to do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "detail": "the field 'text' is missing; send it",
+                    "error": {
+                        "message": "the field 'text' is missing; send it",
+                        "type": "invalid_request_error",
+                        "param": None,
+                        "code": "missing_field",
+                    },
+                }
+            ]
+        }
+    )
 
     detail: str
     error: ErrorDetail

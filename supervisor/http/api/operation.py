@@ -113,7 +113,7 @@ class Operation(Generic[BodyT, ParamsT]):
         service = request.app[SERVICE]
         given: dict[str, Any] = {name: request.query.getall(name) for name in request.query}
         given |= {name: [value] for name, value in request.match_info.items()}
-        params = validate(self.params, given, "parameter")
+        params = validate(request, self.params, given, "parameter")
         async with Upload(service.spool) as upload:
             if not self.media:
                 invite(request)

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, HttpVersion11, MultipartReader, hdrs, web
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
+from supervisor.http.context import warn
 from supervisor.service import SERVICE
 from supervisor.settings import Settings
 from supervisor.voices.store import VOICE_ID, VOICE_ID_RULE
@@ -25,19 +27,38 @@ _MAX_FIELD = 256 * 1024
 _MAX_FIELDS_BYTES = 1024 * 1024
 """Bytes of all text fields of a form together; a field may occur several times."""
 _MAX_PARTS = 1000
+_MAX_FILES = 25
+"""Recordings of one form, where it may have several."""
 _MAX_JSON = 512 * 1024
+
+_SYNONYMS = frozenset(
+    (
+        *("file", "files", "audio", "audio_file", "audiofile", "audio_data", "audio_sample"),
+        *("recording", "sample", "samples", "upload", "upload_file", "input_audio", "speech"),
+        *("reference", "reference_audio", "ref_audio", "reference_file", "prompt_audio"),
+        *("speaker_wav", "voice_file", "voice_sample", "wav", "blob", "media", "data"),
+    )
+)
+"""Names that clients give to the field with the recording, where it has another name."""
+
+_UNDEFINED = ("undefined", "null", "none")
+"""What clients write into a form for a value that they do not have."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class FileField:
-    """The part of a form that holds a recording; `limit` returns its maximum size in MB."""
+    """The part of a form that holds a recording; `limit` returns its maximum size in MB.
+
+    With `several` the form may have several recordings, which are joined.
+    """
 
     name: str
     description: str
     limit: Callable[[Settings], int]
     required: bool = True
+    several: bool = False
 
 
 async def read_form(
@@ -62,16 +83,13 @@ async def read_form(
         raise _broken(_reason(error)) from error
     await upload.close()
     # Validate the fields first: one may explain a missing file, such as a URL instead of it.
-    fields = validate(model, form.fields, "field")
+    fields = validate(request, model, form.fields, "field")
     if file is not None:
-        if file.required and not form.has_file:
+        if file.required and not form.received:
+            raise _no_file(file, form.misnamed)
+        if form.received and not all(upload.sizes):
             raise ServiceError(
-                ErrorCode.missing_field,
-                f"the field '{file.name}' is missing; send the recording in it",
-            )
-        if form.has_file and upload.size == 0:
-            raise ServiceError(
-                ErrorCode.empty_audio, f"the file in '{file.name}' is empty; send a recording"
+                ErrorCode.empty_audio, f"the file in '{form.received}' is empty; send a recording"
             )
     return fields
 
@@ -100,21 +118,27 @@ async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
         raise _refusal(error, model, "field") from None
 
 
-def validate(model: type[ModelT], given: Mapping[str, list[Any]], what: str) -> ModelT:
+def validate(
+    request: web.Request, model: type[ModelT], given: Mapping[str, list[Any]], what: str
+) -> ModelT:
     """Validate `given`, which has all values of each name, as `model`.
 
-    `what` is "field" or "parameter". The `ServiceError` names it and its allowed values.
+    Of a repeated value the last one counts. An empty value that may be left out is left out, and so
+    is "undefined" where no text is expected. `what` is "field" or "parameter"; the `ServiceError`
+    names it and its allowed values.
     """
+    wire = {field.alias or own: field for own, field in model.model_fields.items()}
     values: dict[str, Any] = {}
     for name, all_values in given.items():
-        if _is_list(model, name):
-            values[name] = all_values
-        elif len(all_values) > 1:
-            raise ServiceError(
-                ErrorCode.invalid_request, f"the {what} '{name}' is there twice; send it once"
-            )
-        else:
-            values[name] = all_values[0]
+        field = wire.get(name)
+        kept = all_values
+        if field is not None and not field.is_required():
+            kept = [value for value in all_values if value != ""]
+            if kept and kept[-1].lower() in _UNDEFINED and not _takes(field, kept[-1]):
+                warn(request, f"the {what} {name} is {kept[-1]}, so the default is used")
+                continue
+        if kept:
+            values[name] = kept if field is not None and _is_list(field) else kept[-1]
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -141,13 +165,17 @@ class _Form:
         self, model: type[BaseModel], file: FileField | None, upload: Upload, max_mb: int
     ) -> None:
         self.fields: dict[str, list[str]] = {}
-        self.has_file = False
+        self.received = ""
+        """The name of the field that had the recording; "" before it has come."""
+        self.misnamed = ""
+        """The name of a field with a file that is not known."""
         self._model = model
         self._file = file
         self._upload = upload
         self._max_mb = max_mb
         self._parts = 0
         self._text_bytes = 0
+        self._ignored_bytes = 0
         self._known = set(wire_names(model))
         self._lenient = model.model_config.get("extra") == "ignore"
 
@@ -162,36 +190,67 @@ class _Form:
             raise _broken("a part has no name")
         # PHP and OpenAI's clients add [] to a field that may occur several times.
         name = part.name.removesuffix("[]")
-        if self._file is not None and name == self._file.name:
-            if self.has_file:
-                raise ServiceError(
-                    ErrorCode.invalid_request,
-                    f"the form has the file '{name}' twice; send one recording",
-                )
-            self.has_file = True
-            await self._receive(part)
-            if not (self._upload.size or part.filename or self._file.required):
-                self.has_file = False  # a browser sends an unused file input like this
+        if self._is_recording(name, part):
+            await self._receive(part, name)
         elif name in self._known:
-            if name in self.fields and not _is_list(self._model, name):
-                raise _broken(f"it has the field '{name}' twice")
             self.fields.setdefault(name, []).append(await self._text(part))
         elif self._lenient:
-            await self._text(part)
+            if part.filename:
+                self.misnamed = name
+            await self._ignore(part)
+        elif part.filename and self._file is not None and not self.received:
+            raise _no_file(self._file, name)
         else:
             raise _unknown(name, self._model, "field", self._file)
 
-    async def _receive(self, part: BodyPartReader) -> None:
+    def _is_recording(self, name: str, part: BodyPartReader) -> bool:
+        """Whether `part` is the recording: by its name, or as a file with a similar name."""
+        if self._file is None:
+            return False
+        if name == self._file.name:
+            return True
+        if name in self._known or name.lower() not in _SYNONYMS or not part.filename:
+            return False
+        return self.received in ("", name)
+
+    async def _receive(self, part: BodyPartReader, name: str) -> None:
+        assert self._file is not None
+        if self.received and not self._file.several:
+            both = "" if name == self.received else f" and in '{self.received}'"
+            raise ServiceError(
+                ErrorCode.invalid_request,
+                f"the form has a file in '{name}'{both or ' twice'}; send one recording",
+            )
+        if len(self._upload.sizes) >= _MAX_FILES:
+            raise ServiceError(
+                ErrorCode.invalid_request,
+                f"the form has more than {_MAX_FILES} files; send fewer",
+            )
         if part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "binary").lower() not in (
             "binary",
             "8bit",
             "7bit",
         ):
             raise _broken("its parts must be binary, without a transfer encoding")
+        self._upload.begin()
         while chunk := await part.read_chunk(64 * 1024):
             await self._upload.write(chunk)
             if self._upload.size > self._max_mb * _MB:
                 raise self.over_large()
+        if self._upload.sizes[-1] or part.filename or self._file.required:
+            self.received = name
+        else:
+            self._upload.sizes.pop()  # a browser sends an unused file input like this
+
+    async def _ignore(self, part: BodyPartReader) -> None:
+        """Read over a part that nobody needs."""
+        while chunk := await part.read_chunk(64 * 1024):
+            self._ignored_bytes += len(chunk)
+            if self._ignored_bytes > max(self._max_mb, 1) * _MB:
+                raise ServiceError(
+                    ErrorCode.payload_too_large,
+                    f"the field '{part.name}' is too large, and it is not used; leave it out",
+                )
 
     async def _text(self, part: BodyPartReader) -> str:
         data = bytearray()
@@ -219,13 +278,30 @@ class _Form:
         )
 
 
-def _is_list(model: type[BaseModel], name: str) -> bool:
-    """Whether the field with this name in requests takes several values."""
-    for own, field in model.model_fields.items():
-        if name == (field.alias or own):
-            kinds = (field.annotation, *typing.get_args(field.annotation))
-            return any(typing.get_origin(kind) is list for kind in kinds)
-    return False
+def _is_list(field: FieldInfo) -> bool:
+    """Whether `field` takes several values."""
+    return any(typing.get_origin(kind) is list for kind in _kinds(field))
+
+
+def _takes(field: FieldInfo, text: str) -> bool:
+    """Whether `text` may be a value of `field`: it takes any text, or this one."""
+    kinds = _kinds(field)
+    literals = [value for kind in kinds for value in typing.get_args(kind)]
+    return str in kinds or _is_list(field) or text in literals
+
+
+def _kinds(field: FieldInfo) -> list[Any]:
+    """The types that `field` may have, without their annotations."""
+    kinds = [field.annotation, *typing.get_args(field.annotation)]
+    return kinds + [typing.get_args(kind)[0] for kind in kinds if hasattr(kind, "__metadata__")]
+
+
+def _no_file(file: FileField, misnamed: str) -> ServiceError:
+    instead = f", not in '{misnamed[:100]}'" if misnamed else ""
+    return ServiceError(
+        ErrorCode.missing_field,
+        f"the field '{file.name}' is missing; send the recording in it{instead}",
+    )
 
 
 def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> ServiceError:

@@ -30,7 +30,7 @@ from supervisor.http.api.operation import (
 )
 from supervisor.http.routes.voices import SAMPLE
 from supervisor.http.shared.jobs import timing
-from supervisor.http.shared.languages import language_code
+from supervisor.http.shared.languages import language_hint
 from supervisor.http.shared.synthesis import (
     DecodeSteps,
     EosThreshold,
@@ -50,6 +50,7 @@ from supervisor.http.shared.transcription import (
     plain_answer,
     transcription,
 )
+from supervisor.http.shared.voice_names import resolve_voice
 from supervisor.voices.store import VoiceId
 
 TAG = "Speech"
@@ -103,7 +104,7 @@ class TranscribeFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     language: Annotated[
-        str, Field(max_length=16, description="a hint: auto, zh, en, yue, ja, ko")
+        str, Field(max_length=32, description="a hint: auto, zh, en, yue, ja, ko")
     ] = AUTO_LANGUAGE
     itn: Annotated[bool, Field(description="write punctuation, and numbers as digits")] = True
     timestamps: Annotated[
@@ -224,8 +225,8 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
 
     The request is a form or JSON; only a form can have a recording.
     """
-    voice_id = call.body.voice_id
-    if call.upload.size and voice_id is not None:
+    asked = call.body.voice_id
+    if call.upload.size and asked is not None:
         raise ServiceError(
             ErrorCode.invalid_option,
             f"the request has both voice_id and {_REFERENCE.name}; send only one of them",
@@ -233,7 +234,7 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
     if call.upload.size:
         voice = Voice(recording=call.upload.recording)
         return await speak(call, call.body.speech(voice))
-    async with named(call.service, voice_id) as voice:
+    async with named(call.service, await resolve_voice(call, asked)) as voice:
         return await speak(call, call.body.speech(voice))
 
 
@@ -241,7 +242,10 @@ async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamRespons
     """Transcribe a recording, with its language and emotion."""
     fields = call.body
     asked = transcription(
-        call, language=language_code(fields.language), itn=fields.itn, words=fields.words
+        call,
+        language=language_hint(call.request, fields.language),
+        itn=fields.itn,
+        words=fields.words,
     )
     transcript = await asked.run()
     if fields.response_format == "json":

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import EncodeVoice
-from ipc.recordings import READABLE, SUFFIXES
+from ipc.recordings import HEAD_BYTES, READABLE, SUFFIXES, detect
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import ResponseBuffer
@@ -30,11 +30,11 @@ from supervisor.http.api.operation import (
     operation,
 )
 from supervisor.http.api.read import FileField
-from supervisor.http.shared.files import FileAnswer
+from supervisor.http.shared.files import FileAnswer, read_part, send_part
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.synthesis import cached_id, is_cached_id
 from supervisor.service import Service
-from supervisor.voices.store import CACHED, Consent, VoiceId, VoiceName
+from supervisor.voices.store import CACHED, Consent, Voice, VoiceId, VoiceName
 
 TAG = "Voices"
 _KEY = re.compile("[0-9a-f]{64}")
@@ -246,21 +246,51 @@ async def delete(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
 
 async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """The recording that a voice was registered with, as it was sent."""
-    store = call.service.voices
-    voice = store.get(call.params.voice_id)
+    voice = registered_voice(call.service, call.params.voice_id)
+    if voice.parts:
+        raise ServiceError(
+            ErrorCode.invalid_request,
+            f"the voice '{voice.id}' was made of {len(voice.parts)} recordings; "
+            f"GET /v1/voices/{voice.id}/samples/{sample_id(0)}/audio returns the first one",
+        )
+    return await send_recording(call, voice)
+
+
+def registered_voice(service: Service, voice_id: str) -> Voice:
+    """The registered voice `voice_id`. Raises `ServiceError` (not_found)."""
+    voice = service.voices.get(voice_id)
     if voice is None:
-        raise _no_voice(call.params.voice_id, "registered ")
+        raise _no_voice(voice_id, "registered ")
+    return voice
+
+
+async def send_recording(call: Call[Any, Any], voice: Voice, number: int = 0) -> web.StreamResponse:
+    """Send one of the recordings of a voice, as it was sent."""
+    store = call.service.voices
     async with store.hold(voice.key):
-        suffix = SUFFIXES.get(voice.media_type, "")
+        path = store.recording_path(voice)
+        start = sum(voice.parts[:number])
+        media_type = voice.media_type
+        if voice.parts:
+            known = detect(await read_part(path, start, HEAD_BYTES))
+            media_type = "application/octet-stream" if known is None else known.media_type
+        suffix = SUFFIXES.get(media_type, "")
         # The file came from a client: a browser must not show it as a page.
         headers = {
-            "Content-Type": voice.media_type,
+            "Content-Type": media_type,
             "X-Content-Type-Options": "nosniff",
             "Content-Disposition": f'attachment; filename="{voice.id}{suffix}"',
         }
-        response = FileAnswer(store.recording_path(voice), headers=headers)
-        await response.prepare(call.request)  # sends the whole file
-        return response
+        if not voice.parts:
+            answer = FileAnswer(path, headers=headers)
+            await answer.prepare(call.request)  # sends the whole file
+            return answer
+        return await send_part(call.request, path, start, voice.parts[number], headers)
+
+
+def sample_id(number: int) -> str:
+    """The id of a recording of a voice, counted from 0."""
+    return f"sample-{number + 1}"
 
 
 def _no_voice(voice_id: str, kind: str = "") -> ServiceError:

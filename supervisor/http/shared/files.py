@@ -1,13 +1,23 @@
-"""Responses that are files. Runs in the front; the kernel sends the file directly."""
+"""Responses that are files, or parts of them. Runs in the front.
+
+The kernel sends a whole file directly.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
+from supervisor.http.shared.streaming import send
 from supervisor.service import SERVICE
+from supervisor.threads import in_thread
+
+_BLOCK = 256 * 1024
 
 
 class FileAnswer(web.FileResponse):
@@ -33,3 +43,32 @@ class FileAnswer(web.FileResponse):
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError("the client has stopped reading") from None
+
+
+async def send_part(
+    request: web.Request, path: Path, start: int, size: int, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Send `size` bytes of the file from `start` on. Raises `ConnectionResetError`."""
+    response = web.StreamResponse(headers=headers)
+    response.content_length = size
+    await response.prepare(request)
+    end = start if request.method == hdrs.METH_HEAD else start + size
+    while start < end:
+        data = await read_part(path, start, min(_BLOCK, end - start))
+        await send(request, response, data)
+        start += len(data)
+    await response.write_eof()
+    return response
+
+
+async def read_part(path: Path, start: int, size: int) -> bytes:
+    """The bytes of the file from `start` on; at least one. Raises `OSError`."""
+
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            return os.pread(file.fileno(), size, start)
+
+    data = await in_thread(read)
+    if not data:
+        raise OSError(f"{path} is shorter than it was")
+    return data

@@ -85,7 +85,8 @@ async def named(service: Service, voice_id: str | None) -> AsyncIterator[Voice]:
     if voice is not None:
         async with service.voices.hold(voice.key):
             path = str(service.voices.recording_path(voice))
-            yield Voice(recording=Recording(voice.key, path=path), registered=True)
+            recording = Recording(voice.key, path=path, parts=voice.parts)
+            yield Voice(recording=recording, registered=True)
     else:
         yield _unregistered(service, voice_id)
 

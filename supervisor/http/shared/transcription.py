@@ -24,6 +24,9 @@ from supervisor.http.shared.jobs import make_job
 _DENSEST = 2_000_000
 """Highest bytes per second taken from a WAV header: six channels of 24 bits at 96 kHz."""
 
+ONE_SPEAKER = "the service does not tell speakers apart: all of the transcript has one speaker"
+"""The warning for requests that ask who speaks."""
+
 RECORDING = FileField(
     "file",
     f"the recording to transcribe: {READABLE}, up to {TRANSCRIPT_SECONDS / 60:.0f} minutes",

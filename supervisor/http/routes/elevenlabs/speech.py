@@ -6,7 +6,8 @@ meaning here. Voices are in `voices.py`, transcription is in `transcription.py`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -26,6 +27,7 @@ from supervisor.http.shared.synthesis import (
     speak,
     speak_in_json,
 )
+from supervisor.http.shared.voice_names import resolve_voice
 
 TAG = "ElevenLabs"
 
@@ -110,14 +112,14 @@ async def text_to_speech(call: _TtsCall) -> web.StreamResponse:
     length.
     """
     whole = call.params.output_format.startswith("wav_")
-    async with named(call.service, call.params.voice_id) as voice:
+    async with _voice(call) as voice:
         speech = _speech(call, voice, streamed=not whole)
         return await speak(call, speech, model=call.body.model_id)
 
 
 async def text_to_speech_stream(call: _TtsCall) -> web.StreamResponse:
     """Speak a text in a built-in or registered voice; the sound is sent while it is generated."""
-    async with named(call.service, call.params.voice_id) as voice:
+    async with _voice(call) as voice:
         speech = _speech(call, voice, streamed=True)
         return await speak(call, speech, model=call.body.model_id)
 
@@ -138,9 +140,17 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
             alignment_granularity="character" if result.alignment_exact else "sentence",
         )
 
-    async with named(call.service, call.params.voice_id) as voice:
+    async with _voice(call) as voice:
         speech = _speech(call, voice, alignment=True)
         return await speak_in_json(call, speech, times, model=call.body.model_id)
+
+
+@contextlib.asynccontextmanager
+async def _voice(call: _TtsCall) -> AsyncIterator[Voice]:
+    """The voice of the request."""
+    voice_id = await resolve_voice(call, call.params.voice_id, model=call.body.model_id)
+    async with named(call.service, voice_id) as voice:
+        yield voice
 
 
 def _speech(

@@ -19,21 +19,21 @@ from supervisor.http.api.operation import (
     json_answer,
     operation,
 )
+from supervisor.http.context import warn
 from supervisor.http.shared.character_times import evenly
 from supervisor.http.shared.jobs import timing
-from supervisor.http.shared.languages import ISO_639_3, language_code
-from supervisor.http.shared.transcription import RECORDING, transcription
+from supervisor.http.shared.languages import ISO_639_3, language_hint
+from supervisor.http.shared.transcription import ONE_SPEAKER, RECORDING, transcription
 
 TAG = "ElevenLabs"
 
-_WANT_NOTHING = ("", "null", "none", "false", "0", "other", "[]", "{}")
+_WANT_NOTHING = ("", "null", "none", "undefined", "false", "0", "other", "[]", "{}")
 """Values that mean the same as a field that is left out."""
 
 _REFUSED = {
     "cloud_storage_url": "the service fetches no URL; send the recording in 'file'",
     "source_url": "the service fetches no URL; send the recording in 'file'",
     "webhook": "the service calls no webhook; leave webhook out and wait for the response",
-    "diarize": "the service does not separate speakers; leave diarize out",
     "use_multi_channel": "the service mixes all channels into one; send one file per channel",
     "file_format": "the service takes no samples without a header; send a WAV and leave "
     "file_format out",
@@ -62,7 +62,7 @@ class SpeechToTextFields(BaseModel):
         ),
     ] = None
     language_code: Annotated[
-        str | None, Field(max_length=16, description="a hint: ISO 639-1 or 639-3", examples=["en"])
+        str | None, Field(max_length=32, description="a hint: ISO 639-1 or 639-3", examples=["en"])
     ] = None
     timestamps_granularity: Annotated[
         Literal["none", "word", "character"],
@@ -74,7 +74,13 @@ class SpeechToTextFields(BaseModel):
     cloud_storage_url: Annotated[str | None, Field(description="must be left out")] = None
     source_url: Annotated[str | None, Field(description="must be left out")] = None
     webhook: Annotated[str | None, Field(description="must be false or left out")] = None
-    diarize: Annotated[str | None, Field(description="must be false or left out")] = None
+    diarize: Annotated[
+        bool,
+        Field(
+            description="the words have a speaker_id; it is always speaker_0, because the service "
+            "does not tell speakers apart"
+        ),
+    ] = False
     use_multi_channel: Annotated[str | None, Field(description="must be false or left out")] = None
     file_format: Annotated[str | None, Field(description="must be other or left out")] = None
     additional_formats: Annotated[str | None, Field(description="must be left out")] = None
@@ -106,6 +112,9 @@ class ScribeWord(BaseModel):
     start: float
     end: float
     type: Literal["word", "spacing", "audio_event"]
+    speaker_id: Annotated[
+        Literal["speaker_0"] | None, Field(description="with diarize: always the same speaker")
+    ] = None
     logprob: Annotated[
         None, Field(description="always null: no engine gives the probability of a word")
     ] = None
@@ -155,10 +164,12 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
     """Transcribe a recording, with the times of its words, its language and its emotion."""
     fields = call.body
     timed = fields.timestamps_granularity != "none"
+    if fields.diarize:
+        warn(call.request, ONE_SPEAKER)
     asked = transcription(
         call,
         model=fields.model_id,
-        language=language_code(fields.language_code),
+        language=language_hint(call.request, fields.language_code),
         words=timed,
     )
     transcript = await asked.run()
@@ -166,6 +177,8 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
     if timed:
         characters = fields.timestamps_granularity == "character"
         words = scribe_words(transcript, characters=characters, events=fields.tag_audio_events)
+    for word in words if fields.diarize else ():
+        word.speaker_id = "speaker_0"
     told = transcript.paralinguistics
     answer = ScribeTranscript(
         language_code=ISO_639_3.get(told.language, told.language),

@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from ipc.errors import ErrorCode
+from ipc.recordings import READABLE
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -38,7 +39,13 @@ TAG = "ElevenLabs"
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 20
 
-_SAMPLES = FileField("files", f"{SAMPLE.description}; one file", SAMPLE.limit)
+_SAMPLES = FileField(
+    "files",
+    f"one or several recordings of the voice: {READABLE}; 30 s of them are used, the same share of "
+    "each",
+    SAMPLE.limit,
+    several=True,
+)
 
 
 class ElevenLabsVoiceSettings(BaseModel):
@@ -110,7 +117,7 @@ class VoicePage(BaseModel):
 
 
 async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
-    """Register the voice of one recording under a new id.
+    """Register the voice of one or several recordings under a new id.
 
     The response comes after the voice was tested and saved to disk. The fields description, labels
     and remove_background_noise are ignored.

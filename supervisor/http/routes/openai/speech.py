@@ -6,17 +6,14 @@ SDKs (https://github.com/openai/openai-python).
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
-import time
 from typing import Annotated, Literal
 
 import psutil
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipc.engines import BuiltinVoice, Kind
+from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
 from ipc.operations import Speak, SpeechResult
@@ -30,25 +27,25 @@ from supervisor.http.api.operation import (
     json_answer,
     operation,
 )
-from supervisor.http.routes.openai.transcription import TRANSCRIPTION
+from supervisor.http.routes.openai.transcription import TRANSCRIPTION, TRANSLATION
 from supervisor.http.shared.streaming import server_sent, server_sent_error
 from supervisor.http.shared.synthesis import Speed, named, sampling, sound_answer, speak
+from supervisor.http.shared.voice_names import resolve_voice
 from supervisor.service import Service
 
 TAG = "OpenAI"
-
-VOICES = (
-    *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova"),
-    *("onyx", "sage", "shimmer", "verse", "marin", "cedar"),
-)
-"""OpenAI's voices. Each is another name for a built-in voice, by its place in the list."""
 
 PCM_RATE = 24_000
 """Sample rate in Hz of OpenAI's raw PCM, which has no header for it."""
 
 _MODELS = {
     Kind.TTS: ("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
-    Kind.STT: ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    Kind.STT: (
+        "whisper-1",
+        "gpt-4o-transcribe",
+        "gpt-4o-mini-transcribe",
+        "gpt-4o-transcribe-diarize",
+    ),
 }
 """OpenAI's names for the default models."""
 
@@ -70,23 +67,23 @@ class SpeechFields(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[
-        str,
+        str | None,
         Field(
             description="name of an engine; any other name means the default engine",
             examples=["tts-1"],
         ),
-    ]
+    ] = None
     input: Annotated[
         str, Field(description="the text to speak", examples=["Hello, this is my voice."])
     ]
     voice: Annotated[
-        str | VoiceReference,
+        str | VoiceReference | None,
         Field(
             description="a built-in or registered voice; OpenAI's names (alloy, nova, ...) are "
-            "other names for the built-in voices",
+            "other names for the built-in voices; default: the engine's own",
             examples=["alloy"],
         ),
-    ]
+    ] = None
     instructions: Annotated[
         str | None, Field(description="accepted and ignored: no engine supports them")
     ] = None
@@ -170,8 +167,8 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
     event counts characters of the input and pieces of 50 ms of sound.
     """
     fields = call.body
-    asked = fields.voice if isinstance(fields.voice, str) else fields.voice.id
-    voice_id = await _voice(call, asked)
+    asked = fields.voice.id if isinstance(fields.voice, VoiceReference) else fields.voice
+    voice_id = await resolve_voice(call, asked, model=fields.model)
     response_format = fields.response_format or "mp3"
     async with named(call.service, voice_id) as voice:
         speech = Speak(
@@ -206,33 +203,6 @@ async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
     )
 
 
-async def _voice(call: Call[SpeechFields, Nothing], asked: str) -> str | None:
-    """The id of the voice that a client names `asked`; None means the engine's default one."""
-    if asked not in VOICES or call.service.voices.get(asked) is not None:
-        return asked
-    builtin = [voice.id for voice in await _builtin(call)]
-    if asked in builtin:
-        return asked
-    return builtin[VOICES.index(asked) % len(builtin)] if builtin else None
-
-
-async def _builtin(call: Call[SpeechFields, Nothing]) -> tuple[BuiltinVoice, ...]:
-    """The built-in voices of the engine; waits until it has loaded."""
-    model = call.service.models.resolve(Kind.TTS, model=call.body.model)
-    info = None
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(call.deadline - time.monotonic()):
-            info = await model.backend.known_info()
-    if info is None:
-        raise ServiceError(
-            ErrorCode.model_unavailable,
-            f"the model for {model.name} has not loaded yet, so its voices are not known; try "
-            "again",
-            retry_after=max(1.0, model.backend.retry_after),
-        )
-    return info.voices
-
-
 def _models(service: Service) -> list[ModelEntry]:
     created = int(psutil.Process().create_time())
     engines = [(model, model.backend.engine.name) for model in service.models]
@@ -263,6 +233,7 @@ OPERATIONS: Operations = (
         errors=(ErrorCode.not_found,),
     ),
     TRANSCRIPTION,
+    TRANSLATION,
     operation(
         "GET",
         "/v1/models",

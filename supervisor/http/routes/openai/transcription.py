@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ipc.errors import ServiceError
+from ipc.engines import Kind
+from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
+from supervisor.http.api.openapi_parts import Error
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -24,23 +26,27 @@ from supervisor.http.api.operation import (
     json_answer,
     operation,
 )
+from supervisor.http.context import warn
 from supervisor.http.routes.openai.transcripts import (
+    DiarizedSegment,
     OpenAITranscription,
+    diarized,
     plain,
     told,
     verbose,
 )
 from supervisor.http.shared.jobs import timing
-from supervisor.http.shared.languages import language_code
+from supervisor.http.shared.languages import language_hint
 from supervisor.http.shared.streaming import server_sent, server_sent_error, stream
 from supervisor.http.shared.transcription import (
+    ONE_SPEAKER,
     PLAIN_CONTENT,
     RECORDING,
     plain_answer,
     transcription,
 )
 
-_STREAMED = ("json", "text")
+_STREAMED = ("json", "text", "diarized_json")
 
 
 class TranscriptionFields(BaseModel):
@@ -49,12 +55,12 @@ class TranscriptionFields(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[
-        str,
+        str | None,
         Field(
             description="name of an engine; any other name means the default engine",
             examples=["whisper-1"],
         ),
-    ]
+    ] = None
     language: Annotated[
         str | None, Field(max_length=32, description="a hint: en, zh, ja, ko, yue", examples=["en"])
     ] = None
@@ -64,8 +70,11 @@ class TranscriptionFields(BaseModel):
     ] = []
     prompt: Annotated[str | None, Field(description="accepted and ignored")] = None
     response_format: Annotated[
-        Literal["json", "text", "srt", "verbose_json", "vtt"],
-        Field(description="srt and vtt are subtitles; verbose_json has segments"),
+        Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"],
+        Field(
+            description="srt and vtt are subtitles; verbose_json has segments; diarized_json has "
+            "segments, all with the same speaker"
+        ),
     ] = "json"
     temperature: Annotated[
         float | None, Field(description="accepted and ignored: recognition is not random")
@@ -81,7 +90,11 @@ class TranscriptionFields(BaseModel):
         str | None, Field(description="accepted and ignored: recordings are cut at silence")
     ] = None
     stream: Annotated[
-        bool, Field(description="events transcript.text.delta, then transcript.text.done")
+        bool,
+        Field(
+            description="events transcript.text.delta, with diarized_json also "
+            "transcript.text.segment, then transcript.text.done"
+        ),
     ] = False
 
     @model_validator(mode="after")
@@ -99,22 +112,25 @@ class _TranscriptionEvents:
 
     media_type = SERVER_SENT
 
-    def __init__(self) -> None:
+    def __init__(self, *, diarized: bool) -> None:
         self._text = ""
+        self._diarized = diarized
 
     def item(self, item: Segment) -> bytes:
         delta = seam(self._text, item.text) + item.text
         self._text += delta
-        return server_sent(
-            {
-                "type": "transcript.text.delta",
-                "delta": delta,
-                "start": item.start,
-                "end": item.end,
-                "language": item.paralinguistics.language,
-                **told(item.paralinguistics),
-            }
-        )
+        event = {
+            "type": "transcript.text.delta",
+            "delta": delta,
+            "start": item.start,
+            "end": item.end,
+            "language": item.paralinguistics.language,
+            **told(item.paralinguistics),
+        }
+        if not self._diarized:
+            return server_sent(event)
+        spoken = DiarizedSegment.of(item)
+        return server_sent(event | {"segment_id": spoken.id}) + server_sent(spoken.model_dump())
 
     def end(self, result: Transcript) -> bytes:
         return server_sent(
@@ -132,11 +148,14 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
     Every JSON response also has emotion, sound events and language, with their probabilities.
     """
     fields = call.body
+    by_speaker = fields.response_format == "diarized_json"
+    if by_speaker:
+        warn(call.request, ONE_SPEAKER)
     words = "word" in fields.timestamp_granularities
     asked = transcription(
         call,
         model=fields.model,
-        language=_hint(fields),
+        language=_hint(call),
         words=words,
         streamed=fields.stream,
     )
@@ -147,7 +166,7 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
             asked.model.backend,
             asked.job,
             source=asked.segments,
-            framing=_TranscriptionEvents(),
+            framing=_TranscriptionEvents(diarized=by_speaker),
             headers=lambda: head,
         )
     response = _answer(await asked.run(), fields)
@@ -159,6 +178,8 @@ def _answer(transcript: Transcript, fields: TranscriptionFields) -> web.Response
     match fields.response_format:
         case "json":
             return json_answer(plain(transcript))
+        case "diarized_json":
+            return json_answer(diarized(transcript))
         case "verbose_json":
             wanted = fields.timestamp_granularities
             left_out = {f"{name}s" for name in ("segment", "word") if name not in wanted}
@@ -168,12 +189,34 @@ def _answer(transcript: Transcript, fields: TranscriptionFields) -> web.Response
             return plain_answer(transcript, form)
 
 
-def _hint(fields: TranscriptionFields) -> str:
+def _hint(call: Call[TranscriptionFields, Nothing]) -> str:
     """The language hint for the engine, which takes one; several languages give no hint."""
-    if not fields.language and len(fields.languages) == 1:
-        return language_code(fields.languages[0])
-    return language_code(fields.language)
+    fields = call.body
+    given = fields.language
+    if not given and len(fields.languages) == 1:
+        (given,) = fields.languages
+    return language_hint(call.request, given)
 
+
+async def openai_translation(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """Not possible: no engine translates. The error says which model would be needed."""
+    engine = call.service.models.default(Kind.STT).backend.engine.name
+    raise ServiceError(
+        ErrorCode.invalid_request,
+        "translation needs a model that translates speech, such as Whisper (whisper-1 at OpenAI); "
+        f"the engine {engine} of this service only transcribes: send the recording to "
+        "/v1/audio/transcriptions",
+    )
+
+
+TRANSLATION = operation(
+    "POST",
+    "/v1/audio/translations",
+    openai_translation,
+    summary="Translate: not possible",
+    tag="OpenAI",
+    answers={400: Answer("No engine translates.", {JSON: Error})},
+)
 
 TRANSCRIPTION = operation(
     "POST",
@@ -190,7 +233,7 @@ TRANSCRIPTION = operation(
             {
                 JSON: OpenAITranscription,
                 **PLAIN_CONTENT,
-                SERVER_SENT: "transcript.text.delta and transcript.text.done",
+                SERVER_SENT: "transcript.text.delta, transcript.text.segment, transcript.text.done",
             },
         )
     },

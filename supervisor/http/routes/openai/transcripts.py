@@ -134,7 +134,36 @@ class VerboseTranscription(Told):
     usage: UsageDuration
 
 
-class OpenAITranscription(RootModel[VerboseTranscription | PlainTranscription]):
+class DiarizedSegment(BaseModel):
+    """A segment with its speaker; engines do not tell speakers apart, so that there is only A."""
+
+    type: Literal["transcript.text.segment"] = "transcript.text.segment"
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: Literal["A"] = "A"
+
+    @classmethod
+    def of(cls, segment: Segment) -> DiarizedSegment:
+        """From the worker's result."""
+        return cls(id=f"seg_{segment.id}", start=segment.start, end=segment.end, text=segment.text)
+
+
+class DiarizedTranscription(Told):
+    """A transcript with speakers: OpenAI's `diarized_json`, and how it is said."""
+
+    task: Literal["transcribe"] = "transcribe"
+    language: Annotated[str, Field(description="code of the language; nospeech without speech")]
+    duration: Annotated[float, Field(description="duration of the recording in seconds")]
+    text: str
+    segments: list[DiarizedSegment]
+    usage: UsageDuration
+
+
+class OpenAITranscription(
+    RootModel[VerboseTranscription | DiarizedTranscription | PlainTranscription]
+):
     """A transcript in the schema that `response_format` selects."""
 
 
@@ -160,6 +189,18 @@ def verbose(transcript: Transcript) -> VerboseTranscription:
         text=transcript.text,
         segments=[_segment(segment) for segment in transcript.segments],
         words=[Word.of(word) for segment in transcript.segments for word in segment.words or ()],
+        usage=UsageDuration(seconds=transcript.duration),
+        **told(transcript.paralinguistics),
+    )
+
+
+def diarized(transcript: Transcript) -> DiarizedTranscription:
+    """A transcript as OpenAI's `diarized_json`."""
+    return DiarizedTranscription(
+        language=transcript.paralinguistics.language,
+        duration=transcript.duration,
+        text=transcript.text,
+        segments=[DiarizedSegment.of(segment) for segment in transcript.segments],
         usage=UsageDuration(seconds=transcript.duration),
         **told(transcript.paralinguistics),
     )
