@@ -147,11 +147,15 @@ class EncodeVoice(Operation[VoiceResult]):
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word with its punctuation, and when it is said, in seconds of the recording."""
+    """A word with its punctuation, and when it is said, in seconds of the recording.
+
+    `logprob` is the logarithm of its probability; None if the model has none.
+    """
 
     word: str
     start: float
     end: float
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,9 @@ class Paralinguistics:
 class Segment:
     """A segment of a transcript, as long as a subtitle; times are in seconds of the recording.
 
-    `words` is None if the request did not ask for words.
+    - `words`: None if the request did not ask for words;
+    - `avg_logprob`: the mean of the logarithms of its tokens' probabilities; `no_speech`: the
+      probability that there is no speech. Both are None if the model has none.
     """
 
     id: int
@@ -183,6 +189,8 @@ class Segment:
     text: str
     paralinguistics: Paralinguistics
     words: tuple[Word, ...] | None = None
+    avg_logprob: float | None = None
+    no_speech: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

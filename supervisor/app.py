@@ -21,6 +21,7 @@ from supervisor.http.connection import Connections, Protocol
 from supervisor.http.context import add_id, add_warnings, id_middleware
 from supervisor.http.errors import error_middleware
 from supervisor.http.routes import admin, description, health, native, voices
+from supervisor.http.routes.elevenlabs import account as elevenlabs_account
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
 from supervisor.http.routes.elevenlabs import voices as elevenlabs_voices
@@ -62,6 +63,7 @@ def build_app(service: Service) -> web.Application:
             *elevenlabs_speech.OPERATIONS,
             *elevenlabs_voices.OPERATIONS,
             *elevenlabs_transcription.OPERATIONS,
+            *elevenlabs_account.OPERATIONS,
             *openai_speech.OPERATIONS,
             *health.OPERATIONS,
             *admin.OPERATIONS,

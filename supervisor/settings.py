@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="key for operators' endpoints, valid for all others too; without it any "
         "client's key is enough",
     )
+    public_lists: bool = Field(
+        False,
+        description="whether `/v1/audio/voices` and `/v1/audio/models` need no key; Open WebUI "
+        "asks for them without one",
+    )
     rate_limit_per_minute: float = Field(
         0,
         ge=0,

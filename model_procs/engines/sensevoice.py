@@ -6,6 +6,7 @@ tokenizer from FunASR; all of FunASR would take ten seconds and half a gigabyte.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 
 from ipc.engines import EngineInfo, Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import Recording, Transcribe
+from ipc.operations import NO_LANGUAGE, Recording, Transcribe
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.listening import ctc
@@ -50,7 +51,9 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._frontend: Any = None
         self._tokenizer: Any = None
         self._path: list[int] = []
-        self._tag_probabilities: list[float] = []
+        self._scores: list[float] = []
+        self._no_speech_token = 0
+        self._no_speech = 0.0
         self._stop = threading.Event()
         self._notes: list[str] = []
         self._facts: Json = {}
@@ -72,6 +75,7 @@ class SenseVoiceEngine(TranscriptionEngine):
             raise weights.cannot_load("SenseVoiceSmall", self._folder, error) from error
         if self._quantize:
             _quantize(self._model)
+        self._no_speech_token = self._tokenizer.sp.piece_to_id(f"<|{NO_LANGUAGE}|>")
         self._model.ctc.log_softmax = self._keep_path(self._model.ctc.log_softmax)
         encoder = self._model.encoder
         for layer in (*encoder.encoders0, *encoder.encoders, *encoder.tp_encoders):
@@ -136,22 +140,32 @@ class SenseVoiceEngine(TranscriptionEngine):
                 language=options.language,
                 use_itn=options.itn,
             )
-        words = ctc.align(self._path, self._spell, seconds, offset)
-        language, emotion, event = self._tag_probabilities[:3]
-        return Piece(seconds, results[0]["text"], language, emotion, event, tuple(words))
+        words = ctc.align(self._path, self._spell, seconds, offset, scores=self._scores)
+        language, emotion, event = (math.exp(score) for score in self._scores[:3])
+        return Piece(
+            seconds,
+            results[0]["text"],
+            language,
+            emotion,
+            event,
+            tuple(words),
+            no_speech=self._no_speech,
+        )
 
     def _keep_path(self, log_softmax: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Wrap `log_softmax`, so that the best token of each frame is also kept.
+        """Wrap `log_softmax`, so that the best token of each frame is also kept, and its score.
 
         The first four frames have the tags: language, emotion, event, written form. The library
-        makes the text from the same path, so the words cannot differ from the text.
+        makes the text from the same path, so the words cannot differ from the text. The language
+        may also be "no speech"; the probability of this tag is kept too.
         """
 
         def kept(frames: Any) -> Any:
             scores = log_softmax(frames)
             best = scores[0].max(dim=-1)
             self._path = best.indices.tolist()
-            self._tag_probabilities = best.values[: ctc.QUERIES].exp().tolist()
+            self._scores = best.values.tolist()
+            self._no_speech = math.exp(float(scores[0, 0, self._no_speech_token]))
             return scores
 
         return kept

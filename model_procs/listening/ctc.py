@@ -42,8 +42,13 @@ def align(
     spell: Callable[[list[int]], list[str]],
     seconds: float,
     offset: float = 0.0,
+    *,
+    scores: Sequence[float] = (),
 ) -> list[TimedWord]:
     """The words of `path`, which begins with `QUERIES` frames of tags.
+
+    `scores` are the logarithms of the probabilities of the tokens in `path`; () if there are none.
+    That of a token is its best one.
 
     `spell` returns the text that each token adds, with a space in front where a word begins. The
     audio is `seconds` long and starts at `offset` seconds in the recording; all times lie within
@@ -53,15 +58,16 @@ def align(
     words: list[_Growing] = []
     space = False
     for (_, first, end), text in zip(found, spell([token for token, _, _ in found]), strict=True):
+        score = tuple([max(scores[first:end])] if scores else ())
         if _TAG.fullmatch(text):
             space = True
             continue
         space = space or text[:1].isspace()
         if letters := text.strip():
             if words and not space and words[-1].goes_on(letters):
-                words[-1].add(letters, first - QUERIES, end - QUERIES)
+                words[-1].add(letters, first - QUERIES, end - QUERIES, score)
             else:
-                words.append(_Growing(letters, space, first - QUERIES, end - QUERIES))
+                words.append(_Growing(letters, space, first - QUERIES, end - QUERIES, score))
             space = False
         space = space or text[-1:].isspace()
     words = _with_punctuation(words)
@@ -72,7 +78,11 @@ def align(
     starts = [word.start for word in words] + [len(path)]
     return [
         TimedWord(
-            word.text, time(word.start), time(min(word.end + _HOLD_FRAMES, following)), word.space
+            word.text,
+            time(word.start),
+            time(min(word.end + _HOLD_FRAMES, following)),
+            word.space,
+            word.scores,
         )
         for word, following in zip(words, starts[1:], strict=True)
     ]
@@ -81,11 +91,14 @@ def align(
 class _Growing:
     """A word that may get more tokens. `start` and `end` are frames; punctuation adds none."""
 
-    def __init__(self, text: str, space: bool, start: int, end: int) -> None:
+    def __init__(
+        self, text: str, space: bool, start: int, end: int, scores: tuple[float, ...]
+    ) -> None:
         self.text = text
         self.space = space
         self.start = start
         self.end = end
+        self.scores = scores
         self.silent = _silent(text)
 
     def goes_on(self, text: str) -> bool:
@@ -94,8 +107,11 @@ class _Growing:
             return False
         return _silent(text) or not (spaceless(self.text[-1]) or spaceless(text[0]))
 
-    def add(self, text: str, start: int, end: int, between: str = "") -> None:
+    def add(
+        self, text: str, start: int, end: int, scores: tuple[float, ...], between: str = ""
+    ) -> None:
         self.text += between + text
+        self.scores += scores
         if not _silent(text):
             self.start, self.end = (start, end) if self.silent else (self.start, end)
             self.silent = False
@@ -106,7 +122,8 @@ def _with_punctuation(words: list[_Growing]) -> list[_Growing]:
     joined: list[_Growing] = []
     for word in words:
         if joined and (joined[-1].silent or (word.silent and not _opens(word.text))):
-            joined[-1].add(word.text, word.start, word.end, " " if word.space else "")
+            between = " " if word.space else ""
+            joined[-1].add(word.text, word.start, word.end, word.scores, between)
         else:
             joined.append(word)
     return joined

@@ -36,20 +36,23 @@ _ABBREVIATION = re.compile(r"\W*(Mr|Mrs|Ms|Dr|Prof|St|[A-HJ-Z])\.$")
 class TimedWord:
     """A word with the punctuation after it; `start` and `end` in seconds of the recording.
 
-    `spaced`: the text has a space before it.
+    - `spaced`: the text has a space before it;
+    - `logprobs`: the logarithms of the probabilities of its tokens; () if the model has none.
     """
 
     text: str
     start: float
     end: float
     spaced: bool = True
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The model's output for one piece of a recording, and the probabilities of its tags.
 
-    Probabilities are None if the model has none; `words` are the words of `text`, in order.
+    Probabilities are None if the model has none, `no_speech` is that of no speech at all; `words`
+    are the words of `text`, in order.
     """
 
     seconds: float
@@ -58,6 +61,7 @@ class Piece:
     emotion_probability: float | None = None
     event_probability: float | None = None
     words: tuple[TimedWord, ...] = ()
+    no_speech: float | None = None
 
     @property
     def tags(self) -> list[str]:
@@ -114,11 +118,27 @@ class Piece:
                 text=spell(group),
                 paralinguistics=self.paralinguistics,
                 words=tuple(
-                    Word(word.text, round(word.start, 3), round(word.end, 3)) for word in group
+                    Word(
+                        word.text,
+                        round(word.start, 3),
+                        round(word.end, 3),
+                        _rounded(sum(word.logprobs)) if word.logprobs else None,
+                    )
+                    for word in group
                 )
                 if words
                 else None,
+                avg_logprob=_mean([score for word in group for score in word.logprobs]),
+                no_speech=_rounded(self.no_speech),
             )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _rounded(sum(values) / len(values)) if values else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _rounded(sum(values) / len(values)) if values else None
 
 
 def merge(pieces: Sequence[Piece]) -> Transcript:

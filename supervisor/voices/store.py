@@ -182,6 +182,16 @@ class VoiceStore:
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
+    async def rename(self, id: str, name: str) -> bool:
+        """Give the voice `id` another name for people; False when there is none.
+
+        Raises `ServiceError`.
+        """
+        try:
+            return await self._run(lambda: self._rename(id, name))
+        except OSError as error:
+            raise self._failed("voice_not_saved", id, error) from error
+
     async def delete(self, id: str) -> bool:
         """Delete the voice `id` and the files of its recording; False when there is none.
 
@@ -206,6 +216,14 @@ class VoiceStore:
             file.seek(0)
             self._folder.put(voice, file)
             return voice
+
+    def _rename(self, id: str, name: str) -> bool:
+        with self._folder.locked():
+            voice = self._folder.usable.get(id)
+            if voice is not None:
+                # Its recording is there, so that only the file with the name is written.
+                self._folder.put(voice.model_copy(update={"name": name}), io.BytesIO())
+            return voice is not None
 
     def _delete(self, id: str) -> bool:
         with self._folder.locked():

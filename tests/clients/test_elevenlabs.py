@@ -336,11 +336,11 @@ def test_voices_are_searched_page_by_page(client: elevenlabs.ElevenLabs, voice: 
 
 def test_a_transcript_with_its_words(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
     transcript: Any = client.speech_to_text.convert(model_id="scribe_v1", file=recording)
-    assert (transcript.language_code, transcript.language_probability) == ("eng", None)
+    assert (transcript.language_code, transcript.language_probability) == ("eng", 0)
     assert "blue background" in transcript.text
     assert "".join(word.text for word in transcript.words) == transcript.text
     assert [word.type for word in transcript.words[:3]] == ["word", "spacing", "word"]
-    assert all(word.start <= word.end and word.logprob is None for word in transcript.words)
+    assert all(word.start <= word.end and word.logprob == 0 for word in transcript.words)
     starts = [word.start for word in transcript.words]
     assert starts == sorted(starts)
     assert 0 < transcript.words[-1].end <= transcript.audio_duration_secs

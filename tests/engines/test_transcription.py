@@ -188,6 +188,24 @@ def test_words_come_from_the_best_path(
         ]
 
 
+def test_a_word_has_the_scores_of_its_tokens() -> None:
+    ids, spelling = path(" hel", " hel", "lo", "", ".", " you", "")
+    scores = [-9.0] * len(TAGS) + [-0.5, -0.1, -0.2, -0.01, -0.3, -1.0, -0.02]
+    words = ctc.align(ids, spelling, 1.0, scores=scores)
+    assert [(word.text, word.logprobs) for word in words] == [
+        ("hello.", (-0.1, -0.2, -0.3)),
+        ("you", (-1.0,)),
+    ]
+    piece = Piece(1.0, "hello. you", words=tuple(words), no_speech=0.12345)
+    (segment,) = piece.segments(0, words=True)
+    assert segment.avg_logprob == pytest.approx(-1.6 / 4)
+    assert segment.no_speech == 0.1235
+    assert [word.logprob for word in words_of(segment)] == [-0.6, -1.0]
+    bare = ctc.align(ids, spelling, 1.0)
+    (segment,) = Piece(1.0, "hello. you", words=tuple(bare)).segments(0, words=True)
+    assert segment.avg_logprob is segment.no_speech is words_of(segment)[0].logprob is None
+
+
 PARTS = [
     "",
     " go",
@@ -393,6 +411,18 @@ def test_segments_have_the_pieces_tags(
         assert told.emotion == whole.emotion
         assert told.emotion_probability == whole.emotion_probability
         assert told.events == whole.events
+        assert segment.avg_logprob is not None
+        assert segment.avg_logprob < 0
+        logprobs = [word.logprob for word in words_of(segment)]
+        assert all(logprob is not None and logprob < 0 for logprob in logprobs)
+        assert segment.no_speech is not None
+        assert 0 <= segment.no_speech <= 1
+        # The best tag of the first frame is that of the language.
+        if language == "nospeech":
+            assert segment.no_speech == told.language_probability
+        else:
+            assert told.language_probability is not None
+            assert segment.no_speech <= told.language_probability
         assert told.event_probability is not None
         assert 0 < told.event_probability <= 1
 

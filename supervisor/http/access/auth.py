@@ -25,10 +25,12 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     needed = access(request)
     if needed is Access.OPEN:
         return await handler(request)
-    keys = request.app[SERVICE].settings.keys
+    settings = request.app[SERVICE].settings
+    keys = settings.keys
     needs_admin = keys.separate_admin and needed is Access.OPERATOR
     caller = _caller(request, keys)
-    if caller is None and (needs_admin or not keys.open):
+    is_open = keys.open or (needed is Access.LIST and settings.public_lists)
+    if caller is None and (needs_admin or not is_open):
         raise _unauthorized(request)
     if needs_admin and not (caller and caller.admin):
         raise ServiceError(

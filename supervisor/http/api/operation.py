@@ -60,6 +60,7 @@ class Access(Enum):
     """Who may call an operation."""
 
     OPEN = "everyone"
+    LIST = "everyone, if the setting public_lists says so, else as CLIENT"
     CLIENT = "clients with an API key, if keys are set"
     OPERATOR = "clients with the operators' key, if one is set"
 

@@ -33,6 +33,7 @@ from supervisor.http.api.read import FileField
 from supervisor.http.shared.files import FileAnswer, read_part, send_part
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.synthesis import cached_id, is_cached_id
+from supervisor.http.shared.voice_names import known_voice
 from supervisor.service import Service
 from supervisor.voices.store import CACHED, Consent, Voice, VoiceId, VoiceName
 
@@ -44,6 +45,16 @@ SAMPLE = FileField(
     f"a recording of the voice: {READABLE}; its first 30 s are used",
     lambda settings: settings.max_reference_mb,
 )
+
+
+class VoiceSample(BaseModel):
+    """A recording of which a registered voice was made."""
+
+    sample_id: Annotated[str, Field(examples=["sample-1"])]
+    file_name: str
+    mime_type: str
+    size_bytes: int
+    hash: str
 
 
 class VoiceEntry(BaseModel):
@@ -93,6 +104,9 @@ class VoiceEntry(BaseModel):
     ]
     preview_url: Annotated[None, Field(description="for ElevenLabs' clients: always null")] = None
     consent: Annotated[str | None, Field(description="as it was given")] = None
+    samples: Annotated[
+        list[VoiceSample] | None, Field(description="the recordings of a registered voice")
+    ] = None
 
 
 class Voices(BaseModel):
@@ -133,13 +147,14 @@ class VoicePath(BaseModel):
 
 async def listed(service: Service) -> list[VoiceEntry]:
     """All voices: built-in, registered and cached ones."""
-    return [*_lasting(service), *await _cached(service)]
+    return [*lasting(service), *await _cached(service)]
 
 
 async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
-    """The voice with the id `voice_id`. Raises `ServiceError` (not_found)."""
-    for entry in _lasting(service):
-        if entry.id == voice_id:
+    """The voice that requests can name `voice_id`. Raises `ServiceError` (not_found)."""
+    known = known_voice(service, voice_id, [voice for voice, _ in service.builtin_voices])
+    for entry in lasting(service):
+        if entry.id == known:
             return entry
     for entry in await _cached(service):  # only for these the disk is read
         if entry.id == voice_id:
@@ -147,7 +162,7 @@ async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
     raise _no_voice(voice_id)
 
 
-def _lasting(service: Service) -> list[VoiceEntry]:
+def lasting(service: Service) -> list[VoiceEntry]:
     """The built-in and the registered voices."""
     builtin = [
         _entry(model, voice.id, "builtin", name=voice.name, language=voice.language)
@@ -163,6 +178,7 @@ def _lasting(service: Service) -> list[VoiceEntry]:
             seconds=voice.seconds,
             created=voice.created,
             consent=voice.consent,
+            samples=_samples(voice),
         )
         for voice in service.voices.list()
     ]
@@ -317,6 +333,7 @@ def _entry(
     seconds: float | None = None,
     created: str | None = None,
     consent: str | None = None,
+    samples: list[VoiceSample] | None = None,
 ) -> VoiceEntry:
     return VoiceEntry(
         id=voice_id,
@@ -331,7 +348,23 @@ def _entry(
         created_at_unix=int(datetime.fromisoformat(created).timestamp()) if created else None,
         labels={"language": language} if language else {},
         consent=consent,
+        samples=samples,
     )
+
+
+def _samples(voice: Voice) -> list[VoiceSample]:
+    """The recordings of a voice. The media type of one of several is not kept."""
+    media_type = "application/octet-stream" if voice.parts else voice.media_type
+    return [
+        VoiceSample(
+            sample_id=sample_id(number),
+            file_name=f"{sample_id(number)}{SUFFIXES.get(media_type, '')}",
+            mime_type=media_type,
+            size_bytes=size,
+            hash=voice.key,
+        )
+        for number, size in enumerate(voice.parts or (voice.size,))
+    ]
 
 
 def _cached_keys(folder: Path) -> list[str]:

@@ -116,8 +116,13 @@ class ScribeWord(BaseModel):
         Literal["speaker_0"] | None, Field(description="with diarize: always the same speaker")
     ] = None
     logprob: Annotated[
-        None, Field(description="always null: no engine gives the probability of a word")
-    ] = None
+        float,
+        Field(
+            le=0,
+            description="logarithm of the probability of a word; 0 for the rest, and with an "
+            "engine that has none",
+        ),
+    ] = 0.0
     characters: list[ScribeCharacter] | None = None
 
 
@@ -135,7 +140,13 @@ class ScribeTranscript(BaseModel):
                     "language_probability": 0.98,
                     "text": "Hello there.",
                     "words": [
-                        {"text": "Hello", "start": 0.3, "end": 0.62, "type": "word"},
+                        {
+                            "text": "Hello",
+                            "start": 0.3,
+                            "end": 0.62,
+                            "type": "word",
+                            "logprob": -0.04,
+                        },
                         {"text": " ", "start": 0.62, "end": 0.66, "type": "spacing"},
                         {"text": "there.", "start": 0.66, "end": 1.0, "type": "word"},
                     ],
@@ -150,7 +161,7 @@ class ScribeTranscript(BaseModel):
 
     language_code: Annotated[str, Field(description="ISO 639-3; zxx without speech")]
     language_probability: Annotated[
-        float | None, Field(description="null with an engine that knows one language only")
+        float, Field(ge=0, le=1, description="0 with an engine that has none")
     ]
     text: str
     words: Annotated[list[ScribeWord], Field(description="empty with granularity none")]
@@ -182,7 +193,7 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
     told = transcript.paralinguistics
     answer = ScribeTranscript(
         language_code=ISO_639_3.get(told.language, told.language),
-        language_probability=told.language_probability,
+        language_probability=told.language_probability or 0.0,
         text=transcript.text,
         words=words,
         audio_duration_secs=transcript.duration,
@@ -230,6 +241,7 @@ def _word(word: Word, *, characters: bool) -> ScribeWord:
         start=word.start,
         end=word.end,
         type="word",
+        logprob=word.logprob or 0.0,
         characters=[
             ScribeCharacter(text=character, start=round(start, 3), end=round(end, 3))
             for character, (start, end) in zip(word.word, times, strict=True)

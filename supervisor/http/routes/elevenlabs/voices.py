@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipc.errors import ErrorCode
+from ipc.errors import ErrorCode, ServiceError
 from ipc.recordings import READABLE
+from supervisor.http.api.openapi_parts import Error
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -19,6 +21,7 @@ from supervisor.http.api.operation import (
     Call,
     Nothing,
     Operations,
+    file_answers,
     json_answer,
     operation,
 )
@@ -30,6 +33,9 @@ from supervisor.http.routes.voices import (
     find_voice,
     listed,
     register_voice,
+    registered_voice,
+    sample_id,
+    send_recording,
 )
 from supervisor.http.shared.synthesis import Speed
 from supervisor.voices.store import VoiceName
@@ -64,6 +70,26 @@ class AddVoiceFields(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[VoiceName, Field(description="name for people", examples=["Anna"])]
+
+
+class EditVoiceFields(BaseModel):
+    """Another name. Other fields of ElevenLabs (description, labels) are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[VoiceName, Field(description="name for people", examples=["Anna"])]
+
+
+class SamplePath(VoicePath):
+    """Which recording of which voice."""
+
+    sample_id: Annotated[str, Field(examples=["sample-1"])]
+
+
+class Edited(BaseModel):
+    """It is done."""
+
+    status: Literal["ok"] = "ok"
 
 
 class AddedVoice(BaseModel):
@@ -159,6 +185,63 @@ async def default_voice_settings(_: Call[Nothing, Nothing]) -> web.StreamRespons
     return json_answer(ElevenLabsVoiceSettings())
 
 
+async def edit_voice(call: Call[EditVoiceFields, VoicePath]) -> web.StreamResponse:
+    """Give a registered voice another name.
+
+    Its recordings cannot be changed: a form with files is refused. The fields description, labels
+    and remove_background_noise are ignored.
+    """
+    if call.upload.size:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            "the recordings of a voice cannot be changed; leave 'files' out, or add a new voice",
+        )
+    voice = registered_voice(call.service, call.params.voice_id)
+    if not await call.service.voices.rename(voice.id, call.body.name):
+        registered_voice(call.service, voice.id)  # it has been deleted meanwhile
+    return json_answer(Edited())
+
+
+async def edit_voice_settings(
+    call: Call[ElevenLabsVoiceSettings, VoicePath],
+) -> web.StreamResponse:
+    """Accept settings that change nothing.
+
+    Only the speed has an effect, and the service keeps no speed of a voice: requests have their
+    own in `voice_settings`. So any other speed than 1 is refused.
+    """
+    await find_voice(call.service, call.params.voice_id)
+    if call.body.speed not in (None, 1.0):
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            "the service keeps no settings of voices; send voice_settings.speed with each text",
+        )
+    return json_answer(Edited())
+
+
+async def sample_audio(call: Call[Nothing, SamplePath]) -> web.StreamResponse:
+    """One of the recordings that a voice was registered with, as it was sent."""
+    voice = registered_voice(call.service, call.params.voice_id)
+    asked = call.params.sample_id
+    for number in range(max(1, len(voice.parts))):
+        if asked == sample_id(number):
+            return await send_recording(call, voice, number)
+    raise ServiceError(
+        ErrorCode.not_found,
+        f"the voice '{voice.id}' has no recording '{asked[:64]}'; GET /v1/voices/{voice.id} lists "
+        "its samples",
+    )
+
+
+async def delete_sample(_: Call[Nothing, SamplePath]) -> web.StreamResponse:
+    """Not possible: a voice needs its recordings."""
+    raise ServiceError(
+        ErrorCode.invalid_request,
+        "the recordings of a voice cannot be changed; delete the voice, and add it again without "
+        "this recording",
+    )
+
+
 def _fits(entry: VoiceEntry, params: SearchParams) -> bool:
     term = (params.search or "").lower()
     by_type = {
@@ -204,6 +287,48 @@ OPERATIONS: Operations = (
         tag=TAG,
         params=VoicePath,
         answers={200: Answer("The settings.", {JSON: ElevenLabsVoiceSettings})},
+    ),
+    operation(
+        "POST",
+        "/v1/voices/{voice_id}/settings/edit",
+        edit_voice_settings,
+        summary="Change the settings of a voice",
+        tag=TAG,
+        body=ElevenLabsVoiceSettings,
+        params=VoicePath,
+        media=(JSON,),
+        answers={200: Answer("They are as before.", {JSON: Edited})},
+    ),
+    operation(
+        "POST",
+        "/v1/voices/{voice_id}/edit",
+        edit_voice,
+        summary="Rename a voice",
+        tag=TAG,
+        body=EditVoiceFields,
+        params=VoicePath,
+        media=(FORM,),
+        file=replace(_SAMPLES, required=False, description="must be left out"),
+        answers={200: Answer("It has the name.", {JSON: Edited})},
+        errors=(ErrorCode.spool_full,),
+    ),
+    operation(
+        "GET",
+        "/v1/voices/{voice_id}/samples/{sample_id}/audio",
+        sample_audio,
+        summary="A recording of a registered voice",
+        tag=TAG,
+        params=SamplePath,
+        answers=file_answers("The recording.", {"audio/*": "as it was sent"}),
+    ),
+    operation(
+        "DELETE",
+        "/v1/voices/{voice_id}/samples/{sample_id}",
+        delete_sample,
+        summary="Delete a recording of a voice: not possible",
+        tag=TAG,
+        params=SamplePath,
+        answers={400: Answer("A voice needs its recordings.", {JSON: Error})},
     ),
     operation(
         "GET",

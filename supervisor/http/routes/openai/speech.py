@@ -10,8 +10,8 @@ import base64
 from typing import Annotated, Literal
 
 import psutil
-from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
@@ -20,6 +20,7 @@ from ipc.operations import Speak, SpeechResult
 from supervisor.http.api.operation import (
     JSON,
     SERVER_SENT,
+    Access,
     Answer,
     Call,
     Nothing,
@@ -27,7 +28,9 @@ from supervisor.http.api.operation import (
     json_answer,
     operation,
 )
+from supervisor.http.routes.elevenlabs.account import ElevenLabsModel, elevenlabs_models
 from supervisor.http.routes.openai.transcription import TRANSCRIPTION, TRANSLATION
+from supervisor.http.routes.voices import lasting
 from supervisor.http.shared.streaming import server_sent, server_sent_error
 from supervisor.http.shared.synthesis import Speed, named, sampling, sound_answer, speak
 from supervisor.http.shared.voice_names import resolve_voice
@@ -129,6 +132,36 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
+class ModelsAnswer(RootModel[ModelList | list[ElevenLabsModel]]):
+    """The models; for ElevenLabs' clients those for speech, as a bare list."""
+
+
+class NamedVoice(BaseModel):
+    """A voice that requests can name by its id."""
+
+    id: Annotated[str, Field(examples=["anna"])]
+    name: Annotated[str, Field(examples=["Anna"])]
+
+
+class NamedVoices(BaseModel):
+    """The built-in and the registered voices."""
+
+    voices: list[NamedVoice]
+
+
+class NamedModel(BaseModel):
+    """A model for speech."""
+
+    id: Annotated[str, Field(examples=["tts-1"])]
+    name: Annotated[str, Field(examples=["tts-1"])]
+
+
+class NamedModels(BaseModel):
+    """The engines for speech, and OpenAI's names for the default one."""
+
+    models: list[NamedModel]
+
+
 class ModelPath(BaseModel):
     """Which model."""
 
@@ -188,8 +221,34 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
 
 
 async def openai_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """List the engines, and OpenAI's names for the default ones."""
+    """List the engines, and OpenAI's names for the default ones.
+
+    ElevenLabs' clients ask the same path; a request with the header `xi-api-key` and without
+    `Authorization` gets their list.
+    """
+    headers = call.request.headers
+    if "xi-api-key" in headers and hdrs.AUTHORIZATION not in headers:
+        return json_answer(ModelsAnswer(elevenlabs_models(call.service)))
     return json_answer(ModelList(data=_models(call.service)))
+
+
+async def audio_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """List the voices, as Open WebUI and clients of Kokoro-FastAPI ask for them."""
+    voices = [NamedVoice(id=each.id, name=each.name) for each in lasting(call.service)]
+    return json_answer(NamedVoices(voices=voices))
+
+
+async def audio_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
+    """List the models for speech, as Open WebUI asks for them."""
+    names = [
+        name
+        for model in call.service.models.of(Kind.TTS)
+        for name in (
+            model.backend.engine.name,
+            *(_MODELS[Kind.TTS] if model.default else ()),
+        )
+    ]
+    return json_answer(NamedModels(models=[NamedModel(id=name, name=name) for name in names]))
 
 
 async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
@@ -240,7 +299,25 @@ OPERATIONS: Operations = (
         openai_models,
         summary="List the models",
         tag=TAG,
-        answers={200: Answer("The models.", {JSON: ModelList})},
+        answers={200: Answer("The models.", {JSON: ModelsAnswer})},
+    ),
+    operation(
+        "GET",
+        "/v1/audio/voices",
+        audio_voices,
+        summary="List the voices by id and name",
+        tag=TAG,
+        answers={200: Answer("The voices.", {JSON: NamedVoices})},
+        access=Access.LIST,
+    ),
+    operation(
+        "GET",
+        "/v1/audio/models",
+        audio_models,
+        summary="List the models for speech",
+        tag=TAG,
+        answers={200: Answer("The models.", {JSON: NamedModels})},
+        access=Access.LIST,
     ),
     operation(
         "GET",

@@ -64,8 +64,7 @@ class PlainTranscription(Told):
 class TimedSegment(Told):
     """A sentence, or the speech between two pauses: OpenAI's fields, and how it is said.
 
-    Fields that are null are not known to any engine; `seek`, `tokens` and `temperature` are always
-    the same.
+    `seek`, `tokens` and `temperature` are always the same.
     """
 
     id: int
@@ -75,11 +74,25 @@ class TimedSegment(Told):
     text: str
     tokens: Annotated[list[int], Field(max_length=0)] = []
     temperature: Literal[0] = 0
-    avg_logprob: None = None
+    avg_logprob: Annotated[
+        float,
+        Field(
+            le=0,
+            description="mean of the logarithms of the probabilities of its tokens; 0 with an "
+            "engine that has none",
+        ),
+    ]
     compression_ratio: Annotated[
         float, Field(description="bytes of the text, divided by its bytes compressed with zlib")
     ]
-    no_speech_prob: None = None
+    no_speech_prob: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="probability that there is no speech; 0 with an engine that has none",
+        ),
+    ]
     language: Annotated[str, Field(description="code of the language")]
 
 
@@ -108,9 +121,9 @@ class VerboseTranscription(Told):
                             "text": "Hello there.",
                             "tokens": [],
                             "temperature": 0,
-                            "avg_logprob": None,
+                            "avg_logprob": -0.12,
                             "compression_ratio": 0.6,
-                            "no_speech_prob": None,
+                            "no_speech_prob": 0.01,
                             "language": "en",
                             "language_probability": 0.98,
                             "emotion": "NEUTRAL",
@@ -213,7 +226,9 @@ def _segment(segment: Segment) -> TimedSegment:
         start=segment.start,
         end=segment.end,
         text=segment.text,
+        avg_logprob=segment.avg_logprob or 0.0,
         compression_ratio=round(len(data) / len(zlib.compress(data)), 4),
+        no_speech_prob=segment.no_speech or 0.0,
         language=segment.paralinguistics.language,
         **told(segment.paralinguistics),
     )
