@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ipc.engines import EngineInfo
-from ipc.operations import AnyOperation, AnyResult, Segment
+from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
 
 # Front -> worker
 
@@ -80,6 +80,17 @@ class Recognized:
 
     id: int
     segment: Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """The bytes of request `id` so far are the speech up to the end of this sentence.
+
+    A replay sends all sentences again, also those whose bytes it leaves out.
+    """
+
+    id: int
+    sentence: SpokenSentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,7 @@ Message = (
     | Begun
     | Chunk
     | Recognized
+    | Spoken
     | Done
     | Failed
     | Pong

@@ -88,12 +88,26 @@ class SentenceTime:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenSentence:
+    """A sentence in a stream of speech, after its last bytes; numbers count from 0.
+
+    Codecs hold back a little, so that the last of its sound may come with the next sentence.
+    `last`: nothing comes after it; then its text may be empty.
+    """
+
+    number: int
+    time: SentenceTime
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechResult:
     """The result of `Speak`: it gave `samples` samples at `sample_rate` Hz.
 
     - `encode_seconds`: the time for encoding; `voice_cached`: whether the voice was already
       encoded. Both are None if the engine does not report them.
-    - `alignment`: the times of the sentences, or None if the request did not ask for them;
+    - `alignment`: the times of the sentences, or None if the request did not ask for them, or if
+      they came in the stream;
       `alignment_exact`: whether the times of characters are exact.
     """
 
@@ -114,8 +128,9 @@ class SpeechResult:
 class Speak(Operation[SpeechResult]):
     """Speak `text`. None means the default of the engine or of the format.
 
-    With `streamed` the bytes come while they are generated, and headers leave the length open.
-    `sample_rate` is in Hz, `bit_rate` in bits per second.
+    With `streamed` the bytes come while they are generated, and headers leave the length open; with
+    `alignment` each sentence comes after its bytes. `sample_rate` is in Hz, `bit_rate` in bits per
+    second.
     """
 
     text: str

@@ -15,13 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import WorkerOptions
-from ipc.operations import AnyOperation, AnyResult, Segment
+from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
 
-Output = Generator[bytes | Segment | None, None, AnyResult]
+Output = Generator[bytes | SpokenSentence | Segment | None, None, AnyResult]
 """The output of an engine for one request: it yields the stream and returns the result.
 
-The stream has bytes of speech, or segments of a transcript. None means that the request waits for
-the next step of a `BatchEngine`.
+The stream has bytes of speech and the sentences that they belong to, or segments of a transcript.
+None means that the request waits for the next step of a `BatchEngine`.
 """
 
 

@@ -31,9 +31,10 @@ from ipc.messages import (
     Ready,
     Recognized,
     Request,
+    Spoken,
     WorkerOptions,
 )
-from ipc.operations import AnyResult
+from ipc.operations import AnyResult, SpokenSentence
 from model_procs import bootstrap
 from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
 
@@ -151,6 +152,8 @@ class _Running:
             while (item := next(self._output)) is not None:
                 if isinstance(item, bytes):
                     self._send_bytes(item)
+                elif isinstance(item, SpokenSentence):
+                    self._channel.send(Spoken(self._request.id, item))
                 elif self._skip:
                     self._skip -= 1
                 else:

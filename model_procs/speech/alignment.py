@@ -42,18 +42,20 @@ class Alignment:
         self.sentences.append(_Sentence(text, number, start, start + samples))
         self._bytes += len(text.encode()) + _ENTRY_BYTES
 
+    def time(self, place: int, duration: float) -> SentenceTime:
+        """The time of one of the sentences in seconds, within `duration`."""
+        sentence = self.sentences[place]
+        return SentenceTime(
+            sentence.text,
+            min(round(sentence.start / self._rate, 3), duration),
+            min(round(sentence.end / self._rate, 3), duration),
+        )
+
     def times(self, duration: float) -> tuple[SentenceTime, ...]:
-        """The sentences with their times in seconds, within `duration`. Raises `ServiceError`."""
+        """All sentences with their times. Raises `ServiceError`."""
         if self._bytes > _MAX_BYTES:
             raise ServiceError(
                 ErrorCode.text_too_long,
                 "the text is too long for a response with times; send it in parts",
             )
-        return tuple(
-            SentenceTime(
-                sentence.text,
-                min(round(sentence.start / self._rate, 3), duration),
-                min(round(sentence.end / self._rate, 3), duration),
-            )
-            for sentence in self.sentences
-        )
+        return tuple(self.time(place, duration) for place in range(len(self.sentences)))

@@ -5,6 +5,8 @@ Runs in workers.
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -24,8 +26,10 @@ from ipc.operations import (
     EncodeVoice,
     Recording,
     Sampling,
+    SentenceTime,
     Speak,
     SpeechResult,
+    SpokenSentence,
     Voice,
     VoiceResult,
 )
@@ -156,10 +160,11 @@ class SpeechEngine:
 
     def _speak(
         self, speak: Speak, stop: threading.Event
-    ) -> Generator[bytes | None, None, SpeechResult]:
+    ) -> Generator[bytes | SpokenSentence | None, None, SpeechResult]:
         """Find the voice, speak, and yield encoded sound.
 
-        With `streamed` the bytes come while they are generated, and headers leave the length open.
+        With `streamed` the bytes come while they are generated, and headers leave the length open;
+        with `alignment` each sentence comes after its bytes.
         """
         self._check_options(speak.sampling)
         encoder = Encoder(
@@ -176,7 +181,9 @@ class SpeechEngine:
         # A replay of a stream leaves out the number of bytes that were already sent.
         exact = speak.streamed and FORMATS[speak.response_format].length_depends_on_samples
         alignment = Alignment(self.sample_rate * speak.speed)
-        for number, sentence in enumerate(sentences(text)):
+        timed = speak.streamed and speak.alignment
+        told = 0
+        for number, (sentence, following) in enumerate(_with_next(sentences(text))):
             # Each sentence has its own seed, so it does not depend on the length of those before.
             sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
             for piece in self.synthesize(sentence, voice, sampling, stop, exact=exact):
@@ -188,6 +195,10 @@ class SpeechEngine:
                     alignment.add(sentence, number, len(piece))
                     if data := encoder.feed(piece):
                         yield data
+            # The last sentence must wait for what the codec holds back.
+            if timed and following is not None and told < len(alignment.sentences):
+                yield SpokenSentence(told, alignment.time(told, math.inf))
+                told += 1
         if not alignment.sentences:
             raise ServiceError(
                 ErrorCode.empty_text,
@@ -195,12 +206,17 @@ class SpeechEngine:
             )
         yield encoder.finish()
         duration = encoder.samples / encoder.sample_rate
+        if timed:
+            nothing = SentenceTime("", duration, duration)
+            left = told < len(alignment.sentences)
+            last = alignment.time(told, duration) if left else nothing
+            yield SpokenSentence(told, last, last=True)
         return SpeechResult(
             sample_rate=encoder.sample_rate,
             samples=encoder.samples,
             encode_seconds=encoder.seconds,
             voice_cached=known,
-            alignment=alignment.times(duration) if speak.alignment else None,
+            alignment=alignment.times(duration) if speak.alignment and not timed else None,
         )
 
     def _encode_voice(
@@ -303,3 +319,10 @@ class SpeechEngine:
         if self._voices is None:
             return voice
         return self._voices.put(key, voice, named=registered)
+
+
+def _with_next(texts: Iterator[str]) -> Iterator[tuple[str, str | None]]:
+    """Each of `texts` with the one after it; None after the last."""
+    these, following = itertools.tee(texts)
+    next(following, None)
+    return itertools.zip_longest(these, following)

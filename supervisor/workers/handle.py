@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
-from ipc.operations import AnyOperation, AnyResult, Segment
+from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
 from supervisor.workers.lifecycle import State
 
-Item = bytes | Segment
+Item = bytes | SpokenSentence | Segment
 """A piece of a stream: of speech, or of a transcript."""
 
 

@@ -22,8 +22,17 @@ from ipc.messages import (
     Ready,
     Recognized,
     Request,
+    Spoken,
 )
-from ipc.operations import RESULT_OF, AnyResult, Segment, Transcribe
+from ipc.operations import (
+    RESULT_OF,
+    AnyResult,
+    EncodeVoice,
+    Segment,
+    Speak,
+    SpokenSentence,
+    Transcribe,
+)
 from supervisor.memory.usage import resident_bytes
 from supervisor.workers.handle import Call, Item, WorkerDied
 from supervisor.workers.lifecycle import Event, State, next_state
@@ -180,6 +189,8 @@ class Worker:
                 self._finish(call, message.result, message.rss)
             case Recognized() if (call := self._in_flight.get(message.id)) is not None:
                 self._take(call, message.segment)
+            case Spoken() if (call := self._in_flight.get(message.id)) is not None:
+                self._take(call, message.sentence)
             case Begun() if (call := self._in_flight.get(message.id)) is not None:
                 call.begun = True
             case Failed() if (call := self._in_flight.get(message.id)) is not None:
@@ -204,7 +215,14 @@ class Worker:
 
     @staticmethod
     def _take(call: Call, item: Item) -> None:
-        if not isinstance(item, Segment if isinstance(call.operation, Transcribe) else bytes):
+        match call.operation, item:
+            case (Transcribe(), Segment()) | (Speak() | EncodeVoice(), bytes()):
+                fits = True
+            case Speak(streamed=True, alignment=True), SpokenSentence():
+                fits = True
+            case _:
+                fits = False
+        if not fits:
             raise FrameError(f"{type(item).__name__} is not an item of this stream")
         call.on_item(item)
 

@@ -10,7 +10,7 @@ import socket
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import httpx
@@ -19,6 +19,7 @@ import pytest
 from elevenlabs.text_to_speech.types import TextToSpeechConvertRequestOutputFormat
 
 from supervisor.http.shared.synthesis import cached_id
+from supervisor.http.shared.voice_names import ELEVENLABS_VOICES
 from tests.support.lazy import Lazy
 from tests.support.recordings import spoken
 from tests.support.service import NET, RunningService, read_wav, running
@@ -44,6 +45,8 @@ ALL_FORMATS: tuple[str, ...] = typing.get_args(
     typing.get_args(TextToSpeechConvertRequestOutputFormat)[0]
 )
 """What the client's own type lists."""
+
+TIMES = ("character_start_times_seconds", "character_end_times_seconds")
 
 ONCE: Any = {"max_retries": 0}
 """Its client forgets the fields of a form when it tries again."""
@@ -208,6 +211,55 @@ def test_times_of_characters(client: elevenlabs.ElevenLabs, voice: str) -> None:
         assert 0 < own < duration
 
 
+@pytest.mark.parametrize("name", ALL_FORMATS)
+def test_sentences_are_streamed_with_their_times(client: elevenlabs.ElevenLabs, name: str) -> None:
+    """All lines together are what /with-timestamps and /stream return."""
+    stream = client.text_to_speech.stream_with_timestamps
+    lines = list(stream(BUILTIN, text=TEXT, output_format=cast(Any, name), seed=1))
+    assert len(lines) == 2
+    sound = b"".join(base64.b64decode(line.audio_base_64) for line in lines)
+    options: Any = {"text": TEXT, "output_format": name, "seed": 1}
+    assert sound == b"".join(client.text_to_speech.stream(BUILTIN, **options))
+    whole = client.text_to_speech.convert_with_timestamps(BUILTIN, **options)
+    for part in ("alignment", "normalized_alignment"):
+        expected = getattr(whole, part).model_dump()
+        for field in ("characters", *TIMES):
+            told = [value for line in lines for value in getattr(getattr(line, part), field)]
+            wanted = expected[field]
+            assert told == (wanted if field == "characters" else pytest.approx(wanted, abs=0.002))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            " Hello [laugh] there.  How are you?\nFine! ",
+            ["Hello there.", " How are you?", " Fine!"],
+        ),
+        ("One.", ["One."]),
+        ("One!\n\nTwo (three). ", ["One!", " Two (three)."]),
+    ],
+)
+def test_the_lines_are_the_text(
+    client: elevenlabs.ElevenLabs, text: str, sentences: list[str]
+) -> None:
+    stream = client.text_to_speech.stream_with_timestamps
+    lines = list(stream(BUILTIN, text=text, output_format="pcm_16000"))
+    alignments = [cast(Any, line.alignment) for line in lines]
+    assert "".join("".join(each.characters) for each in alignments) == text
+    spoken = ["".join(cast(Any, line.normalized_alignment).characters) for line in lines]
+    assert spoken == sentences
+    starts = [start for each in alignments for start in each.character_start_times_seconds]
+    ends = [end for each in alignments for end in each.character_end_times_seconds]
+    assert starts == sorted(starts)
+    assert ends == sorted(ends)
+    # Without a codec that holds something back, each line has exactly the sound of its times.
+    clock = 0.0
+    for line, each in zip(lines, alignments, strict=True):
+        clock += len(base64.b64decode(line.audio_base_64)) / 2 / 16_000
+        assert each.character_end_times_seconds[-1] == pytest.approx(clock, abs=0.002)
+
+
 def test_an_answer_with_times_has_the_headers_of_sound(
     client: elevenlabs.ElevenLabs, voice: str
 ) -> None:
@@ -305,6 +357,90 @@ def test_noise_is_no_voice(client: elevenlabs.ElevenLabs) -> None:
     assert error.value.status_code == 400
     assert error.value.body["error"]["code"] == "invalid_audio"
     assert client.voices.search(search="Noise").total_count == 0
+
+
+PREMADE = ("21m00Tcm4TlvDq8ikWAM", "hpp4J3VqNfWAUOO0d1Us", "JBFqnCBsd6RMkjVDRZzb")
+
+
+def test_their_voices_are_names_of_ours(client: elevenlabs.ElevenLabs, recording: bytes) -> None:
+    builtin = {each.voice_id for each in client.voices.search(category="premade").voices}
+    for voice_id in PREMADE:
+        said = b"".join(client.text_to_speech.convert(voice_id, text="Hi.", seed=1))
+        assert client.voices.get(voice_id).voice_id in builtin
+        assert client.voices.settings.get(voice_id).speed == 1.0
+        own = client.voices.get(voice_id).voice_id
+        assert said == b"".join(client.text_to_speech.convert(own, text="Hi.", seed=1))
+    assert len(ELEVENLABS_VOICES) > 50
+    assert all(re.fullmatch("[A-Za-z0-9]{20}", voice_id) for voice_id in ELEVENLABS_VOICES)
+    assert set(PREMADE) <= set(ELEVENLABS_VOICES)
+
+
+def test_a_voice_is_renamed(client: elevenlabs.ElevenLabs, voice: str, recording: bytes) -> None:
+    before = client.voices.get(voice)
+    assert client.voices.update(voice, name="Änne", labels={"accent": "none"}).status == "ok"
+    after = client.voices.get(voice)
+    assert (before.name, after.name) == ("Anna", "Änne")
+    assert after.model_copy(update={"name": "Anna"}) == before
+    assert b"".join(client.text_to_speech.convert(voice, text="Hi."))
+    for wrong in (
+        lambda: client.voices.update(voice, name="Eve", files=[recording]),
+        lambda: client.voices.update(voice, name=""),
+    ):
+        with pytest.raises(api_error.ApiError) as error:
+            wrong()
+        assert error.value.status_code == 400
+    with pytest.raises(api_error.ApiError) as error:
+        client.voices.update(BUILTIN, name="Eve")
+    assert error.value.status_code == 404
+    assert client.voices.get(voice).name == "Änne"
+
+
+def test_settings_that_change_nothing_are_taken(client: elevenlabs.ElevenLabs, voice: str) -> None:
+    edit = client.voices.settings.update
+    usual = elevenlabs.VoiceSettings(stability=0.1, style=0.3, speed=1.0)
+    assert edit(voice, request=usual).status == "ok"
+    with pytest.raises(api_error.ApiError) as error:
+        edit(voice, request=elevenlabs.VoiceSettings(speed=1.2))
+    assert error.value.status_code == 400
+    assert "send voice_settings.speed with each text" in error.value.body["detail"]
+
+
+def test_samples_come_back_as_they_were_sent(
+    client: elevenlabs.ElevenLabs, recording: bytes
+) -> None:
+    other = b"".join(client.text_to_speech.convert("rms", text=TEXT, output_format="mp3_44100_128"))
+    for files in ([recording], [recording, other]):
+        voice = client.voices.ivc.create(name="Two", files=files).voice_id
+        samples = client.voices.get(voice).samples or []
+        assert [sample.size_bytes for sample in samples] == [len(file) for file in files]
+        for sample, file in zip(samples, files, strict=True):
+            audio = client.voices.samples.audio.get(voice, str(sample.sample_id))
+            assert b"".join(audio) == file
+        with pytest.raises(api_error.ApiError) as error:
+            b"".join(client.voices.samples.audio.get(voice, "sample-9"))
+        assert error.value.status_code == 404
+        with pytest.raises(api_error.ApiError) as error:
+            client.samples.delete(voice, "sample-1")
+        assert error.value.status_code == 400
+        client.voices.delete(voice)
+
+
+def test_a_key_is_checked(client: elevenlabs.ElevenLabs) -> None:
+    user = client.user.get()
+    assert user.user_id
+    assert user.subscription.status == "active"
+    assert user.subscription.character_count < user.subscription.character_limit
+    assert client.user.subscription.get().can_use_instant_voice_cloning is True
+
+
+def test_models_are_a_bare_list(client: elevenlabs.ElevenLabs) -> None:
+    models = client.models.list()
+    assert models[0].model_id == "flite"
+    assert {"eleven_multilingual_v2", "eleven_flash_v2_5"} <= {each.model_id for each in models}
+    assert all(each.can_do_text_to_speech for each in models)
+    assert [(each.language_id, each.name) for each in models[0].languages or []] == [
+        ("en", "english")
+    ]
 
 
 def test_voices_are_searched_page_by_page(client: elevenlabs.ElevenLabs, voice: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
+from supervisor.http.shared.synthesis import cached_id
 from tests.support import uncollected
 from tests.support.script_engine import PIECE
 from tests.support.service import (
@@ -264,6 +266,39 @@ async def test_a_worker_killed_in_mid_stream_is_replaced_without_a_seam(
             gate.open()
             received += await response.read()
     assert received[44:] == whole[44:]
+
+
+@pytest.mark.parametrize("after", ["a mark", "half a sentence"])
+async def test_lines_with_times_survive_a_kill(
+    service: RunningService, gate: Gate, after: str
+) -> None:
+    """Each sentence comes once, with its own bytes and times, whenever the worker dies."""
+    before, rest = ("", "say 3") if after == "a mark" else ("say 1; ", "say 2")
+    script = f"say 2; mark One; {before}print there; wait {gate}; {rest}; mark Two; say 1; mark End"
+    path = f"/v1/text-to-speech/{cached_id('0' * 64)}/stream/with-timestamps"
+    sent = {"text": script, "seed": 5}
+    lines: list[bytes] = []
+    async with client_of(service) as client:
+        async with client.post(path, json=sent) as response:
+            assert response.content_type == "application/x-ndjson"
+            lines.append(await response.content.readline())
+            service.wait_for("child_output", line="there")
+            os.kill(service.children(model="tts")[0]["pid"], signal.SIGKILL)
+            service.wait_for("child_output", line="there", count=2)
+            gate.open()
+            lines += [line async for line in response.content]
+        async with client.post(path, json=sent) as again:
+            undisturbed = [line async for line in again.content]
+    assert lines == undisturbed
+    told = [json.loads(line) for line in lines]
+    assert [len(base64.b64decode(line["audio_base64"])) for line in told] == [
+        44 + 2 * 2 * PIECE,
+        3 * 2 * PIECE,
+        2 * PIECE,
+    ]
+    assert ["".join(line["normalized_alignment"]["characters"]) for line in told] == [
+        *("One", " Two", " End"),
+    ]
 
 
 @pytest.mark.quick

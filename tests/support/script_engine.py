@@ -4,6 +4,7 @@ The text of a request is a script of commands separated by ";":
 
     say N          yield N pieces of 20 ms of a sound that depends on the seed
     own N          hand over N pieces at once, even of a whole answer, that depend on the worker
+    mark TEXT      in a stream with times: what was said since the last mark is this sentence
     sleep SECONDS  compute, noticing a cancellation every 10 ms
     wait PATH      the same until that file is there: a gate which the test opens
     leak MB        keep that much memory for ever
@@ -50,8 +51,10 @@ from ipc.operations import (
     AnyOperation,
     Paralinguistics,
     Segment,
+    SentenceTime,
     Speak,
     SpeechResult,
+    SpokenSentence,
     Transcribe,
     Transcript,
 )
@@ -93,6 +96,7 @@ class Script:
         rng = np.random.default_rng(operation.sampling.seed)
         samples = 0
         pieces: list[bytes] = []
+        marks: list[SentenceTime] = []
         if operation.streamed:
             yield wav_header(SAMPLE_RATE, None)
         for command, argument in _parse(operation.text):
@@ -104,6 +108,11 @@ class Script:
                         yield piece
                     else:
                         pieces.append(piece)
+            elif command == "mark":
+                start = marks[-1].end if marks else 0.0
+                marks.append(SentenceTime(argument, start, samples / SAMPLE_RATE))
+                if operation.streamed and operation.alignment:
+                    yield SpokenSentence(len(marks) - 1, marks[-1])
             elif command == "own":
                 for _ in range(int(argument)):
                     yield np.full(PIECE, os.getpid() % 2**15, "<i2").tobytes()

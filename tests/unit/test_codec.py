@@ -30,7 +30,17 @@ from ipc.codec import (
     encode_parts,
 )
 from ipc.engines import BuiltinVoice, EngineInfo
-from ipc.messages import Cancel, Chunk, Done, Message, Ping, Ready, Recognized, Request
+from ipc.messages import (
+    Cancel,
+    Chunk,
+    Done,
+    Message,
+    Ping,
+    Ready,
+    Recognized,
+    Request,
+    Spoken,
+)
 from ipc.operations import (
     RESULT_OF,
     AnyOperation,
@@ -44,6 +54,7 @@ from ipc.operations import (
     SentenceTime,
     Speak,
     SpeechResult,
+    SpokenSentence,
     Transcribe,
     Transcript,
     Voice,
@@ -232,6 +243,7 @@ SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
         Recognized(1, SEGMENT),
         Recognized(1, dataclasses.replace(SEGMENT, words=None)),
         Recognized(1, dataclasses.replace(SEGMENT, words=())),
+        Spoken(1, SpokenSentence(2, SentenceTime("Hi.", 0.5, 1.5), last=True)),
         Ready(EngineInfo("flite", 16_000), 9),
         Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),), facts={"x": [1]}), 9),
     ],

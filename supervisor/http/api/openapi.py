@@ -22,6 +22,7 @@ from supervisor.http.api.openapi_parts import (
 from supervisor.http.api.operation import (
     FORM,
     JSON,
+    JSON_LINES,
     SERVER_SENT,
     Access,
     Answer,
@@ -184,10 +185,10 @@ def _content(media: str, kind: Content, schemas: Mapping[str, Json]) -> Json:
     if not isinstance(kind, str):
         return _with_example(kind.__name__, schemas)
     schema: Json = {"description": kind}
-    if media == SERVER_SENT:
+    if media in (SERVER_SENT, JSON_LINES):
         return {
             "schema": schema
-        }  # no type: some tools apply it to the whole text, others to each event
+        }  # no type: some tools apply it to the whole text, others to each event or line
     schema["type"] = "object" if media == JSON else "string"
     if media != JSON and not media.startswith("text/"):
         schema["format"] = "binary"

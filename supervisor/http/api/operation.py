@@ -28,6 +28,8 @@ FORM = "multipart/form-data"
 JSON = "application/json"
 SERVER_SENT = "text/event-stream"
 """Media type of server-sent events."""
+JSON_LINES = "application/x-ndjson"
+"""Media type of JSON objects, one on each line."""
 
 
 class Nothing(BaseModel):

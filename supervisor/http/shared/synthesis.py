@@ -18,9 +18,10 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, content_type
 from ipc.operations import MAX_SEED, Recording, Sampling, Speak, SpeechResult, Voice
 from supervisor.dispatch.cost import Unit, Work
-from supervisor.dispatch.job import Job
+from supervisor.dispatch.job import Job, Sink
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import ResponseBuffer
+from supervisor.dispatch.sentence_buffer import SentenceBuffer, SpokenAudio
 from supervisor.http.api.operation import JSON, Answer, Call
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.streaming import Framing, Raw, send, stream
@@ -129,7 +130,8 @@ async def speak(
 
     `model` is the model's name in the request.
     """
-    chosen, job, buffer = _prepare(call, speech, model)
+    buffer = ResponseBuffer(call.service.spool)
+    chosen, job = _prepare(call, speech, model, buffer)
 
     def head() -> dict[str, str]:
         media_type = None if framing is None else framing.media_type
@@ -157,6 +159,26 @@ async def speak(
         buffer.close()
 
 
+async def speak_in_sentences(
+    call: Call[Any, Any],
+    speech: Speak,
+    framing: Framing[SpokenAudio, SpeechResult],
+    *,
+    model: str | None = None,
+) -> web.StreamResponse:
+    """Stream the sound of `speech`, which has an alignment, sentence by sentence."""
+    buffer = SentenceBuffer(call.service.spool)
+    chosen, job = _prepare(call, speech, model, buffer)
+    return await stream(
+        call.request,
+        chosen.backend,
+        job,
+        source=buffer,
+        framing=framing,
+        headers=lambda: _headers(chosen, speech, framing.media_type),
+    )
+
+
 async def speak_in_json(
     call: Call[Any, Any],
     speech: Speak,
@@ -168,7 +190,8 @@ async def speak_in_json(
 
     It is sent in pieces, because the whole may be too large for the front's memory.
     """
-    chosen, job, buffer = _prepare(call, speech, model)
+    buffer = ResponseBuffer(call.service.spool)
+    chosen, job = _prepare(call, speech, model, buffer)
     try:
         result = await chosen.backend.run(job)
         begin = b'{"audio_base64":"'
@@ -202,9 +225,9 @@ def sound_answer(*, elevenlabs: bool = False) -> Answer:
 
 
 def _prepare(
-    call: Call[Any, Any], speech: Speak, model: str | None
-) -> tuple[Model, Job[SpeechResult], ResponseBuffer]:
-    """The model that will speak, the job, and the buffer for its bytes. Raises `ServiceError`."""
+    call: Call[Any, Any], speech: Speak, model: str | None, output: Sink
+) -> tuple[Model, Job[SpeechResult]]:
+    """The model that will speak, and the job. Raises `ServiceError`."""
     service, text = call.service, speech.text
     limit = service.settings.max_text_chars
     if not text.strip():
@@ -215,9 +238,7 @@ def _prepare(
             f"the text has {len(text)} characters, but the limit is {limit}; send it in parts",
         )
     chosen = service.models.resolve(Kind.TTS, model=model, voice=speech.voice.builtin)
-    buffer = ResponseBuffer(service.spool)
-    job = make_job(call, speech, Work(Unit.CHARACTERS, len(text)), buffer)
-    return chosen, job, buffer
+    return chosen, make_job(call, speech, Work(Unit.CHARACTERS, len(text)), output)
 
 
 def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:

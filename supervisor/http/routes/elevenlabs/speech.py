@@ -6,6 +6,7 @@ meaning here. Voices are in `voices.py`, transcription is in `transcription.py`.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
@@ -13,11 +14,28 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipc.errors import ServiceError
 from ipc.formats import OutputFormat
 from ipc.operations import Speak, SpeechResult, Voice
-from supervisor.http.api.operation import JSON, Answer, Call, Operation, Operations, operation
+from supervisor.dispatch.sentence_buffer import SpokenAudio
+from supervisor.http.api.operation import (
+    JSON,
+    JSON_LINES,
+    Answer,
+    Call,
+    Operation,
+    Operations,
+    operation,
+)
 from supervisor.http.routes.elevenlabs.voices import ElevenLabsVoiceSettings
-from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
+from supervisor.http.shared.character_times import (
+    CharacterTimes,
+    TextAligner,
+    align_sentence,
+    align_sentences,
+    align_text,
+    concatenated,
+)
 from supervisor.http.shared.synthesis import (
     SOUND_HEADERS,
     Seed,
@@ -26,6 +44,7 @@ from supervisor.http.shared.synthesis import (
     sound_answer,
     speak,
     speak_in_json,
+    speak_in_sentences,
 )
 from supervisor.http.shared.voice_names import resolve_voice
 
@@ -102,6 +121,50 @@ class SpeechWithTimes(SpeechTimes):
     audio_base64: str
 
 
+class TimedAudio(BaseModel):
+    """The sound of one sentence, and when each of its characters is said.
+
+    Times count from the start of the response. `alignment` has the characters of the text as it was
+    sent, `normalized_alignment` as it was spoken; those of all lines together are the text.
+    """
+
+    audio_base64: str
+    alignment: CharacterTimes | None
+    normalized_alignment: CharacterTimes | None
+
+
+class _TimedLines:
+    """Sound as JSON lines, one for each sentence."""
+
+    media_type = JSON_LINES
+
+    def __init__(self, text: str) -> None:
+        self._aligner = TextAligner(text)
+        self._clock: float | None = None
+
+    def item(self, item: SpokenAudio) -> bytes:
+        alignment = normalized = None
+        if item.sentence is not None:
+            time = item.sentence.time
+            alignment = self._aligner.next(time)
+            if item.sentence.last:
+                alignment = concatenated([alignment, self._aligner.rest(time.end)])
+            normalized = align_sentence(time, self._clock)
+            self._clock = time.end
+        line = TimedAudio(
+            audio_base64=base64.b64encode(item.audio).decode(),
+            alignment=alignment,
+            normalized_alignment=normalized,
+        )
+        return line.model_dump_json().encode() + b"\n"
+
+    def end(self, _: SpeechResult) -> bytes:
+        return b""
+
+    def error(self, _: ServiceError) -> bytes:
+        return b""  # clients take every line for sound
+
+
 _TtsCall = Call[TextToSpeechFields, TextToSpeechParams]
 
 
@@ -143,6 +206,18 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
     async with _voice(call) as voice:
         speech = _speech(call, voice, alignment=True)
         return await speak_in_json(call, speech, times, model=call.body.model_id)
+
+
+async def text_to_speech_stream_with_timestamps(call: _TtsCall) -> web.StreamResponse:
+    """Speak a text, and return the sound of each sentence and the times of its characters.
+
+    The response is JSON lines: one for each sentence, as soon as it has been spoken. Times count
+    from the start of the response; the characters of a sentence share its time evenly.
+    """
+    async with _voice(call) as voice:
+        speech = _speech(call, voice, streamed=True, alignment=True)
+        lines = _TimedLines(call.body.text)
+        return await speak_in_sentences(call, speech, lines, model=call.body.model_id)
 
 
 @contextlib.asynccontextmanager
@@ -195,6 +270,11 @@ def _speech_operation(
 
 _SOUND = sound_answer(elevenlabs=True)
 _TIMED = Answer("The sound, and the times of its text.", {JSON: SpeechWithTimes}, SOUND_HEADERS)
+_TIMED_LINES = Answer(
+    "The sound, and the times of its text.",
+    {JSON_LINES: "one line for each sentence: audio_base64, alignment, normalized_alignment"},
+    SOUND_HEADERS,
+)
 
 OPERATIONS: Operations = (
     _speech_operation("", text_to_speech, "Speak", _SOUND),
@@ -204,5 +284,11 @@ OPERATIONS: Operations = (
         text_to_speech_with_timestamps,
         "Speak, and return when each character is said",
         _TIMED,
+    ),
+    _speech_operation(
+        "/stream/with-timestamps",
+        text_to_speech_stream_with_timestamps,
+        "Speak in a stream, and return when each character is said",
+        _TIMED_LINES,
     ),
 )
