@@ -133,14 +133,6 @@ class Piece:
             )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return _rounded(sum(values) / len(values)) if values else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return _rounded(sum(values) / len(values)) if values else None
-
-
 def merge(pieces: Sequence[Piece]) -> Transcript:
     """The transcript of a recording from its pieces, without segments.
 
@@ -250,3 +242,7 @@ def _vote(
 
 def _rounded(probability: float | None) -> float | None:
     return None if probability is None else round(probability, 4)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _rounded(sum(values) / len(values)) if values else None

@@ -17,8 +17,9 @@ _ids = itertools.count(1)
 class Sink(Protocol):
     """Where the stream of a response goes: bytes of speech, or segments of a transcript."""
 
-    size: int
-    """How much has been appended: bytes, or segments."""
+    @property
+    def size(self) -> int:
+        """How much has been appended: bytes, or segments."""
 
     def append(self, item: Any) -> None:
         """Add the next item of the stream."""

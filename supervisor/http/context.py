@@ -19,9 +19,14 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 
 _ID = web.RequestKey("id", str)
 _ARRIVED = web.RequestKey("arrived", float)
-_WARNINGS: web.RequestKey[list[str]] = web.RequestKey("warnings", list)
+_WARNINGS: web.RequestKey[tuple[str, ...]] = web.RequestKey("warnings", tuple)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
+
+WARNING = "X-Voice-Engine-Warning"
+"""The header of a response that says what of the request was not taken literally."""
+
+_LONGEST_WARNING = 200
 
 
 @web.middleware
@@ -40,18 +45,13 @@ async def add_id(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = request[_ID]
 
 
-WARNING = "X-Voice-Engine-Warning"
-"""The header of a response that says what of the request was not taken literally."""
-
-_LONGEST_WARNING = 200
-
-
 def warn(request: web.Request, text: str) -> None:
     """Tell the client something about its request, in the header `WARNING` of the response."""
     # A header has one line and no more than ASCII; the text may repeat what the client sent.
     line = "".join(c if " " <= c <= "~" else "?" for c in text)[:_LONGEST_WARNING]
-    if line not in request.setdefault(_WARNINGS, []):
-        request[_WARNINGS].append(line)
+    told = request.get(_WARNINGS, ())
+    if line not in told:
+        request[_WARNINGS] = (*told, line)
 
 
 async def add_warnings(request: web.Request, response: web.StreamResponse) -> None:

@@ -382,12 +382,10 @@ def test_a_voice_is_renamed(client: elevenlabs.ElevenLabs, voice: str, recording
     assert (before.name, after.name) == ("Anna", "Änne")
     assert after.model_copy(update={"name": "Anna"}) == before
     assert b"".join(client.text_to_speech.convert(voice, text="Hi."))
-    for wrong in (
-        lambda: client.voices.update(voice, name="Eve", files=[recording]),
-        lambda: client.voices.update(voice, name=""),
-    ):
+    wrong: list[dict[str, Any]] = [{"name": "Eve", "files": [recording]}, {"name": ""}]
+    for fields in wrong:
         with pytest.raises(api_error.ApiError) as error:
-            wrong()
+            client.voices.update(voice, **fields)
         assert error.value.status_code == 400
     with pytest.raises(api_error.ApiError) as error:
         client.voices.update(BUILTIN, name="Eve")

@@ -413,3 +413,15 @@ async def test_readyz_tells_when_the_service_stops() -> None:
             busy.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await busy
+
+
+async def test_lists_may_be_open_to_everyone() -> None:
+    settings = {"VOICE_ENGINE_API_KEY": "k-anna", "VOICE_ENGINE_PUBLIC_LISTS": "true"}
+    with running(settings) as service:
+        for path in ("/v1/audio/voices", "/v1/audio/models"):
+            for headers in ({}, {"X-API-Key": "wrong"}, {"X-API-Key": "k-anna"}):
+                response, _ = await ask(service, "GET", path, headers)
+                assert response.status == 200
+        for path in ("/v1/voices", "/v1/models", "/v1/user"):
+            response, _ = await ask(service, "GET", path, {})
+            assert response.status == 401
