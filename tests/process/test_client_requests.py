@@ -264,11 +264,14 @@ async def test_voices_by_their_names(
 
 
 async def test_a_registered_voice_ignores_case(service: RunningService, recording: bytes) -> None:
-    for voice_id in ("Casey", "casey"):
+    for voice_id in ("Casey", "casey", "RMS"):
         fields = form(("voice_id", voice_id), ("audio", recording))
         response, _ = await post(service, "/v1/voices/register", data=fields)
         assert response.status == 200
-    for asked, speaks in (("Casey", "Casey"), ("casey", "casey"), ("CASEY", "Casey")):
+    for asked, speaks in (
+        *(("Casey", "Casey"), ("casey", "casey"), ("CASEY", "Casey")),
+        *(("RMS", "RMS"), ("rms", "rms"), ("Slt", "slt")),
+    ):
         sent = {"input": "Hi.", "voice": asked}
         response, _ = await post(service, "/v1/audio/speech", json=sent)
         assert (response.status, response.headers["X-Voice-Id"]) == (200, speaks)
@@ -278,6 +281,26 @@ async def test_a_registered_voice_ignores_case(service: RunningService, recordin
     ):
         response, _ = await post(service, path, json=body)
         assert response.status == 200
+
+
+async def test_several_recordings_have_no_one_file(
+    service: RunningService, recording: bytes
+) -> None:
+    other = spoken("It is easy to tell the depth of a well.")
+    fields = form(("name", "Several"), ("files", recording), ("files", other))
+    response, body = await post(service, "/v1/voices/add", data=fields)
+    assert response.status == 200
+    voice = f"/v1/voices/{json.loads(body)['voice_id']}"
+    async with aiohttp.ClientSession(service.url) as client:
+        async with client.get(f"{voice}/audio") as whole:
+            assert whole.status == 400
+            assert f"{voice}/samples/sample-1/audio" in (await whole.json())["detail"]
+        async with client.head(f"{voice}/samples/sample-2/audio") as head:
+            assert head.status == 200
+            assert head.headers["Content-Type"] == "audio/wav"
+            assert int(head.headers["Content-Length"]) == len(other)
+        async with client.get(f"{voice}/samples/sample-1/audio") as first:
+            assert await first.read() == recording
 
 
 async def test_translations_name_the_model_that_would_be_needed(service: RunningService) -> None:

@@ -31,6 +31,7 @@ from supervisor.http.api.operation import (
     Operation,
 )
 from supervisor.http.api.schemas import REF, example, form_field, schemas_of
+from supervisor.http.context import WARNING
 
 _ANYWHERE = (ErrorCode.invalid_request, ErrorCode.internal_error)
 _LIMITED = (ErrorCode.unauthorized, ErrorCode.rate_limited)
@@ -172,7 +173,10 @@ def _answer(answer: Answer, schemas: Mapping[str, Json], *, timed: bool) -> Json
     }
     made: Json = {
         "description": answer.description,
-        "headers": {**headers("X-Request-Id", *(["Server-Timing"] if timed else [])), **own},
+        "headers": {
+            **headers("X-Request-Id", *(["Server-Timing", WARNING] if timed else [])),
+            **own,
+        },
     }
     if answer.content:
         made["content"] = {

@@ -11,6 +11,7 @@ from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.http.api.operation import JSON
 from supervisor.http.api.schemas import REF
+from supervisor.http.context import WARNING
 from supervisor.http.errors import error_body
 
 ABOUT = """
@@ -113,6 +114,10 @@ HEADERS: dict[str, Json] = {
         "description": "milliseconds for waiting in the queue, for inference, and for encoding the "
         "audio (encode); not in streams",
         "schema": {"type": "string", "examples": ["queue;dur=0.2, inference;dur=81.0"]},
+    },
+    WARNING: {
+        "description": "what of the request was not taken literally, if anything",
+        "schema": {"type": "string", "examples": ["the language jp was taken for ja"]},
     },
     "Retry-After": {
         "description": "seconds to wait before trying again, if known",

@@ -89,11 +89,14 @@ _PLACES = {
 
 
 def known_voice(service: Service, asked: str, builtin: Sequence[BuiltinVoice]) -> str | None:
-    """The id of the voice that a client names `asked`, where upper and lower case are the same.
+    """The id of the voice that a client names `asked`: registered, built-in, or an alias.
 
-    It is a registered voice, else one of `builtin`, else one for which `asked` is another name.
-    None: there is no such voice.
+    Upper and lower case are the same, unless there is a voice with exactly this id. `builtin` are
+    the voices that aliases stand for. None: there is no such voice.
     """
+    ids = {voice.id for voice in builtin}
+    if service.voices.get(asked) is not None or asked in ids:
+        return asked
     if (registered := service.voices.find(asked)) is not None:
         return registered.id
     name = asked.casefold()
