@@ -80,11 +80,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTime:
-    """When a sentence of the text is spoken, in seconds of the sound."""
+    """When a sentence is spoken, in seconds of the sound; `text` is the sentence as it is spoken.
+
+    It stands for the characters of the request's text from `source_start` to `source_end`.
+    """
 
     text: str
     start: float
     end: float
+    source_start: int
+    source_end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,10 @@ class Speak(Operation[SpeechResult]):
     With `streamed` the bytes come while they are generated, and headers leave the length open; with
     `alignment` each sentence comes after its bytes. `sample_rate` is in Hz, `bit_rate` in bits per
     second.
+
+    With `normalize` Markdown, numbers and signs are read as a person reads them, in `language` (a
+    code; None means the engine's). With `silence` a text without words is a short silence instead
+    of an error.
     """
 
     text: str
@@ -142,6 +151,9 @@ class Speak(Operation[SpeechResult]):
     bit_rate: int | None = None
     speed: float = 1.0
     alignment: bool = False
+    normalize: bool = True
+    language: str | None = None
+    silence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 import soxr
+from anyascii import anyascii
 
 from ipc.engines import BuiltinVoice
 from ipc.errors import ErrorCode, ServiceError
@@ -31,6 +32,8 @@ from model_procs.audio.pcm import Samples
 from model_procs.audio.pitch import median_pitch
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.speech.base import SpeechEngine
+from model_procs.speech.normalize.signs import without_named
+from model_procs.speech.normalize.speech import prepare
 
 RATE = 16_000
 
@@ -120,6 +123,7 @@ class FliteEngine(SpeechEngine):
                 f"{self._program} lacks the voices {', '.join(sorted(missing))}; "
                 "run `apt-get install flite`",
             )
+        prepare(self.language)
 
     def warm_up(self) -> None:
         """Speak one word, in the worker."""
@@ -164,8 +168,15 @@ class FliteEngine(SpeechEngine):
         return voice
 
     def check_text(self, text: str) -> None:
-        """Raises ServiceError (`invalid_request`) for letters that flite cannot read."""
-        latin(text)
+        """Raises ServiceError (`invalid_request`) for a text mainly in letters that flite lacks."""
+        plain = _without_accents(without_named(text))
+        foreign = [c for c in plain if c.isalpha() and not c.isascii()]
+        if len(foreign) > sum(c.isalnum() and c.isascii() for c in plain):
+            raise ServiceError(
+                ErrorCode.invalid_request,
+                f"the engine flite speaks English only and cannot read {foreign[0]!r}; send text "
+                "in Latin letters",
+            )
 
     def synthesize(
         self,
@@ -176,10 +187,7 @@ class FliteEngine(SpeechEngine):
         *,
         exact: bool = False,
     ) -> Iterator[Samples]:
-        """Speak `text`; yields nothing for a text that cannot be pronounced.
-
-        Raises ServiceError as `check_text` does.
-        """
+        """Speak `text`; yields nothing for a text that cannot be pronounced."""
         for piece in pieces(latin(text)):
             samples = self._say(piece, voice, stop)
             if len(samples) and np.abs(samples).max() > _SILENCE:
@@ -258,19 +266,17 @@ class FliteEngine(SpeechEngine):
 def latin(text: str) -> str:
     """`text` in ASCII: without accents and emoji, with common signs spelled out.
 
-    Raises ServiceError (`invalid_request`) for letters and digits of other scripts, because flite
-    would silently leave them out.
+    Letters and digits of other scripts become the nearest Latin ones ("мир" is "mir"), because
+    flite would leave them out without a word.
     """
+    plain = _without_accents(text)
+    kept = ((anyascii(c) if c.isalnum() else " ") if not c.isascii() else c for c in plain)
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in "".join(kept))
+
+
+def _without_accents(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text.translate(_LATIN)).translate(_LATIN)
-    for character in plain:
-        if ord(character) > 0x7F and character.isalnum():
-            raise ServiceError(
-                ErrorCode.invalid_request,
-                f"the engine flite speaks English only and cannot read {character!r}; send text in "
-                "Latin letters",
-            )
-    kept = (c if c.isascii() else " " for c in plain if not unicodedata.combining(c))
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in kept)
+    return "".join(c for c in plain if not unicodedata.combining(c))
 
 
 def pieces(sentence: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import math
 import os
+import re
 import tempfile
 import threading
 import time
@@ -29,11 +30,23 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket_runs import split_runs
 from model_procs.speech.base import SpeechEngine
+from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
 from model_procs.weights import pocket_voice
 
 _TOKENS_PER_SECOND = 2.0
 """The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
+
+_LANGUAGES = {
+    "english": "en",
+    "french": "fr",
+    "german": "de",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "dutch": "nl",
+}
+"""The library's names of the languages it has weights for, and their codes."""
 
 _BLOCK_FRAMES = 25
 """How many frames of 80 ms the encoder processes at a time."""
@@ -98,6 +111,8 @@ class PocketEngine(SpeechEngine):
         self._model._TOKENS_PER_SECOND_ESTIMATE = _TOKENS_PER_SECOND
         self.sample_rate = self.reference_rate = self._model.sample_rate
         _encode_in_blocks(self._model.mimi)
+        self.language = _language(self._folder)
+        prepare(self.language)
         self._speak_once()
         weights.release_scratch()
 
@@ -140,7 +155,8 @@ class PocketEngine(SpeechEngine):
     def builtin_voices(self) -> list[BuiltinVoice]:
         """The voices in the folder of the weights, by the library's names."""
         return [
-            BuiltinVoice(name, name.replace("_", " ").title(), "en") for name in self._voice_paths
+            BuiltinVoice(name, name.replace("_", " ").title(), self.language)
+            for name in self._voice_paths
         ]
 
     def load_builtin_voice(self, name: str) -> Any:
@@ -198,6 +214,8 @@ class PocketEngine(SpeechEngine):
         with self._overriding(sampling, exact=exact):
             torch.manual_seed(sampling.seed)
             for run in split_runs(text, self._count_tokens):
+                if not any(character.isalnum() for character in run):
+                    continue  # quotation marks alone, which the library may refuse
                 stream = self._generate(voice, run, halt)
                 try:
                     for piece in stream:
@@ -338,6 +356,19 @@ def _local_config(folder: Path) -> Iterator[str]:
         yaml.safe_dump(settings, file, allow_unicode=True)
         file.flush()
         yield file.name
+
+
+def _language(folder: Path) -> str:
+    """The language of the weights: `language` in their config, else the library's address of them.
+
+    The service's own download keeps English weights only.
+    """
+    import yaml
+
+    settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    named = re.search(r"languages/([a-z]+)", str(settings.get("weights_path", "")))
+    name = settings.get("language") or (named[1] if named else "english")
+    return _LANGUAGES.get(name, name)
 
 
 def _count_parameters(path: Path) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import SentenceTime
+from model_procs.speech.normalize.speech import Sentence
 
 _MAX_BYTES = 2 * 1024 * 1024
 """Limit for all sentences together: their description is sent in one frame."""
@@ -13,8 +14,8 @@ _ENTRY_BYTES = 64
 
 
 @dataclass(slots=True)
-class _Sentence:
-    text: str
+class _Spoken:
+    sentence: Sentence
     number: int
     start: int
     end: int
@@ -29,26 +30,28 @@ class Alignment:
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self.sentences: list[_Sentence] = []
+        self.sentences: list[_Spoken] = []
         self._bytes = 0
 
-    def add(self, text: str, number: int, samples: int) -> None:
+    def add(self, sentence: Sentence, number: int, samples: int) -> None:
         """Assign the next `samples` samples to sentence `number` of the text."""
         last = self.sentences[-1] if self.sentences else None
         if last is not None and last.number == number:
             last.end += samples
             return
         start = last.end if last is not None else 0
-        self.sentences.append(_Sentence(text, number, start, start + samples))
-        self._bytes += len(text.encode()) + _ENTRY_BYTES
+        self.sentences.append(_Spoken(sentence, number, start, start + samples))
+        self._bytes += len(sentence.text.encode()) + _ENTRY_BYTES
 
     def time(self, place: int, duration: float) -> SentenceTime:
         """The time of one of the sentences in seconds, within `duration`."""
-        sentence = self.sentences[place]
+        spoken = self.sentences[place]
         return SentenceTime(
-            sentence.text,
-            min(round(sentence.start / self._rate, 3), duration),
-            min(round(sentence.end / self._rate, 3), duration),
+            spoken.sentence.text,
+            min(round(spoken.start / self._rate, 3), duration),
+            min(round(spoken.end / self._rate, 3), duration),
+            spoken.sentence.start,
+            spoken.sentence.end,
         )
 
     def times(self, duration: float) -> tuple[SentenceTime, ...]:

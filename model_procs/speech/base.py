@@ -39,11 +39,14 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
-from model_procs.speech.text import sentences, strip_tags
+from model_procs.speech.normalize.speech import spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
 _OPTIONS = ("temperature", "decode_steps", "eos_threshold")
 """The fields of `Sampling` that only some engines have."""
+
+_SILENCE_SECONDS = 0.3
+"""What is sent for a text without words to clients that take no error for it."""
 
 
 class SpeechEngine:
@@ -65,6 +68,8 @@ class SpeechEngine:
     """The fields of `Sampling` that the engine has, besides the seed."""
     obeyed_tags: frozenset[str] = frozenset()
     """Tags in a text that the engine supports, such as "laugh"; others are removed before."""
+    language: str = "en"
+    """The language of texts whose request names none, as a code."""
     default_voice: str | None = None
     """The built-in voice for requests without a voice."""
     _voices: VoiceCache | None = None
@@ -175,18 +180,23 @@ class SpeechEngine:
             bit_rate=speak.bit_rate,
             streamed=speak.streamed,
         )
-        text = strip_tags(speak.text, self.obeyed_tags)
-        self.check_text(text)
+        self.check_text(speak.text)
         voice, known = self._find_voice(speak.voice)
         # A replay of a stream leaves out the number of bytes that were already sent.
         exact = speak.streamed and FORMATS[speak.response_format].length_depends_on_samples
         alignment = Alignment(self.sample_rate * speak.speed)
         timed = speak.streamed and speak.alignment
         told = 0
-        for number, (sentence, following) in enumerate(_with_next(sentences(text))):
+        sentences = spoken_sentences(
+            speak.text,
+            language=speak.language or self.language,
+            normalize=speak.normalize,
+            obeyed=self.obeyed_tags,
+        )
+        for number, (sentence, following) in enumerate(_with_next(sentences)):
             # Each sentence has its own seed, so it does not depend on the length of those before.
             sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
-            for piece in self.synthesize(sentence, voice, sampling, stop, exact=exact):
+            for piece in self.synthesize(sentence.text, voice, sampling, stop, exact=exact):
                 if stop.is_set():
                     raise Cancelled
                 if piece is None:
@@ -199,7 +209,11 @@ class SpeechEngine:
             if timed and following is not None and told < len(alignment.sentences):
                 yield SpokenSentence(told, alignment.time(told, math.inf))
                 told += 1
-        if not alignment.sentences:
+        if not alignment.sentences and speak.silence:
+            silence = np.zeros(int(_SILENCE_SECONDS * self.sample_rate), np.float32)
+            if data := encoder.feed(silence):
+                yield data
+        elif not alignment.sentences:
             raise ServiceError(
                 ErrorCode.empty_text,
                 "the text has nothing that can be spoken; send at least one word",
@@ -207,7 +221,8 @@ class SpeechEngine:
         yield encoder.finish()
         duration = encoder.samples / encoder.sample_rate
         if timed:
-            nothing = SentenceTime("", duration, duration)
+            end = len(speak.text)
+            nothing = SentenceTime("", duration, duration, end, end)
             left = told < len(alignment.sentences)
             last = alignment.time(told, duration) if left else nothing
             yield SpokenSentence(told, last, last=True)

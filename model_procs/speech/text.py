@@ -1,4 +1,4 @@
-"""Prepare a text for speech: remove tags, split it into sentences. Used in speech workers.
+"""Split a text into sentences. Used in speech workers.
 
 sentencex (Wikimedia) finds the sentences. It knows the punctuation of all scripts, and the
 abbreviations of one language at a time. The language of the text is not known here, so a sentence
@@ -9,7 +9,7 @@ still spoken, with a shorter pause between them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import sentencex
 
@@ -43,33 +43,6 @@ _QUOTE = re.compile(r"""["“”„«»‹›()\[\]「」『』]""")
 _GREEK = re.compile(r"[\u0370-\u03ff]")
 _CLAUSE_END = re.compile(r"[,;:]\s+|[、，；：،؛]\s*|\s+[-–—]+\s+")
 _SPACE = re.compile(r"\s+")
-_TAG = re.compile(
-    r" ?\[([^\W\d_]{1,20}(?:[ '’-][^\W\d_]{1,20}){0,3})\]",
-)
-_MARKUP = re.compile(r"<break\b[^<>]{0,100}>|</?phoneme\b[^<>]{0,200}>")
-"""Markup that ElevenLabs' clients put into a text: pauses and pronunciations."""
-_EDITORIAL = 3
-"""Brackets with at most this many letters may be part of a word: "walk[ed]"."""
-
-
-def strip_tags(text: str, obeyed: Collection[str] = ()) -> str:
-    """`text` without tags such as "[laugh]", "[clears throat]" and "<break time='1s'/>".
-
-    A tag in square brackets consists of one to four words and is not the text of a Markdown link.
-    Tags in `obeyed` (lower case) are kept, because the engine supports them.
-    """
-
-    def replacement(match: re.Match[str]) -> str:
-        words = match.group(1)
-        before = text[match.start() - 1 : match.start()] if match.group()[0] == "[" else ""
-        after = text[match.end() : match.end() + 1]
-        in_word = len(words) <= _EDITORIAL and (_has_case(before) or _has_case(after))
-        if words.lower() in obeyed or in_word or after == "(":
-            return match.group()
-        return "" if after in {".", ",", ";", ":", "!", "?"} else " "
-
-    text = _MARKUP.sub(lambda match: " " if match.group().startswith("<break") else "", text)
-    return _TAG.sub(replacement, text)
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -90,10 +63,6 @@ def sentences(text: str) -> Iterator[str]:
 
 def _speakable(text: str) -> bool:
     return any(character.isalnum() for character in text)
-
-
-def _has_case(character: str) -> bool:
-    return character.islower() or character.isupper()
 
 
 def _pieces(text: str) -> Iterator[str]:

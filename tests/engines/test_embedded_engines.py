@@ -173,11 +173,90 @@ def test_text_without_a_word_is_refused_before_anything_is_sent(
     assert caught.value.code is ErrorCode.empty_text
 
 
-@pytest.mark.parametrize("text", ["你好", "Hello мир", "price ٣"])
+@pytest.mark.parametrize("text", ["你好", "Привет, world", "γειά σου"])
 def test_text_that_flite_cannot_read_is_refused(flite: FliteEngine, text: str) -> None:
     with pytest.raises(ServiceError, match="Latin letters") as caught:
         clone(flite, text, hum(200))
     assert caught.value.code is ErrorCode.invalid_request
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("Hello мир and 你好 there.", "Hello mir and NiHao there."),
+        ("The price is ٣ dollars.", "The price is three dollars."),
+        ("The angle α is π.", "The angle alpha is pi."),
+        ("Well \u0416 here \ud83d now.", "Well Zh here now."),
+    ],
+)
+def test_an_odd_character_is_read_or_left_out(flite: FliteEngine, text: str, alike: str) -> None:
+    assert clone(flite, text, hum(200))[0] == clone(flite, alike, hum(200))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("[Level Up]", "Level Up."),
+        ("He cast [Fireball] *sighs* at 5 °C.", "He cast Fireball at five degrees Celsius."),
+        (
+            "# The **weather**\n\n- It was −5 °C\n- See [the park](https://a.b/c) 🎉",
+            "The weather. It was minus five degrees Celsius. See the park.",
+        ),
+    ],
+)
+def test_a_text_is_spoken_as_a_person_reads_it(flite: FliteEngine, text: str, alike: str) -> None:
+    assert clone(flite, text, hum(172))[0] == clone(flite, alike, hum(172))[0]
+
+
+def test_the_words_of_a_formatted_text_are_heard(flite: FliteEngine, ears: SphinxEngine) -> None:
+    text = (
+        "## Plans\n\n1. **Please** call me back before 5 o'clock this *afternoon*.\n"
+        "2. They have been living in [this house](https://x.y) for 20 years. 🎉\n"
+    )
+    answer, _ = clone(flite, text, hum(VOICES["slt"]))
+    heard = hear(ears, decode(answer, rate=RATE, max_seconds=60, truncate=False)).text
+    expected = words(
+        "plans one please call me back before five o'clock this afternoon "
+        "two they have been living in this house for twenty years"
+    )
+    assert jiwer.wer(expected, heard) < 0.25
+
+
+def test_a_line_end_is_a_pause(flite: FliteEngine) -> None:
+    _, together = clone(flite, "One line and another line", hum(172))
+    _, apart = clone(flite, "One line\nand another line", hum(172))
+    assert apart.duration > together.duration + 0.1
+
+
+def test_without_normalization_the_engine_gets_the_text(flite: FliteEngine) -> None:
+    def spoken_as(text: str, *, normalize: bool) -> int:
+        operation = Speak(text, Voice(builtin="slt"), Sampling(seed=1), normalize=normalize)
+        return speech(flite.run(operation, threading.Event()))[1].samples
+
+    assert spoken_as("a b", normalize=False) == spoken_as("a b.", normalize=False)
+    assert spoken_as("snake_case", normalize=True) == spoken_as("snake case.", normalize=False)
+    assert spoken_as("snake_case", normalize=False) != spoken_as("snake case.", normalize=False)
+
+
+@pytest.mark.parametrize("text", ["...", "🎉", " ", "[laughs]"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_text_without_words_may_be_a_short_silence(
+    flite: FliteEngine, text: str, normalize: bool
+) -> None:
+    operation = Speak(
+        text,
+        Voice(builtin="slt"),
+        Sampling(seed=1),
+        alignment=True,
+        normalize=normalize,
+        silence=True,
+    )
+    pieces, result = speech(flite.run(operation, threading.Event()))
+    samples = decode(b"".join(pieces), rate=RATE, max_seconds=60, truncate=False)
+    assert 0.1 < result.duration < 1
+    assert len(samples) == result.samples
+    assert not samples.any()
+    assert result.alignment == ()
 
 
 def test_accents_and_typographic_signs_are_read(flite: FliteEngine) -> None:

@@ -236,7 +236,7 @@ SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
         Request(1, Speak("hi", Voice(None, Recording("k", None, "/x"), True), Sampling(7)), skip=3),
         Request(1, EncodeVoice(UPLOAD, registered=False)),
         Request(1, Transcribe(UPLOAD, "en", itn=False, words=True, streamed=True), skip=2),
-        Done(1, SpeechResult(8000, 16_000, 0.1, True, (SentenceTime("Hi.", 0, 1.5),)), 9),
+        Done(1, SpeechResult(8000, 16_000, 0.1, True, (SentenceTime("Hi.", 0, 1.5, 2, 5),)), 9),
         Done(1, SpeechResult(8000, 16_000), 9),
         Done(1, VoiceResult(1.5, cached=True), 9),
         Done(1, Transcript("Yes.", "<|en|>Yes.", 2.0, TOLD, (SEGMENT,)), 9),

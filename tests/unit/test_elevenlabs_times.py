@@ -6,17 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipc.operations import Paralinguistics, Segment, SentenceTime, Transcript, Word
-from model_procs.speech.text import sentences, strip_tags
+from model_procs.speech.normalize.speech import spoken_sentences
 from supervisor.http.routes.elevenlabs.transcription import scribe_words
 from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
 
 
 def spoken(text: str, start: float = 0.5) -> list[SentenceTime]:
     """The sentences of `text` as a worker tells them, of one second each with a pause between."""
-    said = sentences(strip_tags(text))
     return [
-        SentenceTime(sentence, start + 1.5 * number, start + 1.5 * number + 1.0)
-        for number, sentence in enumerate(said)
+        SentenceTime(
+            sentence.text,
+            start + 1.5 * number,
+            start + 1.5 * number + 1.0,
+            sentence.start,
+            sentence.end,
+        )
+        for number, sentence in enumerate(spoken_sentences(text, language="en"))
     ]
 
 
@@ -32,7 +37,7 @@ def times(alignment: CharacterTimes) -> list[tuple[str, float, float]]:
 
 
 def test_characters_share_the_time_of_their_sentence() -> None:
-    assert times(align_text(" Hi! Yes.", spoken("Hi! Yes."), 3.2)) == [
+    assert times(align_text(" Hi! Yes.", spoken(" Hi! Yes."), 3.2)) == [
         (" ", 0.0, 0.5),
         ("H", 0.5, 0.833),
         ("i", 0.833, 1.167),
@@ -60,6 +65,18 @@ def test_what_is_said_has_a_blank_between_sentences() -> None:
     assert found[4] == (" ", 1.5, 2.0)
 
 
+def test_what_is_read_in_other_words_has_its_own_time() -> None:
+    text = "It is **5 %** of $3.\n\n# The end"
+    found = times(align_text(text, spoken(text), 4.0))
+    assert "".join(character for character, _, _ in found) == text
+    last = text.index("3") + 1
+    assert found[last][2] == 1.5
+    assert found[text.index("T")][1] == 2.0
+    assert all(1.5 <= start <= end <= 2.0 for _, start, end in found[last + 1 : text.index("T")])
+    normalized = align_sentences(spoken(text))
+    assert "".join(normalized.characters) == "It is five percent of three dollars. The end."
+
+
 def test_nothing_said_takes_the_whole_time() -> None:
     assert times(align_text("ab", [], 2.0)) == [("a", 0.0, 1.0), ("b", 1.0, 2.0)]
     assert times(align_sentences([])) == []
@@ -67,7 +84,20 @@ def test_nothing_said_takes_the_whole_time() -> None:
 
 @given(
     st.text(st.sampled_from("aB1é中。.!? \n[]-'")),
-    st.lists(st.sampled_from(["[laugh]", "[sighs] ", "Hello you. ", "你好。", "Dr. No "])),
+    st.lists(
+        st.sampled_from(
+            [
+                "[laugh]",
+                "[sighs] ",
+                "Hello you. ",
+                "你好。",
+                "Dr. No ",
+                "# 5 %\n",
+                "- *b* $3\n",
+                "½ ",
+            ]
+        )
+    ),
 )
 def test_all_characters_are_there_in_order(noise: str, words: list[str]) -> None:
     text = noise.join(["", *words, ""])

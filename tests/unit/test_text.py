@@ -1,4 +1,4 @@
-"""What is spoken of a text: sentences in many languages, nothing lost, no tags."""
+"""How a text is split: sentences in many languages, nothing lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sentencex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_procs.speech.text import LONG, sentences, strip_tags
+from model_procs.speech.text import LONG, sentences
 
 SPLIT = [
     "Hello world. | How are you? | Fine!",
@@ -98,14 +98,6 @@ def test_every_sentence_can_be_spoken(text: str) -> None:
     assert all(any(c.isalnum() for c in part) for part in parts) or len(parts) == 1
 
 
-@given(TEXTS)
-def test_without_tags_only_tags_are_lost(text: str) -> None:
-    if "[" not in text:
-        assert strip_tags(text) == text
-    tagged = strip_tags(f"{text} [laughs softly] {text}")
-    assert squeezed(tagged) == squeezed(strip_tags(text + "  " + text))
-
-
 LONG_TEXTS = {
     "prose": 'Dr. Smith met Mr. Jones at 3 p.m. They talked "a lot" (really). ',
     "no marks": "word ",
@@ -113,8 +105,6 @@ LONG_TEXTS = {
     "dots": ".",
     "open quotations": '" a. B ',
     "brackets": "(a. B ",
-    "open tags": "[a ",
-    "open markup": "<break ",
     "line ends": "\n",
     "Chinese": "你好。",
     "Japanese quotations": "「你好。",
@@ -128,7 +118,7 @@ def test_a_long_text_takes_linear_time_and_no_sentence_is_endless(name: str) -> 
     def split(size: int) -> tuple[float, str, list[str]]:
         text = (LONG_TEXTS[name] * size)[:size]
         started = time.process_time()
-        parts = list(sentences(strip_tags(text)))
+        parts = list(sentences(text))
         return time.process_time() - started, text, parts
 
     for _ in range(5):
@@ -165,29 +155,3 @@ def test_a_long_quotation_is_split_like_other_text() -> None:
     assert max(map(len, parts)) < LONG
     assert parts[1] == "He was out."
     assert parts[-1] == "And that was all."
-
-
-@pytest.mark.parametrize(
-    ("text", "spoken"),
-    [
-        ("Well [laughs] hello.", "Well hello."),
-        ('Well <break time="1.5s" /> hello.', "Well hello."),
-        ("Well.<break strength='weak'/>Hello.", "Well. Hello."),
-        ('A <phoneme alphabet="ipa" ph="ə">word</phoneme>.', "A word."),
-        ("Is a < break, or 1 <breaks?", "Is a < break, or 1 <breaks?"),
-        ("Hi[laugh], you [clears throat].", "Hi, you."),
-        ("[Whispers] Come [starts laughing harder] here! [applause]", "Come here!"),
-        ("Hallo [lacht]. Привет [смех]! 你好[笑]再见。", "Hallo. Привет! 你好 再见。"),
-        # What is no tag is spoken.
-        ("Walk[ed] and [w]ent, see [1] and [2024].", "Walk[ed] and [w]ent, see [1] and [2024]."),
-        ("Read [the manual](https://example.com).", "Read [the manual](https://example.com)."),
-        ("a[0] = [x + y];", "a[0] = [x + y];"),
-        ("[this is a whole sentence of words]", "[this is a whole sentence of words]"),
-    ],
-)
-def test_a_tag_is_not_spoken(text: str, spoken: str) -> None:
-    assert " ".join(strip_tags(text).split()) == spoken
-
-
-def test_an_engine_gets_the_tags_that_it_obeys() -> None:
-    assert strip_tags("Oh [Laugh] my [sigh].", {"laugh"}) == "Oh [Laugh] my."

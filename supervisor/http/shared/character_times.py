@@ -20,9 +20,10 @@ class CharacterTimes(BaseModel):
 class TextAligner:
     """The times of the characters of a text, sentence by sentence.
 
-    Each sentence has `text`, and `start` and `end` in seconds; its characters share that time
-    evenly. Characters outside of sentences (spaces between them, tags that are not spoken) share
-    the pause.
+    Each sentence has `text`, the place in the text that it stands for, and its time in seconds; the
+    characters at that place share the time evenly. They may be others than the spoken ones ("5 %"
+    is "five percent"). Characters outside of sentences (spaces between them, directions that are not
+    spoken) share the pause.
     """
 
     def __init__(self, text: str) -> None:
@@ -31,11 +32,9 @@ class TextAligner:
         self._clock = 0.0
 
     def next(self, sentence: SentenceTime) -> CharacterTimes:
-        """The characters up to the end of `sentence`; none if it is not in the text."""
-        found = _place(self._text, sentence, self._place)
-        if found is None:
-            return _character_times("", [])
-        first, (begin, end) = self._place, found
+        """The characters up to the end of `sentence`."""
+        begin, end = sentence.source_start, sentence.source_end
+        first = self._place
         times = evenly(begin - first, self._clock, sentence.start)
         times += evenly(end - begin, sentence.start, sentence.end)
         self._place, self._clock = end, sentence.end
@@ -89,21 +88,6 @@ def concatenated(pieces: Sequence[CharacterTimes]) -> CharacterTimes:
         whole.character_start_times_seconds += piece.character_start_times_seconds
         whole.character_end_times_seconds += piece.character_end_times_seconds
     return whole
-
-
-def _place(text: str, sentence: SentenceTime, end: int) -> tuple[int, int] | None:
-    """The start and end of `sentence` in `text`, at `end` or later; None if it is not there.
-
-    A sentence has the characters of `text` in the same order, without some of them (whitespace,
-    tags), so it is enough to search for one character after the other.
-    """
-    begin: int | None = None
-    for character in "".join(sentence.text.split()):
-        place = text.find(character, end)
-        if place >= 0:
-            begin = place if begin is None else begin
-            end = place + 1
-    return None if begin is None else (begin, end)
 
 
 def evenly(count: int, start: float, end: float) -> list[tuple[float, float]]:

@@ -1,0 +1,1 @@
+"""Turn a text as people and language models write it into what is said. Used in speech workers."""
