@@ -5,6 +5,7 @@ The bytes of a recording are counted and stored, never parsed: only workers deco
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,15 @@ _MAX_PARTS = 1000
 _MAX_FILES = 25
 """Recordings of one form, where it may have several."""
 _MAX_JSON = 512 * 1024
+
+_LONE_SURROGATE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""An escape in JSON; the group has half of a surrogate pair.
+
+Clients send it that cut a text within an emoji.
+"""
 
 _SYNONYMS = frozenset(
     (
@@ -112,10 +122,17 @@ async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
         raise ServiceError(
             ErrorCode.invalid_request, f"the body cannot be read: {_reason(error)}; send it whole"
         ) from error
+    if rb"\u" in data:
+        data[:] = _LONE_SURROGATE.sub(_replaced, data)
     try:
         return model.model_validate_json(bytes(data), strict=True)
     except ValidationError as error:
         raise _refusal(error, model, "field") from None
+
+
+def _replaced(match: re.Match[bytes]) -> bytes:
+    """An escape as it is; for half of a pair the replacement character, as in other decoders."""
+    return match.group() if match[1] is None else rb"\ufffd"
 
 
 def validate(

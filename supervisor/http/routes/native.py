@@ -38,10 +38,13 @@ from supervisor.http.shared.synthesis import (
     Seed,
     Speed,
     Temperature,
+    TextLanguage,
+    TextNormalization,
     named,
     sampling,
     sound_answer,
     speak,
+    text_language,
 )
 from supervisor.http.shared.transcription import (
     PLAIN_CONTENT,
@@ -75,6 +78,8 @@ class CloneFields(BaseModel):
     temperature: Temperature | None = None
     decode_steps: DecodeSteps | None = None
     eos_threshold: EosThreshold | None = None
+    text_normalization: TextNormalization = "auto"
+    language: TextLanguage | None = None
 
     def speech(self, voice: Voice) -> Speak:
         """The operation of this request, with `voice`."""
@@ -86,6 +91,8 @@ class CloneFields(BaseModel):
             self.stream,
             self.sample_rate,
             speed=1.0 if self.speed is None else self.speed,
+            normalize=self.text_normalization == "auto",
+            language=text_language(self.language),
         )
 
 

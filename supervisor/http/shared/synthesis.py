@@ -8,7 +8,7 @@ import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from ipc.engines import EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, content_type
-from ipc.operations import MAX_SEED, Recording, Sampling, Speak, SpeechResult, Voice
+from ipc.operations import AUTO_LANGUAGE, MAX_SEED, Recording, Sampling, Speak, SpeechResult, Voice
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.job import Job, Sink
 from supervisor.dispatch.models import Model
@@ -24,6 +24,7 @@ from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.dispatch.sentence_buffer import SentenceBuffer, SpokenAudio
 from supervisor.http.api.operation import JSON, Answer, Call
 from supervisor.http.shared.jobs import make_job, timing
+from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.streaming import Framing, Raw, send, stream
 from supervisor.service import Service
 
@@ -49,6 +50,22 @@ Temperature = Annotated[float, Field(ge=0, le=2, description="only for engines t
 DecodeSteps = Annotated[int, Field(ge=1, le=64, description="only for engines that have it")]
 EosThreshold = Annotated[float, Field(ge=-20, le=20, description="only for engines that have it")]
 
+TextNormalization = Annotated[
+    Literal["auto", "off"],
+    Field(
+        description="auto: Markdown, numbers and signs are read as a person reads them; off: the "
+        "text goes to the engine as it is"
+    ),
+]
+TextLanguage = Annotated[
+    str,
+    Field(
+        max_length=16,
+        description="language of the text (en, de, ...), for its numbers; default: the engine's",
+        examples=["en"],
+    ),
+]
+
 SOUND_HEADERS = {
     "X-Sample-Rate": "sample rate in Hz",
     "X-Voice-Engine": "the engine that spoke",
@@ -59,6 +76,21 @@ SOUND_HEADERS = {
 """Headers of responses with sound, for declarations."""
 
 _CACHED_ID = re.compile(r"cached-([A-Za-z0-9_-]{43})")
+
+
+_DIGIT_SIZE = 4
+"""A digit is spoken as a word, so it takes as long as about so many letters."""
+
+
+def spoken_size(text: str) -> int:
+    """The size of a text for the estimate of its cost: its letters as they are spoken."""
+    return len(text) + (_DIGIT_SIZE - 1) * sum(map(str.isdigit, text))
+
+
+def text_language(given: str | None) -> str | None:
+    """The code of a client's language; None means the engine's own."""
+    code = language_code(given)
+    return None if code == AUTO_LANGUAGE else code
 
 
 def sampling(
@@ -230,15 +262,17 @@ def _prepare(
     """The model that will speak, and the job. Raises `ServiceError`."""
     service, text = call.service, speech.text
     limit = service.settings.max_text_chars
-    if not text.strip():
+    if not text or (not text.strip() and not speech.silence):
         raise ServiceError(ErrorCode.empty_text, "the text is blank; send a text to speak")
     if len(text) > limit:
         raise ServiceError(
             ErrorCode.text_too_long,
             f"the text has {len(text)} characters, but the limit is {limit}; send it in parts",
         )
-    chosen = service.models.resolve(Kind.TTS, model=model, voice=speech.voice.builtin)
-    return chosen, make_job(call, speech, Work(Unit.CHARACTERS, len(text)), output)
+    chosen = service.models.resolve(
+        Kind.TTS, model=model, voice=speech.voice.builtin, language=speech.language
+    )
+    return chosen, make_job(call, speech, Work(Unit.CHARACTERS, spoken_size(text)), output)
 
 
 def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:

@@ -45,6 +45,7 @@ from supervisor.http.shared.synthesis import (
     speak,
     speak_in_json,
     speak_in_sentences,
+    text_language,
 )
 from supervisor.http.shared.voice_names import resolve_voice
 
@@ -69,7 +70,11 @@ class TextToSpeechFields(BaseModel):
         str | None, Field(description="name of an engine; any other name means the default engine")
     ] = None
     language_code: Annotated[
-        str | None, Field(description="accepted and ignored: the text decides")
+        str | None, Field(description="language of the text, for its numbers")
+    ] = None
+    apply_text_normalization: Annotated[
+        Literal["auto", "on", "off"] | None,
+        Field(description="off: the text goes to the engine as it is"),
     ] = None
     voice_settings: ElevenLabsVoiceSettings | None = None
     seed: Seed | None = None
@@ -245,6 +250,9 @@ def _speech(
         bit_rate=int(kbits[0]) * 1000 if kbits else None,
         speed=1.0 if speed is None else speed,
         alignment=alignment,
+        normalize=fields.apply_text_normalization != "off",
+        language=text_language(fields.language_code),
+        silence=True,
     )
 
 

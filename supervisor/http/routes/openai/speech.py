@@ -32,7 +32,16 @@ from supervisor.http.routes.elevenlabs.account import ElevenLabsModel, elevenlab
 from supervisor.http.routes.openai.transcription import TRANSCRIPTION, TRANSLATION
 from supervisor.http.routes.voices import lasting
 from supervisor.http.shared.streaming import server_sent, server_sent_error
-from supervisor.http.shared.synthesis import Speed, named, sampling, sound_answer, speak
+from supervisor.http.shared.synthesis import (
+    Speed,
+    TextLanguage,
+    TextNormalization,
+    named,
+    sampling,
+    sound_answer,
+    speak,
+    text_language,
+)
 from supervisor.http.shared.voice_names import resolve_voice
 from supervisor.service import Service
 
@@ -99,6 +108,8 @@ class SpeechFields(BaseModel):
         Literal["audio", "sse"] | None,
         Field(description="sse: events speech.audio.delta with base64, then speech.audio.done"),
     ] = None
+    text_normalization: TextNormalization = "auto"
+    language: TextLanguage | None = None
 
 
 class ModelEntry(BaseModel):
@@ -212,6 +223,9 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
             streamed=True,
             sample_rate=PCM_RATE if response_format == "pcm" else None,
             speed=1.0 if fields.speed is None else fields.speed,
+            normalize=fields.text_normalization == "auto",
+            language=text_language(fields.language),
+            silence=True,
         )
         framing = _SpeechEvents(fields.input) if fields.stream_format == "sse" else None
         info = call.service.models.default(Kind.TTS).backend.info
