@@ -39,7 +39,7 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
-from model_procs.speech.normalize.speech import spoken_sentences
+from model_procs.speech.normalize.speech import Sentence, spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
 _OPTIONS = ("temperature", "decode_steps", "eos_threshold")
@@ -336,8 +336,8 @@ class SpeechEngine:
         return self._voices.put(key, voice, named=registered)
 
 
-def _with_next(texts: Iterator[str]) -> Iterator[tuple[str, str | None]]:
-    """Each of `texts` with the one after it; None after the last."""
-    these, following = itertools.tee(texts)
+def _with_next(sentences: Iterator[Sentence]) -> Iterator[tuple[Sentence, Sentence | None]]:
+    """Each of `sentences` with the one after it; None after the last."""
+    these, following = itertools.tee(sentences)
     next(following, None)
     return itertools.zip_longest(these, following)

@@ -57,7 +57,8 @@ def warn(request: web.Request, text: str) -> None:
 async def add_warnings(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: add the warnings to the response, streams and errors included."""
     if _WARNINGS in request:
-        response.headers[WARNING] = "; ".join(request[_WARNINGS])
+        told = request[_WARNINGS]
+        response.headers[WARNING] = "; ".join(told)
 
 
 def client(request: web.Request) -> str:

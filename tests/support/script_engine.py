@@ -110,7 +110,11 @@ class Script:
                         pieces.append(piece)
             elif command == "mark":
                 start = marks[-1].end if marks else 0.0
-                marks.append(SentenceTime(argument, start, samples / SAMPLE_RATE))
+                place = operation.text.index(argument, marks[-1].source_end if marks else 0)
+                said = SentenceTime(
+                    argument, start, samples / SAMPLE_RATE, place, place + len(argument)
+                )
+                marks.append(said)
                 if operation.streamed and operation.alignment:
                     yield SpokenSentence(len(marks) - 1, marks[-1])
             elif command == "own":

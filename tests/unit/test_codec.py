@@ -243,7 +243,7 @@ SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
         Recognized(1, SEGMENT),
         Recognized(1, dataclasses.replace(SEGMENT, words=None)),
         Recognized(1, dataclasses.replace(SEGMENT, words=())),
-        Spoken(1, SpokenSentence(2, SentenceTime("Hi.", 0.5, 1.5), last=True)),
+        Spoken(1, SpokenSentence(2, SentenceTime("Hi.", 0.5, 1.5, 4, 7), last=True)),
         Ready(EngineInfo("flite", 16_000), 9),
         Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),), facts={"x": [1]}), 9),
     ],

@@ -21,7 +21,7 @@ def buffer(tmp_path: Path) -> Iterator[SentenceBuffer]:
 
 
 def sentence(number: int, *, last: bool = False) -> SpokenSentence:
-    return SpokenSentence(number, SentenceTime(f"{number}.", number, number + 1.0), last)
+    return SpokenSentence(number, SentenceTime(f"{number}.", number, number + 1.0, 0, 2), last)
 
 
 async def test_a_sentence_is_read_as_soon_as_it_is_there(buffer: SentenceBuffer) -> None:

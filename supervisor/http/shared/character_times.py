@@ -22,8 +22,8 @@ class TextAligner:
 
     Each sentence has `text`, the place in the text that it stands for, and its time in seconds; the
     characters at that place share the time evenly. They may be others than the spoken ones ("5 %"
-    is "five percent"). Characters outside of sentences (spaces between them, directions that are not
-    spoken) share the pause.
+    is "five percent"). Characters outside of sentences (spaces, directions that are not spoken)
+    share the pause.
     """
 
     def __init__(self, text: str) -> None:
