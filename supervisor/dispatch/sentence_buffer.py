@@ -12,10 +12,17 @@ from ipc.operations import SpokenSentence
 from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.dispatch.spool import Spool
 
+MOST_AUDIO = 36_000
+"""The most bytes that are read at once: clients refuse long lines (aiohttp those over 128 KB).
+
+In base64, and with the times of the longest sentence, they are still below that. It is an even
+number, so that no sample of PCM is cut.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class SpokenAudio:
-    """The bytes that came with a sentence; None: with none, at the end of the stream."""
+    """Bytes, and the sentence that ends with them; None: it goes on."""
 
     audio: bytes
     sentence: SpokenSentence | None
@@ -34,6 +41,8 @@ class SentenceBuffer:
         """Those whose end has not been read."""
         self._count = 0
         self._begun = False
+        self._left = bytearray()
+        """Bytes that have been taken from the buffer, but not read."""
 
     @property
     def size(self) -> int:
@@ -62,15 +71,27 @@ class SentenceBuffer:
         self._bytes.finish(error)
 
     async def read(self) -> SpokenAudio | None:
-        """The next sentence; None at the end. Raises what `finish` was given."""
-        audio = bytearray()
-        while data := await self._bytes.read():
+        """The next sentence, or the next part of a long one; None at the end.
+
+        Raises what `finish` was given.
+        """
+        while len(self._left) <= MOST_AUDIO:
+            data = await self._bytes.read()
+            if not data:
+                return self._end_of_sentence()
             self._begun = True
-            audio += data
+            self._left += data
+        audio = bytes(self._left[:MOST_AUDIO])
+        del self._left[:MOST_AUDIO]
+        return SpokenAudio(audio, None)
+
+    def _end_of_sentence(self) -> SpokenAudio | None:
+        audio = bytes(self._left)
+        self._left.clear()
         if self._sentences:
             self._begun = True
-            return SpokenAudio(bytes(audio), self._sentences.popleft())
-        return SpokenAudio(bytes(audio), None) if audio else None
+            return SpokenAudio(audio, self._sentences.popleft())
+        return SpokenAudio(audio, None) if audio else None
 
     def close(self) -> None:
         """Drop what was not read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ipc.operations import SentenceTime, SpokenSentence
-from supervisor.dispatch.sentence_buffer import SentenceBuffer, SpokenAudio
+from supervisor.dispatch.sentence_buffer import MOST_AUDIO, SentenceBuffer, SpokenAudio
 from supervisor.dispatch.spool import Spool
 
 
@@ -72,6 +72,23 @@ async def test_a_replay_of_what_nobody_has_read_starts_anew(buffer: SentenceBuff
     buffer.finish()
     assert await buffer.read() == SpokenAudio(b"ONE", sentence(0))
     assert await buffer.read() is None
+
+
+async def test_a_long_sentence_is_read_in_parts(buffer: SentenceBuffer) -> None:
+    """No line is too long for clients, none is empty, and no sample of two bytes is cut."""
+    sound = bytes(range(250)) * (2 * MOST_AUDIO // 250) + b"!!"
+    for item in (sound[:10], sound[10:], sentence(0), sound[:MOST_AUDIO], sentence(1, last=True)):
+        buffer.append(item)
+    buffer.finish()
+    read = [await buffer.read() for _ in range(4)]
+    assert await buffer.read() is None
+    assert read == [
+        SpokenAudio(sound[:MOST_AUDIO], None),
+        SpokenAudio(sound[MOST_AUDIO : 2 * MOST_AUDIO], None),
+        SpokenAudio(b"!!", sentence(0)),
+        SpokenAudio(sound[:MOST_AUDIO], sentence(1, last=True)),
+    ]
+    assert MOST_AUDIO % 2 == 0
 
 
 async def test_an_error_comes_after_the_sentences(buffer: SentenceBuffer) -> None:

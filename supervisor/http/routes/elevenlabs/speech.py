@@ -130,7 +130,8 @@ class TimedAudio(BaseModel):
     """The sound of one sentence, and when each of its characters is said.
 
     Times count from the start of the response. `alignment` has the characters of the text as it was
-    sent, `normalized_alignment` as it was spoken; those of all lines together are the text.
+    sent, `normalized_alignment` as it was spoken; those of all lines together are the text. Both
+    are null in the first lines of a long sentence, whose sound has more than one.
     """
 
     audio_base64: str
@@ -139,7 +140,7 @@ class TimedAudio(BaseModel):
 
 
 class _TimedLines:
-    """Sound as JSON lines, one for each sentence."""
+    """Sound as JSON lines, one for each sentence, or several for a long one."""
 
     media_type = JSON_LINES
 
@@ -216,8 +217,9 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
 async def text_to_speech_stream_with_timestamps(call: _TtsCall) -> web.StreamResponse:
     """Speak a text, and return the sound of each sentence and the times of its characters.
 
-    The response is JSON lines: one for each sentence, as soon as it has been spoken. Times count
-    from the start of the response; the characters of a sentence share its time evenly.
+    The response is JSON lines: one for each sentence, as soon as it has been spoken. Of a long
+    sentence some sound comes before, in lines without times. Times count from the start of the
+    response; the characters of a sentence share its time evenly.
     """
     async with _voice(call) as voice:
         speech = _speech(call, voice, streamed=True, alignment=True)
