@@ -12,13 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model_procs.speech.normalize.languages import LANGUAGES
-from model_procs.speech.normalize.mapped import GROWTH
+from model_procs.speech.normalize.mapped import GROWTH, Mapped
+from model_procs.speech.normalize.markdown import read_markdown
 from model_procs.speech.normalize.speech import Sentence, spoken_sentences
 from model_procs.speech.text import sentences
 
 
-def parts(text: str, language: str = "en", **options: bool) -> list[Sentence]:
-    return list(spoken_sentences(text, language=language, **options))
+def parts(text: str, language: str = "en", *, normalize: bool = True) -> list[Sentence]:
+    return list(spoken_sentences(text, language=language, normalize=normalize))
 
 
 def said(text: str, language: str = "en") -> str:
@@ -417,16 +418,13 @@ def test_a_long_text_takes_linear_time(name: str) -> None:
 
 
 def test_speech_begins_before_a_long_text_has_been_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from model_procs.speech.normalize import speech
-
     read: list[int] = []
-    whole = speech.read_markdown
 
-    def watched(text: speech.Mapped) -> speech.Mapped:
+    def watched(text: Mapped) -> Mapped:
         read.append(len(text.text))
-        return whole(text)
+        return read_markdown(text)
 
-    monkeypatch.setattr(speech, "read_markdown", watched)
+    monkeypatch.setattr("model_procs.speech.normalize.speech.read_markdown", watched)
     text = "The first sentence of many. It goes on and on and on. " * 500
     first = next(spoken_sentences(text, language="en"))
     assert first.text == "The first sentence of many."

@@ -56,11 +56,11 @@ class Mapped:
         for match in pattern.finditer(self.text):
             said = say(match)
             start, end = match.span()
-            first = said and said.lstrip()[:1]
-            if first and first.islower() and _starts_sentence(self.text, start):
-                said = said.replace(first, first.upper(), 1)
             if said is None or said == match.group():
                 continue
+            first = said.lstrip()[:1]
+            if first.islower() and _starts_sentence(self.text, start):
+                said = said.replace(first, first.upper(), 1)
             growth = len(said) - (end - start)
             if growth > 0 and self.grown + growth > self.limit:
                 continue
