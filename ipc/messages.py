@@ -45,15 +45,26 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxLayer:
+    """One layer of a worker's sandbox: whether the kernel has it, and why not or with which gap."""
+
+    name: str
+    active: bool
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A template has loaded its model, or a worker has warmed up.
 
-    `rss` is in bytes; `capacity` is how many requests the engine serves at once.
+    `rss` is in bytes; `capacity` is how many requests the engine serves at once; `sandbox` is empty
+    without one.
     """
 
     info: EngineInfo
     rss: int
     capacity: int = 1
+    sandbox: tuple[SandboxLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +144,9 @@ class WorkerOptions:
     - `voice_dir`: folder for the encoded voices of registered voices;
     - `voice_cache_dir`: folder for other encoded voices, up to `voice_cache_bytes` (0 = none);
     - `voice_cache_memory_bytes`: how many of them are also kept in memory;
-    - `other_engines`: other engines that use the same folders.
+    - `other_engines`: other engines that use the same folders;
+    - `sandbox`: whether the worker gives up what it does not need;
+    - `recordings`: folders with recordings that it then may still read.
     """
 
     trim_growth: int = 0
@@ -142,6 +155,8 @@ class WorkerOptions:
     voice_cache_bytes: int = 0
     voice_cache_memory_bytes: int = 0
     other_engines: tuple[str, ...] = ()
+    sandbox: bool = False
+    recordings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

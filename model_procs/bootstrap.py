@@ -40,7 +40,10 @@ class ChildConfig:
             ),
             worker_options=WorkerOptions(
                 **data["worker_options"]
-                | {"other_engines": tuple(data["worker_options"]["other_engines"])}
+                | {
+                    name: tuple(data["worker_options"][name])
+                    for name in ("other_engines", "recordings")
+                }
             ),
         )
 
@@ -67,12 +70,12 @@ def load(config: ChildConfig) -> Engine:
     return engine
 
 
-def failure(error: BaseException) -> Failed:
+def failure(error: BaseException, hint: str = "") -> Failed:
     """The message for the front when this process cannot become READY, with the model's error."""
     if isinstance(error, ServiceError):
         return Failed(0, error.code.wire_name, error.message)
     code = ErrorCode.model_unavailable.wire_name
-    return Failed(0, code, f"{type(error).__name__}: {error}"[:2000])
+    return Failed(0, code, f"{type(error).__name__}: {error}"[:2000] + hint)
 
 
 def redirect_output(log_fd: int) -> None:
@@ -83,10 +86,24 @@ def redirect_output(log_fd: int) -> None:
     os.dup2(log_fd, 2)
 
 
+_statm: int | None = None
+"""The open /proc/self/statm of this process: its sandbox lets a worker open no file there."""
+
+
 def resident_bytes() -> int:
     """RSS of this process in bytes, from statm: it takes microseconds, psutil takes longer."""
-    statm = os.open("/proc/self/statm", os.O_RDONLY)  # three system calls; `open` makes eight
-    try:
-        return int(os.read(statm, 100).split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    finally:
-        os.close(statm)
+    global _statm  # noqa: PLW0603 - there is one for each process
+    if _statm is None:
+        _statm = os.open("/proc/self/statm", os.O_RDONLY)
+    return int(os.pread(_statm, 100, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _forget_statm() -> None:
+    """After a fork the descriptor is that of the parent."""
+    global _statm  # noqa: PLW0603
+    if _statm is not None:
+        os.close(_statm)
+        _statm = None
+
+
+os.register_at_fork(after_in_child=_forget_statm)

@@ -81,6 +81,27 @@ class BatchEngine(Engine, Protocol):
         """Compute the next step of all requests that wait."""
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the sandbox of an engine's workers must allow besides what all workers may do.
+
+    - `programs`: names of programs that it starts; they get the rights of the worker, and no more;
+    - `writable`: folders in which it writes.
+    """
+
+    programs: tuple[str, ...] = ()
+    writable: tuple[Path, ...] = ()
+
+
+@runtime_checkable
+class NeedyEngine(Protocol):
+    """An engine that declares what it needs in the sandbox; others need nothing special."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs; asked once it has loaded."""
+
+
 @runtime_checkable
 class VoiceKeeper(Protocol):
     """An engine that keeps encoded voices in files, also after the worker has ended."""

@@ -23,6 +23,7 @@ from ipc.codec import FrameError
 from ipc.messages import Exited, Fork, Forked, ForkFailed, Ready
 from model_procs import bootstrap, lifeline, worker
 from model_procs.engine import Engine
+from model_procs.sandbox import Sandbox
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         engine = bootstrap.load(args.config)
         _check_single_threaded()
+        sandbox = Sandbox(engine, args.config.engine, args.config.worker_options)
     except Exception as error:
         control.send(bootstrap.failure(error))
         raise
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     # Otherwise a collection in a worker would write to every page of the model, and so copy it.
     gc.freeze()
     control.send(Ready(engine.info(), bootstrap.resident_bytes()))
-    return _serve_forks(control, engine, args.lifeline)
+    return _serve_forks(control, engine, sandbox, args.lifeline)
 
 
 def _check_single_threaded() -> None:
@@ -53,7 +55,7 @@ def _check_single_threaded() -> None:
         )
 
 
-def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> int:
+def _serve_forks(control: ControlSocket, engine: Engine, sandbox: Sandbox, lifeline_fd: int) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
@@ -81,7 +83,11 @@ def _serve_forks(control: ControlSocket, engine: Engine, lifeline_fd: int) -> in
                     if pid == 0:
                         selector.close()
                         inherited = (control.socket.fileno(), wake_read, wake_write)
-                        _become_worker(engine, message, descriptors, lifeline_fd, inherited)
+                        _become_worker(
+                            *(engine, sandbox, message, descriptors),
+                            lifeline_fd=lifeline_fd,
+                            inherited=inherited,
+                        )
                     _report(control, message.name, pid)
                 except OSError as error:
                     control.send(ForkFailed(message.name, f"a worker cannot be forked: {error}"))
@@ -114,7 +120,13 @@ def _relay_exits(control: ControlSocket) -> None:
 
 
 def _become_worker(
-    engine: Engine, fork: Fork, descriptors: list[int], lifeline_fd: int, inherited: tuple[int, ...]
+    engine: Engine,
+    sandbox: Sandbox,
+    fork: Fork,
+    descriptors: list[int],
+    *,
+    lifeline_fd: int,
+    inherited: tuple[int, ...],
 ) -> None:
     """The child's side of the fork; never returns, also not by an error."""
     status = 1
@@ -127,7 +139,7 @@ def _become_worker(
         requests, replies, log = descriptors
         bootstrap.redirect_output(log)
         os.close(log)
-        worker.serve(engine, BlockingChannel(requests, replies), fork.options)
+        worker.serve(engine, BlockingChannel(requests, replies), fork.options, sandbox)
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())

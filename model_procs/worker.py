@@ -37,6 +37,7 @@ from ipc.messages import (
 from ipc.operations import AnyResult, SpokenSentence
 from model_procs import bootstrap
 from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
+from model_procs.sandbox import Sandbox
 
 CHUNK_SIZE = 256 * 1024
 """The most data of one frame, in bytes; longer pieces are split."""
@@ -46,6 +47,8 @@ _OOM_SCORE = "800"
 
 _IDLE_SECONDS = 0.05
 """How long a worker waits for the next request before it trims its heap."""
+
+_DENIED = " - if the engine needs what its sandbox forbids, set VOICE_ENGINE_SANDBOX=off"
 
 logger = logging.getLogger(__name__)
 
@@ -62,27 +65,36 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         channel.send(bootstrap.failure(error))
         raise
+    sandbox = Sandbox(engine, args.config.engine, args.config.worker_options)
     gc.collect()
     gc.freeze()
-    serve(engine, channel, args.config.worker_options)
+    serve(engine, channel, args.config.worker_options, sandbox)
     return 0
 
 
-def serve(engine: Engine, channel: BlockingChannel, options: WorkerOptions) -> None:
-    """Warm up, report READY, serve requests until EOF."""
+def serve(
+    engine: Engine,
+    channel: BlockingChannel,
+    options: WorkerOptions,
+    sandbox: Sandbox | None = None,
+) -> None:
+    """Enter the sandbox, warm up, report READY, serve requests until EOF."""
     _raise_oom_score()
+    bootstrap.resident_bytes()  # opens its file before the sandbox forbids it
+    layers = () if sandbox is None else sandbox.enter(options)
     try:
         engine.warm_up()
         if isinstance(engine, VoiceKeeper):
             engine.keep_voices(options)
     except Exception as error:
-        channel.send(bootstrap.failure(error))
+        denied = layers and isinstance(error, PermissionError)
+        channel.send(bootstrap.failure(error, _DENIED if denied else ""))
         raise
     batch = engine if isinstance(engine, BatchEngine) else None
     capacity = 1 if batch is None else batch.capacity
     inbox = _Inbox(channel)
     baseline = bootstrap.resident_bytes()
-    channel.send(Ready(engine.info(), baseline, capacity))
+    channel.send(Ready(engine.info(), baseline, capacity, layers))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
 
     def start(request: Request) -> _Running:

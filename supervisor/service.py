@@ -48,10 +48,14 @@ class Service:
         self.container = find_container(None if override is None else override * MB)
         # Nothing is ever written: the children are killed when the write end closes.
         self._lifeline, self._lifeline_writer = os.pipe()
-        self._configs = self._make_configs(settings)  # may raise; nothing has been started yet
         self.spool = Spool(
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
+        try:
+            self._configs = self._make_configs(settings)
+        except BaseException:
+            self.spool.close()
+            raise
         self.voices = VoiceStore(settings.voices_dir.resolve(), settings.max_voices)
         self.voices.load()
         self.monitor = Monitor(_monitor_config(settings), self.container)
@@ -202,6 +206,11 @@ class Service:
                             other.engine.name
                             for other in settings.models
                             if other.kind is model.kind and other is not model
+                        ),
+                        sandbox=settings.sandbox == "auto",
+                        recordings=(
+                            str(self.spool.folder.resolve()),
+                            *([str(voices)] if model.kind is Kind.TTS else []),
                         ),
                     ),
                     lifeline=self._lifeline,

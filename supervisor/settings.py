@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         description="fork: workers share the weights of a template; spawn: each loads its own copy",
     )
 
+    sandbox: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: workers give up the network, programs and files that they do not need, "
+        "as far as the kernel lets them; off: they give up nothing",
+    )
+
     # Limits for clients.
     max_text_chars: int = Field(
         5000,

@@ -30,7 +30,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
 from model_procs.audio.pcm import Samples
 from model_procs.audio.pitch import median_pitch
-from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engine import Cancelled, EngineConfig, Needs
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.signs import without_named
 from model_procs.speech.normalize.speech import prepare
@@ -104,6 +104,11 @@ class FliteEngine(SpeechEngine):
 
     def __init__(self, config: EngineConfig) -> None:
         self._program: str | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """It is a program, started by another one (see `_DYING_WITH_US`)."""
+        return Needs(programs=("flite", "setpriv"))
 
     def load(self) -> None:
         """Find the program and its voices. Raises ServiceError (model_unavailable) without them."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ipc.engines import EngineInfo, EngineSpec
+from ipc.messages import SandboxLayer
 from ipc.operations import ResultT
 from supervisor.dispatch.cost import CostModel
 from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
@@ -47,6 +48,8 @@ class ChildStatus:
     capacity: int | None
     restarts: int
     last_exit: str | None
+    sandbox: tuple[SandboxLayer, ...] | None
+    """The layers of a worker's sandbox, none if that is off; None for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class BackendStatus:
     backlog: float
     replays: int
     recycles: Mapping[str, int]
+    sandbox: tuple[SandboxLayer, ...] | None
+    """That of its last worker; None before READY."""
     children: tuple[ChildStatus, ...]
 
 
@@ -203,6 +208,7 @@ class LocalBackend:
             backlog=dispatcher.backlog,
             replays=dispatcher.replays,
             recycles={reason.value: count for reason, count in pool.recycles.items()},
+            sandbox=pool.sandbox,
             children=tuple(children),
         )
 
@@ -252,6 +258,7 @@ def _template(pool: Pool, template: Template, pid: int, shares: Mapping[int, Sha
         capacity=None,
         restarts=pool.templates.restarts,
         last_exit=pool.templates.last_exit,
+        sandbox=None,
     )
 
 
@@ -273,4 +280,5 @@ def _worker(slot: Slot, shares: Mapping[int, Share]) -> ChildStatus:
         capacity=worker.capacity,
         restarts=slot.history.restarts,
         last_exit=slot.history.last_exit,
+        sandbox=worker.sandbox,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
+from ipc.messages import SandboxLayer
 from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
 from supervisor.workers.lifecycle import State
 
@@ -65,6 +66,8 @@ class WorkerHandle(Protocol):
     """The engine's description of itself; None before READY."""
     capacity: int
     """How many requests it serves at once; known at READY."""
+    sandbox: tuple[SandboxLayer, ...] | None
+    """The layers of its sandbox, none if that is off; None before READY."""
     baseline_rss: int
     """RSS at READY."""
     rss: int

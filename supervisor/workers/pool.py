@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ipc.engines import EngineInfo
+from ipc.messages import SandboxLayer
 from supervisor.log import logger
 from supervisor.memory.recycling import Reason, decide
 from supervisor.memory.usage import to_mb
@@ -49,6 +50,8 @@ class Pool:
         """Why the last start failed; None after a start that worked."""
         self.info: EngineInfo | None = None
         """The engine's description of itself; None until it has loaded once."""
+        self.sandbox: tuple[SandboxLayer, ...] | None = None
+        """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self.recycles: Counter[Reason] = Counter()
         self._capacity = config.engine.capacity
         self._changed = asyncio.Event()
@@ -352,6 +355,9 @@ class Pool:
         worker = slot.worker
         self.info = worker.info
         self._capacity = worker.capacity
+        if worker.sandbox != self.sandbox:
+            self.sandbox = worker.sandbox
+            self._log_sandbox()
         self._tried.set()
         limits = self.config.policy.limits
         slot.set_bounds(limits)
@@ -366,6 +372,21 @@ class Pool:
                 message="a new worker is already over this limit, so the limit is not applied; "
                 f"raise {self.config.limit_setting}",
             )
+
+    def _log_sandbox(self) -> None:
+        """Tell once for the model, not for each worker, what its workers gave up and what not."""
+        layers = self.sandbox or ()
+        refused = {layer.name: layer.detail for layer in layers if not layer.active}
+        if refused:
+            logger.warning(
+                "sandbox_refused",
+                model=self.config.model,
+                layers=refused,
+                message="the kernel, or the container, refuses these layers of the workers' "
+                "sandbox; the model serves without them",
+            )
+        active = {layer.name: layer.detail for layer in layers if layer.active}
+        logger.info("sandbox", model=self.config.model, layers=active)
 
     def _vacate(self, slot: Slot) -> RestartHistory:
         """The worker ends: its successor, which may start before it is dead, gets its history."""

@@ -22,6 +22,7 @@ from ipc.messages import (
     Ready,
     Recognized,
     Request,
+    SandboxLayer,
     Spoken,
 )
 from ipc.operations import (
@@ -56,6 +57,7 @@ class Worker:
         self.started = time.monotonic()
         self.info: EngineInfo | None = None
         self.capacity = 1
+        self.sandbox: tuple[SandboxLayer, ...] | None = None
         self.baseline_rss = 0
         self.rss = 0
         self.requests = 0
@@ -199,6 +201,7 @@ class Worker:
             case Ready() if self.state is State.STARTING and not self.ready.done():
                 self.info = message.info
                 self.capacity = message.capacity
+                self.sandbox = message.sandbox
                 self.baseline_rss = self.rss = message.rss
                 self.ready.set_result(None)
                 self._advance(Event.READY)

@@ -48,7 +48,7 @@ async def _row(spec: EngineSpec, folder: Path, forks: int, colds: int) -> tuple[
         models_dir=str(folder),
         threads=1,
         options={"quantize": True},
-        worker_options=WorkerOptions(),
+        worker_options=WorkerOptions(sandbox=True),
         lifeline=lifeline,
         load_timeout=300.0,
     )

@@ -25,7 +25,7 @@ from typing import Any
 from ipc.engines import Kind
 from ipc.operations import AnyOperation, EncodeVoice, Sampling, Speak, Transcribe
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Output
+from model_procs.engine import Needs, Output
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
@@ -104,6 +104,11 @@ class _ChaoticSpeech(SpeechEngine):
 
     _moments: _Moments
 
+    @property
+    def needs(self) -> Needs:
+        """What flite needs, and the orders: they are files."""
+        return Needs(("flite", "setpriv"), (Path(os.environ[ORDERS]),))
+
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         self._moments = _Moments(Kind.TTS, operation)
         self._moments.pass_by()
@@ -136,6 +141,11 @@ class _ChaoticRecognition(TranscriptionEngine):
     """Looks before decoding, around the inference, and before the answer is complete."""
 
     _moments: _Moments
+
+    @property
+    def needs(self) -> Needs:
+        """The orders: they are files."""
+        return Needs(writable=(Path(os.environ[ORDERS]),))
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         self._moments = _Moments(Kind.STT, operation)

@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -63,6 +65,33 @@ def production(models: Path) -> dict[str, str]:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+NOBODY = 65534
+"""The id of an ordinary user who owns nothing."""
+
+
+def python_of(user: int) -> list[str] | None:
+    """The start of a command that runs our Python as `user`; None if there is no way.
+
+    Root's own Python may lie where nobody else gets at. Then the system's serves, if it is the same
+    version.
+    """
+    packages = sysconfig.get_path("purelib")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    system = shutil.which(version, path="/usr/bin:/usr/local/bin") or sys.executable
+    for command in ([sys.executable], ["env", f"PYTHONPATH={ROOT}:{packages}", system]):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                [*command, "-c", "import supervisor.cli, numpy"],
+                user=user,
+                group=user,
+                extra_groups=[],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+            )
+            return command
+    return None
+
 
 class RunningService:
     """One `voice-engine serve`; its log lines are events that a test can wait for."""
@@ -73,6 +102,7 @@ class RunningService:
         arguments: Sequence[str] = (),
         module: str = "supervisor.cli",
         folder: Path = ROOT,
+        user: int | None = None,
     ) -> None:
         # Voices go here, not into the checkout's own folder.
         self.folder = tempfile.TemporaryDirectory(
@@ -81,14 +111,21 @@ class RunningService:
         environment = {"VOICES_DIR": f"{self.folder.name}/voices", **environment}
         self.events: list[dict[str, Any]] = []
         self._arrived = threading.Condition()
+        python = [sys.executable] if user is None else python_of(user)
+        assert python is not None
+        if user is not None:
+            os.chown(self.folder.name, user, user)
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", module, "serve"),
+                *(*python, "-m", module, "serve"),
                 *("--host", "127.0.0.1", "--port", "0", *arguments),
             ],
             stderr=subprocess.PIPE,
             env={**os.environ, **environment},
             cwd=folder,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -196,14 +233,19 @@ class RunningService:
 
 @contextlib.contextmanager
 def running(
-    environment: dict[str, str] | None = None, arguments: Sequence[str] = (), folder: Path = ROOT
+    environment: dict[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    folder: Path = ROOT,
+    *,
+    module: str = "supervisor.cli",
+    user: int | None = None,
 ) -> Iterator[RunningService]:
     """A service that is gone afterwards, with all its processes, whatever the test did.
 
-    It is that of the tree in `folder`.
+    It is that of the tree in `folder`, and it is started by `user`.
     """
     settings = {**PATIENT, **SCRIPTED, **(environment or {})}
-    service = RunningService(settings, arguments, folder=folder)
+    service = RunningService(settings, arguments, module, folder, user)
     try:
         yield service
     finally:

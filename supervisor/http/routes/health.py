@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
+from ipc.messages import SandboxLayer
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.models import Model as ServedModel
 from supervisor.http.api.operation import (
@@ -36,6 +37,30 @@ _SERVING = "IDLE", "BUSY"
 """`state` of a READY worker without and with requests."""
 _DRAINING = "RETIRING"
 """`state` of a DRAINING worker."""
+
+
+class Sandbox(BaseModel):
+    """The sandbox of workers: by the name of each layer, its gap or the reason of its refusal."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "enabled": True,
+                    "active": {"rlimits": None, "no_new_privs": None, "seccomp": None},
+                    "refused": {"landlock": "OSError: [Errno 38] Function not implemented"},
+                }
+            ]
+        }
+    )
+
+    enabled: Annotated[bool, Field(description="VOICE_ENGINE_SANDBOX is not off")]
+    active: Annotated[
+        dict[str, str | None], Field(description="layers in force, and what they leave open")
+    ]
+    refused: Annotated[
+        dict[str, str | None], Field(description="layers that the kernel refused, and why")
+    ]
 
 
 class Child(BaseModel):
@@ -65,6 +90,16 @@ class Child(BaseModel):
                     "requests": 812,
                     "restarts": 1,
                     "last_exit": "soft memory limit",
+                    "sandbox": {
+                        "enabled": True,
+                        "active": {
+                            "rlimits": None,
+                            "no_new_privs": None,
+                            "landlock": None,
+                            "seccomp": None,
+                        },
+                        "refused": {},
+                    },
                 }
             ]
         }
@@ -98,6 +133,7 @@ class Child(BaseModel):
     requests: int | None
     restarts: int
     last_exit: Annotated[str | None, Field(description="how its predecessor ended")]
+    sandbox: Annotated[Sandbox | None, Field(description="of a worker since READY")]
 
 
 class Model(BaseModel):
@@ -119,6 +155,16 @@ class Model(BaseModel):
                     "backlog_s": 0.84,
                     "replays": 0,
                     "recycles": {"soft memory limit": 1},
+                    "sandbox": {
+                        "enabled": True,
+                        "active": {
+                            "rlimits": None,
+                            "no_new_privs": None,
+                            "landlock": None,
+                            "seccomp": None,
+                        },
+                        "refused": {},
+                    },
                 }
             ]
         }
@@ -136,6 +182,7 @@ class Model(BaseModel):
     backlog_s: Annotated[float, Field(description="estimated seconds of work that waits or runs")]
     replays: int
     recycles: Annotated[dict[str, int], Field(description="number of replaced workers by reason")]
+    sandbox: Annotated[Sandbox | None, Field(description="of the last worker that was READY")]
 
 
 class Memory(BaseModel):
@@ -253,6 +300,7 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
         backlog_s=round(status.backlog, 2),
         replays=status.replays,
         recycles=dict(status.recycles),
+        sandbox=_sandbox(status.sandbox),
     )
 
 
@@ -279,6 +327,17 @@ def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Chi
         requests=child.requests,
         restarts=child.restarts,
         last_exit=child.last_exit,
+        sandbox=_sandbox(child.sandbox),
+    )
+
+
+def _sandbox(layers: tuple[SandboxLayer, ...] | None) -> Sandbox | None:
+    if layers is None:
+        return None
+    return Sandbox(
+        enabled=bool(layers),
+        active={layer.name: layer.detail for layer in layers if layer.active},
+        refused={layer.name: layer.detail for layer in layers if not layer.active},
     )
 
 
