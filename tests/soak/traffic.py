@@ -36,12 +36,12 @@ _HEALTH = {
 }
 _MODEL = {
     *("state", "engine", "profile", "message", "retry_in_s", "notes", "in_flight", "queued"),
-    *("backlog_s", "replays", "recycles", "kind"),
+    *("backlog_s", "replays", "recycles", "kind", "sandbox"),
 }
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),
     *("pss_mb", "baseline_mb", "soft_limit_mb", "hard_limit_mb", "requests", "restarts"),
-    *("last_exit", "kind", "lifecycle", "in_flight", "capacity"),
+    *("last_exit", "kind", "lifecycle", "in_flight", "capacity", "sandbox"),
 }
 
 
