@@ -62,12 +62,13 @@ class Chaos:
     async def run(self, seed: int) -> None:
         """All kinds that are wanted, at the same time."""
         tasks = []
+        self.storming = "storm" in self.kinds
         lethal = [kind for kind in LETHAL if kind in self.kinds]
         if lethal:
             for model in ("tts", "stt"):
                 rng = random.Random(f"{seed}-{model}")
                 tasks.append(self._hurt(model, lethal, rng))
-        if "storm" in self.kinds:
+        if self.storming:
             tasks.append(self._storms(random.Random(f"{seed}-storm")))
         if "disk" in self.kinds:
             tasks.append(self._fill_disk(random.Random(f"{seed}-disk")))
@@ -181,10 +182,9 @@ class Chaos:
     # To all children at once
 
     async def _storms(self, rng: random.Random) -> None:
-        """Storms, with some time to breathe after each; the last one is finished in any case."""
+        """Storms, with some time to breathe after each; there is at least one, and all end."""
         interval = self.storm.seconds / self.storm.kills
-        while not self.over():
-            self.storming = True
+        while self.storming:
             start = self.traffic.now()
             for number in range(self.storm.kills):
                 due = start + (number + rng.random()) * interval
@@ -193,6 +193,7 @@ class Chaos:
                     await asyncio.sleep(0.01)
             self.storming = False
             await self._pause(rng.uniform(15, 45))
+            self.storming = not self.over()
 
     async def _kill_one(self, rng: random.Random) -> bool:
         """Kill a child of any kind; False when there was none."""
