@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from ipc.engines import BuiltinVoice
 from ipc.errors import ErrorCode, ServiceError
@@ -401,6 +402,45 @@ def test_sentences_are_where_the_alignment_says(speed: float, sample_rate: int |
     assert alignment[-1].end <= result.duration
     for entry, following in itertools.pairwise(alignment):
         assert entry.start < entry.end == following.start
+
+
+def test_each_sentence_tells_which_part_of_the_text_it_stands_for() -> None:
+    text = "# Five\n\nIt is **5 %** [sighs] now. 🎉"
+    _, result = speak(Beeps(), data=LOUD, text=text, alignment=True)
+    assert result.alignment is not None
+    assert [
+        (entry.text, text[entry.source_start : entry.source_end]) for entry in result.alignment
+    ] == [
+        ("Five.", "Five"),
+        ("It is five percent now.", "It is **5 %** [sighs] now."),
+    ]
+
+
+def test_pocket_speaks_what_a_person_reads_in_the_language_of_its_weights(
+    nano_models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(nano_models / "pocket-tts", tmp_path / "pocket-tts")
+    engine = PocketEngine(EngineConfig(tmp_path))
+    engine.load()
+    text = '**5 %** [Level Up] ("🎉") - <3 \u00ad\ud83d мир'
+
+    def sentence(**options: Any) -> str:
+        _, result = speak(engine, text=text, data=LOUD, alignment=True, **options)
+        assert result.samples > 0
+        assert result.alignment is not None
+        return " ".join(entry.text for entry in result.alignment)
+
+    assert engine.language == "en"
+    assert sentence() == 'Five percent Level Up (" ") - less than three мир.'
+    assert sentence(language="de").startswith("Fünf Prozent Level Up")
+    assert sentence(normalize=False) == '**5 %** [Level Up] ("🎉") - <3 мир'
+    config = tmp_path / "pocket-tts" / "config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["weights_path"] = "hf://kyutai/pocket-tts/languages/german/model.safetensors@0"
+    config.write_text(yaml.safe_dump(settings))
+    engine.load()
+    assert engine.language == "de"
+    assert sentence().startswith("Fünf Prozent Level Up")
 
 
 def test_what_makes_no_sound_is_not_in_the_alignment() -> None:
