@@ -115,6 +115,12 @@ MARKDOWN = [
     ),
     ("\\*not emphasis\\* &lt;tag&gt; &copy;", "not emphasis tag copyright."),
     ("a | b", "a, b."),
+    ("### 1. Overview\nHere:\n\n## 2. More", "One, Overview. | Here: | Two, More."),
+    ("Run `./run.sh` or ../x.", "Run run dot sh or x."),
+    ("<think>Hm</think>Hello", "Hm. | Hello."),
+    (r"Then $y = mx^2 - \frac{a}{b}$ and \(\alpha \leq 5\).", "Then y equals mx squared minus a divided by b and alpha less than or equal to five."),
+    ("It costs $5 or $6 now.", "It costs five dollars or six dollars now."),
+    ("これは`コード`です。", "これはコードです。"),
     ("# Résumé – naïve café", "Résumé – naïve café."),
 ]  # fmt: skip
 
@@ -208,6 +214,9 @@ NUMBERS = [
     ("α and β, Δx, π, 5 Ω", "alpha and beta, delta x, pi, five ohms."),
     ("5 → 6, A -> B", "Five, six, A, B."),
     ("99¢ § 5 ©", "Ninety-nine cents section five copyright."),
+    ("$5-10, $1k-$2k, 1.5-2 hours", "Five to ten dollars, one thousand dollars to two thousand dollars, one point five to two hours."),
+    ("9:30 a.m.–11:45 p.m.", "Nine thirty a m to eleven forty-five p m."),
+    ("(-1), x=-1, 5/6/24, 5 Jan 2024", "(Minus one), x equals minus one, May sixth twenty twenty-four, the fifth of January twenty twenty-four."),
     ("90s music, 10s delay", "Nineties music, tens delay."),
 ]  # fmt: skip
 

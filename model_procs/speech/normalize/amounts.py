@@ -41,7 +41,15 @@ def rules(spell: Speller) -> Rules:
     per = r"(\s?/\s?(?=[^\W\d]))?"
     yield from _phones(spell)
     yield re.compile(r"(?:(?<![\w.,])|(?<=\b[vV]))\d+(?:\.\d+){2,}(?!\w)"), amounts.version
-    yield re.compile(rf"(?<=\d)\s?[-–—]\s?(?=(?:{money})\s?\d)"), lambda _: f" {language.to} "
+    yield (
+        re.compile(rf"(?<=[\dkKmMbB])\s?[-–—]\s?(?=(?:{money})\s?\d)"),
+        lambda _: f" {language.to} ",
+    )
+    low, high = rf"({money})\s?({number})", rf"({number})(?![\w/-])"
+    yield (
+        re.compile(rf"(?<![\w.,]){low}\s?[-–]\s?{high}"),
+        lambda match: f"{match[2]} {language.to} {match[1]}{match[3]}",
+    )
     yield (
         re.compile(rf"{minus}(?<![\w.,])({money})\s?({number}){scale}{per}", re.IGNORECASE),
         (amounts.money_before),
@@ -205,7 +213,7 @@ class _Amounts:
         spaced = " " in match.group() or "\xa0" in match.group()
         if "-" in match.group() and spaced:
             return None  # a dash
-        values = [int(re.sub(r"\D", "", each)) for each in (first, second)]
+        values = [float(".".join(self._spell.parts(each))) for each in (first, second)]
         if any(len(each) > 1 and each[0] == "0" for each in (first, second)):
             return None
         short = len(second) == 2 and len(first) == 4 and first[2:] < second  # 1984-85

@@ -19,7 +19,8 @@ _LONG_RUN = re.compile(r"([^\w\s])\1{11,}")
 """Lines drawn with signs; parsers take long for thousands of brackets."""
 _CRLF = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _APOSTROPHE = re.compile(
-    r"(?<=\w)[\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u02c8\u055a\u05f3\u2032\ua78c\uff07`´](?=\w)"
+    r"(?<=\w)[\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u02c8\u2032\ua78c\uff07](?=[^\W\d])"
+    r"|(?<=[A-Za-z])[`´](?=(?:s|t|m|re|ve|ll|d)\b)"
     r"|[\u02bc\u2019\uff07](?=(?:s|t|m|re|ve|ll|d|em|cause|til|tis|twas)\b)"
 )
 _HYPHENS = "\u2010\u2011\u2012\u2043\ufe63\uff0d"

@@ -112,7 +112,7 @@ _ALONE = frozenset(("break", "br", "hr"))
 _BLOCKS = frozenset(
     (
         *("br", "hr", "p", "div", "li", "ul", "ol", "table", "tr", "pre", "blockquote"),
-        *("h1", "h2", "h3", "h4", "h5", "h6", "details", "summary"),
+        *("h1", "h2", "h3", "h4", "h5", "h6", "details", "summary", "think"),
     )
 )
 

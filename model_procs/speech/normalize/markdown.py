@@ -201,7 +201,7 @@ class _Reader:
     def _end(self, mark: str) -> None:
         """End a phrase with `mark`; a mark that is there already stays alone."""
         if (last := self._last()) in _ENDS or not last:
-            mark = " " if last == ":" else mark.lstrip(".,")
+            mark = mark.lstrip(".,")
         place = self._places[-1] if self._places else 0
         self._text.append(mark)
         self._places += [place] * len(mark)
@@ -215,7 +215,10 @@ class _Reader:
         short = len(content.split()) <= _FEW_WORDS
         follows = [token.type for token in tokens[index + 1 : index + 4]]
         bullet = follows[1:] == ["list_item_close", "list_item_open"] and not tokens[index + 3].info
-        self._end(", " if short and bullet else ".\n\n")
+        if self._last() == ":" and {"bullet_list_open", "ordered_list_open"} & set(follows):
+            self._end(" ")  # "Shopping: milk, eggs"
+        else:
+            self._end(", " if short and bullet else ".\n\n")
 
     def _end_lines(self, begun: int = 0) -> None:
         """Put a pause at each line end in what was written since `begun`."""

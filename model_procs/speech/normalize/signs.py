@@ -77,6 +77,13 @@ def sign_rules(spell: Speller) -> Rules:
     yield re.compile(r"(?<=[\d)])\s?/\s?(?=\()|(?<=[\d)])\s/\s(?=\d)"), lambda _: f" {say['÷']} "
     yield re.compile(r"(?<=[\w)])\s-\s(?=[\w(]+\s?=)|−"), lambda _: f" {language.minus} "
     yield re.compile(r"(?<=\d):(?=\d)"), lambda _: f" {language.to} "
+    yield (
+        re.compile(r"^(\d{1,3})[.)][ \t]+(?=[^\W\d])", re.MULTILINE),
+        lambda match: (
+            f"{match[1]}, "  # a number before a heading
+        ),
+    )
+    yield re.compile(r"(?<!\S)\.{1,2}/(?=\w)"), lambda _: " "
     yield re.compile(r"\b([A-Z])#(?!\w)"), lambda match: f"{match[1]} sharp"
     if spell.code == "en":
         yield re.compile(r"\b[Ww]/(o)?(?!\w)"), lambda match: "without" if match[1] else "with"
@@ -128,6 +135,7 @@ def last_rules() -> Rules:
     yield re.compile(r"(?<!\s)\s*\|\s*"), lambda _: ", "
     yield re.compile(r"[─━═—_=~*-]{3,}"), lambda match: " — " if "-" in match.group() else " "
     yield _SILENT, lambda _: " "
+    yield re.compile(r"(?<=[(])\s+"), lambda _: ""
     yield re.compile(r"(?<!\s)\s+(?=[,.;:!?](?:\s|\Z))"), lambda _: ""
 
 

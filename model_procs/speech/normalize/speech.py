@@ -11,6 +11,7 @@ from functools import cache
 from model_procs.speech.normalize import amounts, signs, times
 from model_procs.speech.normalize.characters import clean
 from model_procs.speech.normalize.directions import TAGS_AGAIN, leave_out_directions, leave_out_tags
+from model_procs.speech.normalize.formulas import read_formulas
 from model_procs.speech.normalize.languages import LANGUAGES
 from model_procs.speech.normalize.mapped import Mapped
 from model_procs.speech.normalize.markdown import read_markdown
@@ -34,7 +35,7 @@ _PHRASE_END = re.compile(
 )
 _SPACE = re.compile(r"\s+")
 _DIGIT = re.compile(r"[\d²³¹⁰-₎¼-¾⅐-⅞]")
-_SIGN = re.compile(r"[^\w\s.,;:!?'\"()-]|[_\d\u0370-\u03ffµ]|\w\.\w|\(\)|\s[-,.;:!?]|--")
+_SIGN = re.compile(r"[^\w\s.,;:!?'\"()-]|[_\d\u0370-\u03ffµ]|\w\.\w|\(\)|\s[-,.;:!?]|--|\(\s")
 _DOT_OR_SLASH = re.compile(r"@|://|\w\.\w")
 
 
@@ -89,6 +90,7 @@ def _normalized(part: Mapped, language: str, obeyed: Collection[str]) -> Mapped:
     clean(part, normalize=True)
     leave_out_directions(part, obeyed)
     leave_out_tags(part, html=True)
+    read_formulas(part)
     read = read_markdown(part)
     for needed, rules in _rules(language):
         if needed.search(read.text):

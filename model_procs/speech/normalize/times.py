@@ -15,13 +15,21 @@ def rules(spell: Speller) -> Rules:
     """The rules for dates and times; the first that match win."""
     dates, clock = _Dates(spell), _Clock(spell)
     months = one_of(spell.language.months)
+    until = r"(\d|[ap]\.?m\.?)\s?[-–—]\s?(?=\d{1,2}(?::\d\d|\s?[ap]\.?m\b))"
+    yield re.compile(until, re.IGNORECASE), lambda match: f"{match[1]} {spell.language.to} "
     yield re.compile(rf"{START}(\d{{4}})-(\d\d?)-(\d\d?){_UTC}"), dates.iso
     yield re.compile(rf"{START}(\d\d?)([./-])(\d\d?)\2(\d{{4}})(?![\w-])"), dates.short
+    yield re.compile(rf"{START}(\d\d?)(/)(\d\d?)/(\d\d)(?![\w/-])"), dates.short
     if spell.code == "en":
         nth = r"(?:st|nd|rd|th)?"
         short = r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
         yield re.compile(rf"\b({months}|{short})\s+(\d\d?){nth}(?![\w:%]|[.,]\d)"), dates.month_day
-        yield re.compile(rf"{START}(\d\d?){nth}\s+(?:of\s+)?({months})\b"), dates.day_month
+        yield (
+            re.compile(
+                rf"{START}(\d\d?){nth}\s+(?:of\s+)?({months}|{short}(?=,?\s\d{{4}}))(?![^\W_])"
+            ),
+            dates.day_month,
+        )
         hour = r"(1[0-2]|[1-9])"
         yield re.compile(rf"{START}{hour}\s?([APap])(?:\.\s?[Mm]\.|[Mm]\b)"), clock.hour
     else:
@@ -56,6 +64,8 @@ class _Dates:
     def short(self, match: re.Match[str]) -> str | None:
         """11/28/2026 in English, 28.11.2026 and 28/11/2026 elsewhere."""
         first, second, year = int(match[1]), int(match[3]), match[4]
+        if len(year) == 2:
+            year = f"{'20' if year < '70' else '19'}{year}"
         month_first = self._spell.code == "en" and match[2] != "." and first <= 12
         day, month = (second, first) if month_first else (first, second)
         return self._date(match, day, month, year)
@@ -87,13 +97,17 @@ class _Dates:
     def month_day(self, match: re.Match[str]) -> str | None:
         """November 28."""
         day = int(match[2])
-        (month,) = [name for name in self._months if name.startswith(match[1][:3])]
-        return f"{month} {self._spell.ordinal(day)}" if 1 <= day <= 31 else None
+        return f"{self._month(match[1])} {self._spell.ordinal(day)}" if 1 <= day <= 31 else None
 
     def day_month(self, match: re.Match[str]) -> str | None:
         """28 November."""
         day = int(match[1])
-        return f"the {self._spell.ordinal(day)} of {match[2]}" if 1 <= day <= 31 else None
+        month = self._month(match[2])
+        return f"the {self._spell.ordinal(day)} of {month}" if 1 <= day <= 31 else None
+
+    def _month(self, name: str) -> str:
+        """The full name of a month that may be written in short."""
+        return next(month for month in self._months if month.startswith(name[:3]))
 
     def day_of_month(self, match: re.Match[str]) -> str | None:
         """3. Mai, 3 mai, 3 de mayo."""
