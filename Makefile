@@ -51,6 +51,6 @@ soak: setup ## use the service for MINUTES (10) while it is hurt; see tests/soak
 	@$(PYTHON_ENV) -m tests.soak $(foreach name,MINUTES SEED ENGINES CHAOS STORM CLIENTS OUT MODELS,\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name))))
 
-clean: ## remove .venv and caches; models and voices stay
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+clean: ## remove .venv, .venv-clients and caches; models and voices stay
+	rm -rf .venv .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Make .venv: a CPU torch, then everything else at the versions in constraints.txt.
 
 With --dev it also installs the tools for tests and checks, and the packages of tests/js at the
-versions in its package-lock.json.
+versions in its package-lock.json. The Python clients that tests use get a .venv-clients of their
+own, because their dependencies do not agree with those of the service.
 
 It runs before anything is installed, so it uses the standard library only. ops/setup.sh calls it on
 a machine, the Dockerfile in an image. It does nothing when nothing changed. After an interrupted
@@ -120,6 +121,30 @@ class Checkout:
         stamp.write_bytes(wanted)
         return True
 
+    def install_python_clients(self) -> bool:
+        """Install the clients of tests/clients/python. Returns whether that was necessary."""
+        requirements = self.root / "tests" / "clients" / "python" / "requirements.txt"
+        venv = self.root / ".venv-clients"
+        stamp = venv / "setup-stamp"
+        version = self.venv_version()
+        if version is None or not requirements.is_file():
+            return False
+        parts = [version.encode(), str(venv).encode(), requirements.read_bytes()]
+        wanted = hashlib.sha256(b"\0".join(parts)).hexdigest()
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return False
+        _say("making .venv-clients for the Python clients that tests use")
+        # Made anew, so nothing is left of an older list or of an interrupted run.
+        self._run([str(self.python), "-m", "venv", "--clear", str(venv)], "making .venv-clients")
+        self._pip(
+            *("install", "--no-deps", "--no-compile", "--only-binary", ":all:"),
+            *("--ignore-requires-python", "--requirement", str(requirements)),
+            python=venv / "bin" / "python",
+            pinned=False,
+        )
+        stamp.write_text(wanted)
+        return True
+
     def _install_torch(self) -> None:
         if sys.platform == "darwin":
             return  # every torch for macOS is a CPU torch
@@ -137,13 +162,22 @@ class Checkout:
             torch = f"torch=={pins['torch']}"
             self._run([*uv, "--no-deps", "--torch-backend", "cpu", torch], f"installing {torch}")
 
-    def _pip(self, *arguments: str, quiet: bool = False) -> None:
-        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    def _pip(
+        self,
+        *arguments: str,
+        quiet: bool = False,
+        python: Path | None = None,
+        pinned: bool = True,
+    ) -> None:
+        pip = [str(python or self.python), "-m", "pip", "--disable-pip-version-check"]
+        command = [*pip, *arguments]
         if not sys.stdout.isatty():
             command.append("--quiet")
-        self._run(command, f"pip {' '.join(arguments)}", quiet=quiet)
+        self._run(command, f"pip {' '.join(arguments)}", quiet=quiet, pinned=pinned)
 
-    def _run(self, command: Sequence[str], what: str, *, quiet: bool = False) -> None:
+    def _run(
+        self, command: Sequence[str], what: str, *, quiet: bool = False, pinned: bool = True
+    ) -> None:
         # Set as environment variables, because pip passes them on to the environments where it
         # builds packages, and every pip ignores variables that it does not know. Older pips use
         # PEP 517 only if they are told to.
@@ -155,7 +189,7 @@ class Checkout:
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=os.environ | pins,
+            env=os.environ | pins if pinned else None,
             stderr=subprocess.DEVNULL if quiet else None,
             check=False,
         )
@@ -210,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checkout.install()
             if options.dev:
                 changed |= checkout.install_node_packages()
+                changed |= checkout.install_python_clients()
             if changed:
                 _say(f"done in {time.monotonic() - started:.0f} s")
     except SetupError as error:

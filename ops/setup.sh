@@ -1,7 +1,8 @@
 #!/bin/sh
 # Prepare this checkout: install the system packages it needs, then make .venv (ops/setup.py, which
 # gets the same arguments). Takes well under a second when there is nothing to do. PYTHON sets
-# another Python. --dev also installs what tests need: curl, Node and the packages of tests/js.
+# another Python. --dev also installs what tests need: curl, Node, the packages of tests/js, and the
+# Python clients in .venv-clients.
 set -eu
 cd "$(dirname "$0")/.."
 

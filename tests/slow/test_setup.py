@@ -24,6 +24,7 @@ from tests.support.imports import imported
 from tests.support.service import NET
 
 _ROOT = Path(__file__).parent.parent.parent
+_CLIENTS = _ROOT / "tests" / "clients" / "python"
 _PACKAGES = ("ipc", "model_procs", "ops", "supervisor")
 _PINS: dict[str, str] = {
     canonicalize_name(name): version
@@ -148,6 +149,39 @@ def test_packages_of_node_are_installed_once_for_each_lock_file(checkout: Checko
     assert "npm ci in tests/js failed" in failed.stderr
 
 
+def test_python_clients_are_installed_once_for_each_list(checkout: Checkout) -> None:
+    folder = checkout.root / "tests" / "clients" / "python"
+    folder.mkdir(parents=True)
+    requirements = folder / "requirements.txt"
+    requirements.write_text("# none\n")
+    assert _setup(checkout).stdout == ""  # they are for tests alone
+    said = [_setup(checkout, "--dev").stdout for _ in range(2)]
+    assert ".venv-clients" in said[0]
+    assert said[1] == ""
+    venv = checkout.root / ".venv-clients"
+    (venv / "left-over").touch()
+    requirements.write_text("# none\n# changed\n")
+    assert ".venv-clients" in _setup(checkout, "--dev").stdout
+    assert not (venv / "left-over").exists()
+    assert (venv / "setup-stamp").is_file()
+    requirements.write_text("there-is-no-such-package==1\n")
+    failed = _setup(checkout, "--dev")
+    assert failed.returncode == 1
+    assert "run this again" in failed.stderr
+    assert not (venv / "setup-stamp").exists()  # so that the next run tries again
+
+
+def test_the_list_of_python_clients_names_versions_and_no_place() -> None:
+    lines = (_CLIENTS / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 50
+    pattern = r"[\w.-]+==[\w.]+(; python_version [<>=]+ \"3\.\d+\")?"
+    assert [line for line in pins if not re.fullmatch(pattern, line)] == []
+    names = [canonicalize_name(line.split("==")[0]) for line in pins]
+    assert len(set(names)) == len(names)
+    assert "torch" not in names
+
+
 def test_the_lock_file_of_node_packages_names_no_place() -> None:
     lock = json.loads((_ROOT / "tests" / "js" / "package-lock.json").read_text())
     packages = [entry for path, entry in lock["packages"].items() if path]
@@ -237,6 +271,8 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     for folder in (*_PACKAGES, "tests"):
         declared = run | dev if folder in ("tests", "ops") else run
         for path in (_ROOT / folder).rglob("*.py"):
+            if path.parent == _CLIENTS:
+                continue  # run in .venv-clients, where what is not installed cannot be imported
             for name in imported(path) - sys.stdlib_module_names - {*_PACKAGES, "tests"}:
                 sources = {canonicalize_name(each) for each in packages.get(name, [name])}
                 if not sources & declared:
