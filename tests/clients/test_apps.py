@@ -1,8 +1,7 @@
 """The requests of Open WebUI and LibreChat, as these programs send them, over plain HTTP.
 
-Both are whole applications. Their code that speaks to a service was read in the versions that
-docs/clients.md names: which addresses, which headers, which fields in which form, and what they
-take from the answer.
+Both are whole applications. What is here was read in their code: which addresses, which headers,
+which fields in which form, and what they take from the answer.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ import pytest
 from tests.support.formats import encode
 from tests.support.recordings import spoken
 from tests.support.service import EMBEDDED, RunningService, running
+
+VERSIONS = {"Open WebUI": "0.12.4", "LibreChat": "0.8.1-rc2"}
+"""Those whose code was read."""
 
 KEY = "sesame"
 TEXT = "Hello world, how are you today?"
