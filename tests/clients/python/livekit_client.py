@@ -77,12 +77,17 @@ async def test_openai_sentences_of_a_language_model(of_openai: Make) -> None:
     adapter = StreamAdapter(tts=of_openai(openai.TTS), sentence_tokenizer=SentenceTokenizer())
     duration = 0.0
     async with adapter.stream(conn_options=ONCE) as stream:
-        for piece in ("Hello world, how", " are you today? ", "I am", " fine."):
+        for piece in ("Hello world, how", " are you today? ... ", "\N{GRINNING FACE}", " Fine."):
             stream.push_text(piece)
         stream.end_input()
         async for event in stream:
             duration += event.frame.duration
     assert duration > 1
+
+
+@pytest.mark.parametrize("text", ["...", "\N{GRINNING FACE}"])
+async def test_openai_sentences_without_words(of_openai: Make, text: str) -> None:
+    assert 0 < (await spoken(of_openai(openai.TTS), text)).duration < 1
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ from pipecat.tests.utils import run_test
 from tests.clients.python.common import HEARD, KEY, TEXT, URL, recording, samples, seconds
 
 RATE = 16_000
+WORDLESS = ("...", "\N{SMILING FACE WITH SMILING EYES}")
+"""Sentences that language models write, without a word in them."""
 
 
 async def through(service: Any, frames: Sequence[Frame], rate: int = 24_000) -> list[Frame]:
@@ -92,6 +94,13 @@ def openai_transcription(key: str = KEY, metrics: bool = False, **settings: Any)
 )
 async def test_openai_speech(settings: dict[str, Any]) -> None:
     frames = await through(openai_speech(**settings), [TTSSpeakFrame(TEXT)])
+    assert errors(frames) == []
+    assert seconds(sound(frames), 24_000) > 1
+
+
+@pytest.mark.parametrize("text", WORDLESS)
+async def test_openai_sentences_without_words(text: str) -> None:
+    frames = await through(openai_speech(), [TTSSpeakFrame(text), TTSSpeakFrame(TEXT)])
     assert errors(frames) == []
     assert seconds(sound(frames), 24_000) > 1
 
@@ -165,7 +174,7 @@ async def test_elevenlabs_sentences_with_all_settings(session: aiohttp.ClientSes
         apply_text_normalization="auto",
         optimize_streaming_latency=3,
     )
-    texts = ["One.", "Two.", "Three."]
+    texts = ["One.", WORDLESS[0], "Two.", WORDLESS[1], "Three."]
     frames = await through(service, [TTSSpeakFrame(text) for text in texts], 16_000)
     assert errors(frames) == []
     assert seconds(sound(frames), 16_000) > 1
