@@ -215,6 +215,8 @@ NUMBERS = [
     ("5 → 6, A -> B", "Five, six, A, B."),
     ("99¢ § 5 ©", "Ninety-nine cents section five copyright."),
     ("$5-10, $1k-$2k, 1.5-2 hours", "Five to ten dollars, one thousand dollars to two thousand dollars, one point five to two hours."),
+    ("10%-20%, <5%, >10, ~$20, <= 3 km", "Ten percent to twenty percent, less than five percent, greater than ten, about twenty dollars, less than or equal to three kilometers."),
+    ("$.99, i++, @anna, key a1b2c3", "Ninety-nine cents, i plus plus, at anna, key a one b two c three."),
     ("9:30 a.m.–11:45 p.m.", "Nine thirty a m to eleven forty-five p m."),
     ("(-1), x=-1, 5/6/24, 5 Jan 2024", "(Minus one), x equals minus one, May sixth twenty twenty-four, the fifth of January twenty twenty-four."),
     ("90s music, 10s delay", "Nineties music, tens delay."),

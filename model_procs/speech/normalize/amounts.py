@@ -40,6 +40,10 @@ def rules(spell: Speller) -> Rules:
     minus = r"((?<![\w)\]])[-−–](?=[\d$€£¥₹A-Z]))?"
     per = r"(\s?/\s?(?=[^\W\d]))?"
     yield from _phones(spell)
+    mixed = r"(?<![\w-])(?!\d+x\d+)(?=[a-z]*\d+[a-z]+\d)[a-z0-9]{6,}(?:-[a-z0-9]+)*(?![\w-])"
+    yield re.compile(mixed, re.IGNORECASE), amounts.mixed
+    yield re.compile(r"(?<=[$€£])\.(?=\d)"), lambda _: "0."
+    yield re.compile(r"(?<=[%‰°])\s?[-–—]\s?(?=\d)"), lambda _: f" {language.to} "
     yield re.compile(r"(?:(?<![\w.,])|(?<=\b[vV]))\d+(?:\.\d+){2,}(?!\w)"), amounts.version
     yield (
         re.compile(rf"(?<=[\dkKmMbB])\s?[-–—]\s?(?=(?:{money})\s?\d)"),
@@ -143,6 +147,10 @@ class _Amounts:
         before = match.string[match.start() - 1 : match.start()]
         said = f" {self._language.dot} ".join(map(self._spell.whole, parts))
         return f" {said}" if before.isalpha() else said
+
+    def mixed(self, match: re.Match[str]) -> str:
+        """A key of digits and letters: a1b2c3."""
+        return re.sub(r"\d", lambda digit: f" {self._spell.digits(digit.group())} ", match.group())
 
     def money_before(self, match: re.Match[str]) -> str:
         """$5."""

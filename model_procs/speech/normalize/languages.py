@@ -217,6 +217,7 @@ ENGLISH = Language(
         m/s: one meter per second|meters per second
         m/s²: one meter per second squared|meters per second squared
         mph: one mile per hour|miles per hour
+        mAh: one milliampere hour|milliampere hours
         kWh: one kilowatt hour|kilowatt hours
         kcal: one kilocalorie|kilocalories
         Mbps, Mbit/s, Mb/s: one megabit per second|megabits per second

@@ -21,7 +21,7 @@ Rules = Iterator[Rule]
 
 START = r"(?<![\w.,])"
 """Before a number that is not part of a longer word or number."""
-SIGN = r"((?<![\w)\]])[-−–+±](?=[\d.]))?"
+SIGN = r"((?<![\w)\]%°])[-−–+±](?=[\d.]))?"
 """The sign of a number, if it has one."""
 
 _LONGEST = 15

@@ -55,6 +55,18 @@ def address_rules(spell: Speller) -> Rules:
     yield re.compile(rf"(?<![\w.@-])(?:[\w-]+\.)+(?:{_TOP_DOMAINS})(?:/[\w./-]*)?(?![\w-])"), web
 
 
+def comparison_rules(spell: Speller) -> Rules:
+    """The rules for signs right before an amount: "<5 %", "~$10"."""
+    say = spell.language.signs
+    same = {"<=": "≤", ">=": "≥"}
+    amount = r"\s?(?=[$€£]?\.?\d)"
+    yield re.compile(rf"(?<![\w)])[~≈]{amount}"), lambda _: f" {spell.language.about} "
+    yield (
+        re.compile(rf"(?<![-=<>])(?:[<>]=|[<>≤≥]){amount}"),
+        lambda match: f" {say[same.get(match.group().strip(), match.group().strip())]} ",
+    )
+
+
 def sign_rules(spell: Speller) -> Rules:
     """The rules for all other signs, while numbers are still digits."""
     language = spell.language
@@ -67,7 +79,6 @@ def sign_rules(spell: Speller) -> Rules:
         re.compile(r"(?<![\w.,$])#\s?(?=\d)|№\s?|\b[Nn]°\s?(?=\d)"),
         lambda _: f" {language.number} ",
     )
-    yield re.compile(r"(?<![\w)])[~≈]\s?(?=[\d$€£])"), lambda _: f" {language.about} "
     yield re.compile(r"(?<=\d)(?<!\b0)\s?[x×]\s?(?=\d)"), lambda _: f" {language.by} "
     yield re.compile(r"(?<=\d)\s?\*\*\s?(?=\d)"), lambda _: f" {language.power} "
     yield (
@@ -94,7 +105,7 @@ def sign_rules(spell: Speller) -> Rules:
         yield re.compile(r"\bNr\.\s?(?=\d)"), lambda _: f"{language.number} "
     yield re.compile(r"(?<=\d)\s?[′″]"), words
     yield re.compile(r"&&"), lambda _: f" {say['&']} "
-    yield re.compile(r"\b([A-Z])\+\+"), lambda match: f"{match[1]} {say['+']} {say['+']}"
+    yield re.compile(r"\b([A-Za-z])\+\+"), lambda match: f"{match[1]} {say['+']} {say['+']}"
     yield (
         re.compile(r"(?<=\w)\+(?!\w)|(?<=\w)\s*\+\s*(?=[\w(])|(?<!\S)\+(?=\d)"),
         lambda _: f" {say['+']} ",
@@ -107,7 +118,7 @@ def sign_rules(spell: Speller) -> Rules:
     yield re.compile(r"(?<=[\w)\]])\s*=\s*(?=[\w(\[\"'√−-])"), lambda _: f" {say['=']} "
     yield re.compile(r"<(?=\d)|(?<=\d)>|(?<=\w)\s[<>]\s(?=[\w(])"), words
     yield re.compile(r"(?<=[\w.])\s?&\s?(?=\w)|(?<!\S)&(?!\S)"), words
-    yield re.compile(r"(?<!\S)@(?=\d)|(?<!\S)@(?!\S)"), lambda _: f" {language.at} "
+    yield re.compile(r"(?<![^\s(])@(?=\w)|(?<!\S)@(?!\S)"), lambda _: f" {language.at} "
     yield re.compile(r"[×·⋅÷≠≡≤≥±‰§©√∞∑∫∂∆∈≈](?=[\s\w(.,]|\Z)|[%¢]"), words
     yield (
         re.compile(r"(?<!\w)([$€£¥₹₽₩₿])(?!\w)"),
@@ -136,6 +147,7 @@ def last_rules() -> Rules:
     yield re.compile(r"[─━═—_=~*-]{3,}"), lambda match: " — " if "-" in match.group() else " "
     yield _SILENT, lambda _: " "
     yield re.compile(r"(?<=[(])\s+"), lambda _: ""
+    yield re.compile(r",\s*(?=[,.;:!?](?!\d))"), lambda _: ""
     yield re.compile(r"(?<!\s)\s+(?=[,.;:!?](?:\s|\Z))"), lambda _: ""
 
 

@@ -109,7 +109,7 @@ def _rules(code: str) -> tuple[tuple[re.Pattern[str], tuple[Rule, ...]], ...]:
     spell = Speller(code, LANGUAGES[code])
     return (
         (_DOT_OR_SLASH, tuple(signs.address_rules(spell))),
-        (_DIGIT, (*times.rules(spell), *amounts.rules(spell))),
+        (_DIGIT, (*times.rules(spell), *signs.comparison_rules(spell), *amounts.rules(spell))),
         (_SIGN, tuple(signs.sign_rules(spell))),
         (_DIGIT, tuple(amounts.plain_rules(spell))),
         last,
