@@ -687,7 +687,7 @@ async def test_their_asynchronous_client(service: RunningService, recording: byt
             await client.voices.get(voice)
         assert error.value.status_code == 404
         with pytest.raises(api_error.ApiError) as error:
-            async for _ in client.text_to_speech.convert(BUILTIN, text=" "):
+            async for _ in client.text_to_speech.convert(BUILTIN, text=""):
                 pass
         assert error.value.status_code == 400
 

@@ -41,11 +41,6 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-def prepare() -> None:
-    """Build the parser: in the template, so that no request waits for it."""
-    _parser().parse("*a*")
-
-
 def read_markdown(text: Mapped) -> Mapped:
     """`text` as it is read aloud; no word is lost but the addresses of links."""
     reader = _Reader(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 from num2words import num2words
@@ -121,7 +121,7 @@ class Speller:
         return f"{self.language.signs[written] if written in '+±' else self.language.minus} "
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _words(number: int, language: str, form: Literal["cardinal", "ordinal", "year"]) -> str:
     said = str(num2words(number, lang=language, to=form))
     return said.replace(",", "").replace("\xad", "")

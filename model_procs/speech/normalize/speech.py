@@ -92,7 +92,7 @@ def _normalized(part: Mapped, language: str, obeyed: Collection[str]) -> Mapped:
     leave_out_tags(part, html=True)
     read_formulas(part)
     read = read_markdown(part)
-    for needed, rules in _rules(language):
+    for needed, rules in _rules(language if language in LANGUAGES else ""):
         if needed.search(read.text):
             for pattern, say in rules:
                 read.replace(pattern, say)
@@ -102,9 +102,12 @@ def _normalized(part: Mapped, language: str, obeyed: Collection[str]) -> Mapped:
 
 @cache
 def _rules(code: str) -> tuple[tuple[re.Pattern[str], tuple[Rule, ...]], ...]:
-    """The rules of a language in order, each group with what a text must have to need it."""
+    """The rules of a language in order, each group with what a text must have to need it.
+
+    Without a language only signs that are not spoken are replaced.
+    """
     last = (_SIGN, tuple(signs.last_rules()))
-    if code not in LANGUAGES:
+    if not code:
         return (last,)
     spell = Speller(code, LANGUAGES[code])
     return (
