@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from ipc.errors import ErrorCode, ServiceError
 from model_procs.audio import decode as decode_module
-from model_procs.audio.containers import UNKNOWN_SIZES
 from model_procs.audio.pcm import pcm16, wav_header
+from model_procs.audio.wav import UNKNOWN_SIZES
 from tests.support.formats import RARE_FORMATS, encode
 
 TONE_HZ = 440
@@ -249,9 +249,9 @@ REFUSED: dict[str, tuple[bytes, ErrorCode, str]] = {
     "one byte": (b"R", ErrorCode.invalid_audio, "send a WAV"),
     "an image": (b"\x89PNG\r\n\x1a\n" + bytes(200), ErrorCode.invalid_audio, "send a WAV"),
     "half a wav": (wav(PCM)[: len(PCM) // 2], ErrorCode.invalid_audio, "cut short"),
-    "a wav without its last byte": (wav(PCM)[:-1], ErrorCode.invalid_audio, "cut short"),
     "a wav's header only": (wav(PCM)[:30], ErrorCode.invalid_audio, "cut short"),
-    "a claim of 4 GB": (wav(PCM, claim=4_000_000_000), ErrorCode.invalid_audio, "cut short"),
+    "a claim of ten times as much": (
+        wav(PCM, claim=10 * len(PCM)), ErrorCode.invalid_audio, "cut short"),
     "a claim of too little": (wav(PCM, claim=1_000), ErrorCode.invalid_audio, "longer than"),
     "1,000 channels": (wav(PCM, channels=1_000), ErrorCode.invalid_audio, "channels"),
     "no channels": (wav(PCM, channels=0), ErrorCode.invalid_audio, ";"),
