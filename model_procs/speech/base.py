@@ -33,6 +33,7 @@ from ipc.operations import (
     Voice,
     VoiceResult,
 )
+from model_procs.audio.channels import audible_seconds
 from model_procs.audio.decode import decode
 from model_procs.audio.joined import joined, sources
 from model_procs.audio.pcm import Samples
@@ -42,6 +43,10 @@ from model_procs.speech.encode import Encoder
 from model_procs.speech.normalize.speech import Sentence, spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
+SHORTEST_VOICE_SECONDS = 0.1
+"""With less sound in it, a recording has no voice: not even a syllable fits."""
+_SILENCE = 0.0005
+"""The root mean square, at 66 dB below full scale, of what microphones record in silence."""
 _OPTIONS = ("temperature", "decode_steps", "eos_threshold")
 """The fields of `Sampling` that only some engines have."""
 
@@ -310,9 +315,12 @@ class SpeechEngine:
         return self.load_builtin_voice(known[name.casefold()])
 
     def _decode(self, recording: Recording) -> Samples:
-        """The samples of a recording, in the form that `encode_voice` takes."""
+        """The samples of a recording, in the form that `encode_voice` takes.
+
+        Raises `ServiceError` (`empty_audio`) for a recording without a voice: silence, or a click.
+        """
         try:
-            return joined(
+            samples = joined(
                 [
                     decode(
                         source,
@@ -328,6 +336,15 @@ class SpeechEngine:
             raise ServiceError(
                 ErrorCode.not_found, "the recording of this voice has been deleted; send another"
             ) from None
+        audible = audible_seconds(samples, self.reference_rate, _SILENCE)
+        if audible < SHORTEST_VOICE_SECONDS:
+            raise ServiceError(
+                ErrorCode.empty_audio,
+                f"the first {REFERENCE_SECONDS:g} seconds of the recording have {audible:.2f} "
+                "seconds of sound, which is no voice; send a recording with a few seconds of "
+                "speech",
+            )
+        return samples
 
     def _make_voice(self, key: str, reference: Samples, *, registered: bool) -> Any:
         voice = self.encode_voice(reference)

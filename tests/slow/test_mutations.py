@@ -66,9 +66,11 @@ async def test_spoilt_recordings(service: RunningService, block: int) -> None:
 
 @pytest.mark.parametrize("container", ["FLAC", "OGG"])
 async def test_hours_of_silence_in_a_small_file(service: RunningService, container: str) -> None:
+    """Behind a second of sound, because silence is no voice."""
     file = io.BytesIO()
     codec = {"FLAC": "PCM_16", "OGG": "OPUS"}[container]
     with soundfile.SoundFile(file, "w", 8_000, 1, codec, format=container) as sound:
+        sound.write((3_000 * np.sin(np.arange(8_000) / 5)).astype(np.int16))
         for _ in range(20):
             sound.write(np.zeros(8_000 * 60, np.int16))
     data = file.getvalue()
