@@ -89,7 +89,8 @@ for (const [name, sdk] of Object.entries(GENERATIONS)) {
 
     test(`${name}: OpenAI's errors`, async () => {
         const wrong = sdk.createOpenAI({ baseURL: `${url}/v1`, apiKey: "wrong" });
-        for (const call of [speak(wrong.speech("tts-1")), hear(wrong.transcription("whisper-1"))]) {
+        const calls = [() => speak(wrong.speech("tts-1")), () => hear(wrong.transcription("whisper-1"))];
+        for (const call of calls) {
             await assert.rejects(call, (error) => {
                 assert(sdk.APICallError.isInstance(error), String(error));
                 assert.equal(error.statusCode, 401);
@@ -152,7 +153,7 @@ for (const [name, sdk] of Object.entries(GENERATIONS)) {
 
     test(`${name}: ElevenLabs' errors`, async () => {
         const wrong = sdk.createElevenLabs({ fetch: toService, apiKey: "wrong" });
-        const calls = [speak(wrong.speech("eleven_v3")), hear(wrong.transcription("scribe_v1"))];
+        const calls = [() => speak(wrong.speech("eleven_v3")), () => hear(wrong.transcription("scribe_v1"))];
         for (const call of calls) {
             await assert.rejects(call, (error) => {
                 assert(sdk.APICallError.isInstance(error), String(error));
