@@ -19,7 +19,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 
 _ID = web.RequestKey("id", str)
 _ARRIVED = web.RequestKey("arrived", float)
-_WARNINGS: web.RequestKey[tuple[str, ...]] = web.RequestKey("warnings", tuple)
+_WARNINGS: web.RequestKey[str] = web.RequestKey("warnings", str)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
 
@@ -49,16 +49,15 @@ def warn(request: web.Request, text: str) -> None:
     """Tell the client something about its request, in the header `WARNING` of the response."""
     # A header has one line and no more than ASCII; the text may repeat what the client sent.
     line = "".join(c if " " <= c <= "~" else "?" for c in text)[:_LONGEST_WARNING]
-    told = request.get(_WARNINGS, ())
+    told = request.get(_WARNINGS, "")
     if line not in told:
-        request[_WARNINGS] = (*told, line)
+        request[_WARNINGS] = f"{told}; {line}" if told else line
 
 
 async def add_warnings(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: add the warnings to the response, streams and errors included."""
     if _WARNINGS in request:
-        told = request[_WARNINGS]
-        response.headers[WARNING] = "; ".join(told)
+        response.headers[WARNING] = request[_WARNINGS]
 
 
 def client(request: web.Request) -> str:
