@@ -37,7 +37,8 @@ def samples(wav: bytes) -> bytes:
     """The PCM16 samples of such a WAV."""
     with wave.open(io.BytesIO(wav)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
-        return file.readframes(file.getnframes())
+        frames: bytes = file.readframes(file.getnframes())
+        return frames
 
 
 def as_wav(pcm: bytes, rate: int) -> bytes:
