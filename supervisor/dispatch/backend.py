@@ -191,12 +191,9 @@ class LocalBackend:
     def status(self) -> BackendStatus:
         """The pool, its children and the queue."""
         pool, dispatcher = self.pool, self.dispatcher
-        template = pool.templates.current
-        children = [_worker(slot, self._monitor.shares) for slot in pool.slots]
-        if template is not None and template.process is not None:
-            children.insert(
-                0, _template(pool, template, template.process.pid, self._monitor.shares)
-            )
+        shares = self._monitor.shares
+        children = [_template(pool, *each, shares) for each in pool.templates.processes]
+        children += [_worker(slot, shares) for slot in pool.slots]
         return BackendStatus(
             state=pool.state,
             engine=pool.config.engine,

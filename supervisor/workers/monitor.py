@@ -101,9 +101,8 @@ class Monitor:
         for pool in self.pools:
             for slot in pool.slots:
                 yield slot.worker.pid
-            template = pool.templates.current
-            if template is not None and template.process is not None:
-                yield template.process.pid
+            for _, pid in pool.templates.processes:
+                yield pid
 
     def _check_heartbeat(self, slot: Slot) -> None:
         worker = slot.worker

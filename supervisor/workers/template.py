@@ -256,6 +256,8 @@ class Templates:
 
     def __init__(self, config: PoolConfig, backoff: Backoff, on_death: Callable[[], None]) -> None:
         self.current: Template | None = None
+        self.loading: Template | None = None
+        """One that is not READY yet."""
         self.restarts = 0
         """How many templates have died."""
         self.last_exit: str | None = None
@@ -266,6 +268,12 @@ class Templates:
         self._on_death = on_death
         self._spawner = SpawnLauncher(config.launch)
         self._lock = asyncio.Lock()
+
+    @property
+    def processes(self) -> list[tuple[Template, int]]:
+        """The templates that live, with the ids of their processes."""
+        living = (self.current, self.loading)
+        return [(each, each.process.pid) for each in living if each and each.process]
 
     @property
     def pause(self) -> float:
@@ -305,9 +313,12 @@ class Templates:
             await self.current.close()
 
     async def _load(self, config: PoolConfig) -> Template:
-        template = Template(config.launch, self._on_exit)
+        template = self.loading = Template(config.launch, self._on_exit)
         started = time.monotonic()
-        await template.start()
+        try:
+            await template.start()
+        finally:
+            self.loading = None
         logger.info(
             "template_ready",
             child=template.name,

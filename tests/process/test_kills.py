@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 
 from ipc.operations import Sampling, Speak, Voice
@@ -60,14 +60,15 @@ async def test_templates_killed_while_they_load_do_not_make_a_model_failed(
         script.write_text(f"print loading; wait {gate}")
         async with aiohttp.ClientSession(service.url) as client:
             (worker,) = service.children(model="tts")
-            kill(template(service).pid)
+            kill(template(service)["pid"])
             kill(worker["pid"])
             asking = asyncio.create_task(speak(client, "say 1"))
             for count in range(1, 6):
                 await asyncio.to_thread(
                     service.wait_for, "child_output", line="loading", count=count
                 )
-                kill(template(service).pid)
+                assert template(service)["state"] == "STARTING"
+                kill(template(service)["pid"])
                 died = "the template died: SIGKILL"
                 await asyncio.to_thread(service.wait_for, "start_failed", error=died, count=count)
                 model = service.health()["models"]["tts"]
@@ -77,16 +78,9 @@ async def test_templates_killed_while_they_load_do_not_make_a_model_failed(
         assert service.health()["models"]["tts"]["message"] is None
 
 
-def template(service: RunningService) -> psutil.Process:
-    """The template of speech, be it READY or still loading."""
-    workers = {child["pid"] for child in service.children()}
-    (found,) = [
-        process
-        for process in service.processes()[1:]
-        if process.pid not in workers  # these have the command line of their template
-        and "model_procs.template" in (command := process.cmdline())
-        and 'script_engine:Script"' in command[-1]
-    ]
+def template(service: RunningService) -> dict[str, Any]:
+    """The template of speech in /health, be it READY or still loading."""
+    (found,) = service.children("template", "tts")
     return found
 
 
@@ -94,10 +88,10 @@ async def test_a_template_that_dies_again_and_again_is_loaded_when_it_is_needed(
     settings = {"VOICE_ENGINE_BACKOFF_BASE": "10000", "VOICE_ENGINE_BACKOFF_MAX": "10000"}
     with running(settings) as service:
         service.wait_ready()
-        kill(template(service).pid)
+        kill(template(service)["pid"])
         # The first time it is loaded anew at once, and workers get to share its memory.
         await asyncio.to_thread(service.wait_for, "recycled", reason="its template died")
-        kill(template(service).pid)
+        kill(template(service)["pid"])
         await asyncio.to_thread(service.wait_for, "template_died", count=2)
         (worker,) = service.children(model="tts")
         async with aiohttp.ClientSession(service.url) as client:
@@ -116,10 +110,10 @@ async def test_a_worker_that_cannot_be_forked_is_a_message_not_the_end_of_the_te
     with running({"VOICE_TEST_LOAD": f"nofork {forbidden}"}) as service:
         failed = await asyncio.to_thread(service.wait_for, "start_failed", count=2)
         assert "cannot be forked" in failed["error"]
-        before = template(service).pid
+        before = template(service)["pid"]
         forbidden.unlink()
         await asyncio.to_thread(service.wait_ready)
-        assert template(service).pid == before
+        assert template(service)["pid"] == before
         async with aiohttp.ClientSession(service.url) as client:
             assert await speak(client, "say 1") == 200
         assert [event for event in service.events if event["event"] == "template_died"] == []
