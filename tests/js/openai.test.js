@@ -109,7 +109,9 @@ test("a transcript in every format", async () => {
     for (const { start, end } of [...verbose.segments, ...verbose.words]) {
         assert(0 <= start && start <= end && end <= verbose.duration);
     }
-    await assert.rejects(create({ response_format: "diarized_json" }), OpenAI.BadRequestError);
+    const diarized = await create({ response_format: "diarized_json" });
+    assert.equal(diarized.text, text);
+    assert.deepEqual(new Set(diarized.segments.map((segment) => segment.speaker)), new Set(["A"]));
 });
 
 test("a streamed transcript", async () => {

@@ -149,7 +149,7 @@ async def test_requests_that_have_not_begun_bear_no_blame(gate: Gate) -> None:
 
             await asyncio.to_thread(service.wait_until, all_are_there)
             (worker,) = service.children(model="tts")
-            os.kill(worker["pid"], signal.SIGKILL)
+            os.kill(worker["pid"], signal.SIGSEGV)  # as if by its own fault
             assert error_code(await blocking) == (500, "worker_crashed")
             assert await statuses(waiting) == [200] * 3
 
