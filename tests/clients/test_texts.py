@@ -119,10 +119,8 @@ async def test_a_text_without_words_is_a_short_silence_for_clients_of_others(
     assert (status, json.loads(answer)["error"]["code"]) == (400, "empty_text")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.everywhere])
 async def test_the_silence_has_every_format_of_openai(service: RunningService, name: str) -> None:
-    if not FORMATS[name].everywhere:
-        pytest.skip("not a format of OpenAI's endpoint")
     body = {"model": "tts-1", "voice": "slt", "input": "...", "response_format": name}
     status, answer = await post(service, "/v1/audio/speech", body)
     assert status == 200
