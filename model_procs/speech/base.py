@@ -5,7 +5,6 @@ Runs in workers.
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections.abc import Generator, Iterator
@@ -40,7 +39,7 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
-from model_procs.speech.normalize.speech import Sentence, spoken_sentences
+from model_procs.speech.normalize.speech import spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
 SHORTEST_VOICE_SECONDS = 0.1
@@ -198,7 +197,11 @@ class SpeechEngine:
             normalize=speak.normalize,
             obeyed=self.obeyed_tags,
         )
-        for number, (sentence, following) in enumerate(_with_next(sentences)):
+        for number, sentence in enumerate(sentences):
+            # The one before; the last sentence must wait for what the codec holds back.
+            if timed and told < len(alignment.sentences):
+                yield SpokenSentence(told, alignment.time(told, math.inf))
+                told += 1
             # Each sentence has its own seed, so it does not depend on the length of those before.
             sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
             for piece in self.synthesize(sentence.text, voice, sampling, stop, exact=exact):
@@ -210,10 +213,6 @@ class SpeechEngine:
                     alignment.add(sentence, number, len(piece))
                     if data := encoder.feed(piece):
                         yield data
-            # The last sentence must wait for what the codec holds back.
-            if timed and following is not None and told < len(alignment.sentences):
-                yield SpokenSentence(told, alignment.time(told, math.inf))
-                told += 1
         if not alignment.sentences and speak.silence:
             silence = np.zeros(int(_SILENCE_SECONDS * self.sample_rate), np.float32)
             if data := encoder.feed(silence):
@@ -351,10 +350,3 @@ class SpeechEngine:
         if self._voices is None:
             return voice
         return self._voices.put(key, voice, named=registered)
-
-
-def _with_next(sentences: Iterator[Sentence]) -> Iterator[tuple[Sentence, Sentence | None]]:
-    """Each of `sentences` with the one after it; None after the last."""
-    these, following = itertools.tee(sentences)
-    next(following, None)
-    return itertools.zip_longest(these, following)

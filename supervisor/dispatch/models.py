@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ipc.engines import EngineInfo, Kind
@@ -25,6 +25,10 @@ class Model:
     def default(self) -> bool:
         """Whether it serves the requests of its kind that select no other model."""
         return self.name == self.kind.value
+
+    def names(self, others: Iterable[str]) -> list[str]:
+        """What clients may call it: its engine, and if it is the default one `others`."""
+        return [self.backend.engine.name, *(others if self.default else ())]
 
 
 class Models:

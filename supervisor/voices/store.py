@@ -94,7 +94,8 @@ class VoiceStore:
         if (exact := self.get(id)) is not None:
             return exact
         folded = id.casefold()
-        return next((voice for voice in self.list() if voice.id.casefold() == folded), None)
+        similar = [each for each in self._folder.usable if each.casefold() == folded]
+        return self.get(min(similar)) if similar else None
 
     def list(self) -> list[Voice]:
         """All voices, sorted by id."""

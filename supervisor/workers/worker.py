@@ -219,15 +219,14 @@ class Worker:
     @staticmethod
     def _take(call: Call, item: Item) -> None:
         match call.operation, item:
-            case (Transcribe(), Segment()) | (Speak() | EncodeVoice(), bytes()):
-                fits = True
-            case Speak(streamed=True, alignment=True), SpokenSentence():
-                fits = True
+            case (
+                (Transcribe(), Segment())
+                | (Speak() | EncodeVoice(), bytes())
+                | (Speak(streamed=True, alignment=True), SpokenSentence())
+            ):
+                call.on_item(item)
             case _:
-                fits = False
-        if not fits:
-            raise FrameError(f"{type(item).__name__} is not an item of this stream")
-        call.on_item(item)
+                raise FrameError(f"{type(item).__name__} is not an item of this stream")
 
     def _finish(self, call: Call, outcome: AnyResult | ServiceError, rss: int) -> None:
         """Free the slot of a request and settle it."""

@@ -55,20 +55,6 @@ def second() -> Sound:
     return sound_of("Jumps over the lazy dog.")
 
 
-@pytest.fixture(scope="module")
-def sphinx() -> SphinxEngine:
-    engine = SphinxEngine(EngineConfig(Path("/nonexistent")))
-    engine.load()
-    return engine
-
-
-@pytest.fixture(scope="module")
-def sensevoice(nano_models: Path) -> SenseVoiceEngine:
-    engine = SenseVoiceEngine(EngineConfig(nano_models))
-    engine.load()
-    return engine
-
-
 @pytest.fixture(scope="module", params=["flite", "pocket"])
 def voices(request: pytest.FixtureRequest, nano_models: Path) -> SpeechEngine:
     engine: FliteEngine | PocketEngine

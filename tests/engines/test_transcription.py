@@ -49,20 +49,6 @@ def flite() -> FliteEngine:
     return engine
 
 
-@pytest.fixture(scope="module")
-def sphinx() -> SphinxEngine:
-    engine = SphinxEngine(EngineConfig(Path("/nonexistent")))
-    engine.load()
-    return engine
-
-
-@pytest.fixture(scope="module")
-def sensevoice(nano_models: Path) -> SenseVoiceEngine:
-    engine = SenseVoiceEngine(EngineConfig(nano_models))
-    engine.load()
-    return engine
-
-
 @pytest.fixture(scope="module", params=["sphinx", "sensevoice"])
 def ears(request: pytest.FixtureRequest) -> TranscriptionEngine:
     engine: TranscriptionEngine = request.getfixturevalue(request.param)

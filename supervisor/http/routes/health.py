@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
@@ -63,6 +64,13 @@ class Sandbox(BaseModel):
     ]
 
 
+_SANDBOX_EXAMPLE: JsonDict = {
+    "enabled": True,
+    "active": {"rlimits": None, "no_new_privs": None, "landlock": None, "seccomp": None},
+    "refused": {},
+}
+
+
 class Child(BaseModel):
     """A template or a worker; memory in MB."""
 
@@ -90,16 +98,7 @@ class Child(BaseModel):
                     "requests": 812,
                     "restarts": 1,
                     "last_exit": "soft memory limit",
-                    "sandbox": {
-                        "enabled": True,
-                        "active": {
-                            "rlimits": None,
-                            "no_new_privs": None,
-                            "landlock": None,
-                            "seccomp": None,
-                        },
-                        "refused": {},
-                    },
+                    "sandbox": _SANDBOX_EXAMPLE,
                 }
             ]
         }
@@ -155,16 +154,7 @@ class Model(BaseModel):
                     "backlog_s": 0.84,
                     "replays": 0,
                     "recycles": {"soft memory limit": 1},
-                    "sandbox": {
-                        "enabled": True,
-                        "active": {
-                            "rlimits": None,
-                            "no_new_privs": None,
-                            "landlock": None,
-                            "seccomp": None,
-                        },
-                        "refused": {},
-                    },
+                    "sandbox": _SANDBOX_EXAMPLE,
                 }
             ]
         }

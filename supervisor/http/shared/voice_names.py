@@ -118,7 +118,7 @@ async def resolve_voice(
     if asked is None or not asked.strip():
         return None
     service = call.service
-    if service.voices.find(asked) is None and asked.casefold() in _PLACES:
+    if asked.casefold() in _PLACES and service.voices.find(asked) is None:
         builtin = await _builtin(call, model)
         return known_voice(service, asked, builtin)
     builtin = [voice for voice, _ in service.builtin_voices]

@@ -158,7 +158,7 @@ def elevenlabs_models(service: Service) -> list[ElevenLabsModel]:
                     for code in sorted(spoken)
                 ],
             )
-            for name in (engine, *(_MODELS if model.default else ()))
+            for name in model.names(_MODELS)
         ]
     return models
 

@@ -257,10 +257,7 @@ async def audio_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     names = [
         name
         for model in call.service.models.of(Kind.TTS)
-        for name in (
-            model.backend.engine.name,
-            *(_MODELS[Kind.TTS] if model.default else ()),
-        )
+        for name in model.names(_MODELS[Kind.TTS])
     ]
     return json_answer(NamedModels(models=[NamedModel(id=name, name=name) for name in names]))
 
