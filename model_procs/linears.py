@@ -1,0 +1,292 @@
+"""Linear layers whose result for a row does not depend on the other rows. Used by engines.
+
+A batch computes the rows of many requests in one product, so that the weights are read once for all
+of them. Usual products choose another kernel for another number of rows, and so another order of
+the sums: then what one request gets depends on its company. The kernels here give a row the same
+bits in every batch. Which of them is fastest differs between processors: `choose` measures it.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Linear = Callable[["Tensor"], "Tensor"]
+"""Rows [n, in] to rows [n, out], both float32."""
+
+_COMPANIES = (1, 2, 3, 4, 5, 8, 33)
+"""Numbers of rows for which a row must have the same bits."""
+
+_ROUNDS = 3
+"""Measurements of each kernel; the shortest counts, because others may use the processor too."""
+
+_GAIN = 0.9
+"""A kernel takes the place of an earlier one in the list if it needs at most this part of its time.
+
+The earlier ones are more precise, and measurements as short as these are noisy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to compute linear layers: `build` makes one from its weight [out, in]."""
+
+    name: str
+    build: Callable[[Tensor], Linear]
+
+
+def with_bias(linear: Linear, bias: Tensor | None) -> Linear:
+    """`linear`, and then `bias` [out] added."""
+    if bias is None:
+        return linear
+    kept = bias.detach().clone()
+    return lambda rows: linear(rows).add_(kept)
+
+
+def choose(kernels: Sequence[Kernel], weights: Sequence[Tensor], rows: Sequence[int]) -> Kernel:
+    """The fastest of `kernels`, the best first, for layers like `weights` and `rows` rows.
+
+    Only kernels count that run here, give a row the same bits in every company, and compute without
+    overflow. Raises `RuntimeError` when none does.
+    """
+    import torch
+
+    by_shape = list({weight.shape: weight.detach() for weight in weights}.values())
+    chosen: Kernel | None = None
+    shortest = float("inf")
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls its quantised types deprecated
+        for kernel in kernels:
+            try:
+                linears = [kernel.build(weight) for weight in by_shape]
+                if not _true(kernel) or not all(map(_independent, linears, by_shape)):
+                    continue
+                seconds = _seconds(linears, by_shape, rows)
+            except (RuntimeError, NotImplementedError, AttributeError):
+                continue  # this processor, or this build of PyTorch, does not have it
+            if seconds < _GAIN * shortest:
+                chosen, shortest = kernel, seconds
+    if chosen is None:
+        names = ", ".join(kernel.name for kernel in kernels)
+        raise RuntimeError(f"no kernel for linear layers is exact on this processor: {names}")
+    return chosen
+
+
+def _true(kernel: Kernel) -> bool:
+    """Whether the largest sums are right; 8 bits times 8 bits overflow on some processors."""
+    import torch
+
+    size = 512
+    signs = torch.ones(size)
+    signs[::2] = -1
+    for weight in (torch.ones(32, size), signs.repeat(32, 1)):
+        product = kernel.build(weight)(weight[:3].contiguous())
+        if not torch.allclose(product, torch.full_like(product, size), rtol=0.01):
+            return False
+    return True
+
+
+def _independent(linear: Linear, weight: Tensor) -> bool:
+    """Whether rows have the same bits in every company and at every place in it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(max(_COMPANIES), weight.shape[1], generator=generator)
+    alone = torch.cat([linear(row[None]) for row in rows])
+    if not torch.isfinite(alone).all():
+        return False
+    return all(
+        torch.equal(linear(rows[-count:].contiguous()), alone[-count:]) for count in _COMPANIES
+    )
+
+
+def _seconds(linears: Sequence[Linear], weights: Sequence[Tensor], rows: Sequence[int]) -> float:
+    """The shortest time of one product with each of `linears` and each number of rows."""
+    import torch
+
+    inputs = [
+        (linear, torch.randn(count, weight.shape[1]))
+        for linear, weight in zip(linears, weights, strict=True)
+        for count in rows
+    ]
+    shortest = float("inf")
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        for linear, x in inputs:
+            linear(x)
+        shortest = min(shortest, time.perf_counter() - began)
+    return shortest
+
+
+# fp32
+
+
+def _onednn(weight: Tensor, least_rows: int = 1) -> Linear:
+    """oneDNN with weights in its own layout; some shapes need two rows to be exact."""
+    import torch
+
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 8)
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def linear(rows: Tensor) -> Tensor:
+        if len(rows) < least_rows:
+            rows = torch.nn.functional.pad(rows, (0, 0, 0, least_rows - len(rows)))
+            result: Tensor = product(rows, packed, None, "none", [], "")[:1]
+            return result
+        result = product(rows, packed, None, "none", [], "")
+        return result
+
+    return linear
+
+
+def _in_blocks(weight: Tensor) -> Linear:
+    """PyTorch's own product, always with four rows: the same kernel for all."""
+    import torch
+
+    size = 4
+    kept = weight.detach().clone()
+
+    def linear(rows: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % size))
+        blocks = [torch.nn.functional.linear(block, kept) for block in padded.split(size)]
+        return torch.cat(blocks)[: len(rows)]
+
+    return linear
+
+
+def _one_by_one(weight: Tensor) -> Linear:
+    """A product for each row: exact everywhere, and slow for many rows."""
+    import torch
+
+    kept = weight.detach().clone()
+    return lambda rows: torch.stack([torch.mv(kept, row) for row in rows])
+
+
+FP32 = (
+    Kernel("oneDNN fp32", _onednn),
+    Kernel("oneDNN fp32, two rows and more", lambda weight: _onednn(weight, least_rows=2)),
+    Kernel("fp32 in blocks of four rows", _in_blocks),
+    Kernel("fp32 row by row", _one_by_one),
+)
+"""fp32; on the processors that we know the first is exact for most shapes, and the fastest."""
+
+
+# int8: weights with a scale for each output channel, activations with one for each row. With one
+# scale for all activations, as PyTorch's dynamic quantisation has it, rows depend on each other.
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values [out, in] and float32 scales [out] of a weight, symmetric."""
+    import torch
+
+    scales = (weight.abs().amax(1) / 127).clamp_min(1e-9)
+    values = (weight / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return values, scales
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+
+
+def _onednn_int8(weight: Tensor) -> Linear:
+    """oneDNN: VNNI or AMX instructions where the processor has them."""
+    import torch
+
+    values, scales = quantized(weight.detach())
+    zero_points = torch.zeros(len(scales), dtype=torch.int64)
+    packed = torch.ops.onednn.qlinear_prepack(values, None)
+    product = torch.ops.onednn.qlinear_pointwise
+    rest = (1.0, 0, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], "")
+
+    def linear(rows: Tensor) -> Tensor:
+        largest = _largest(rows)
+        result: Tensor = product((rows * (127 / largest)).round_().to(torch.int8), *rest)
+        return result.mul_(largest.div_(127))
+
+    return linear
+
+
+def _fbgemm(weight: Tensor, steps: int) -> Linear:
+    """FBGEMM, told a fixed scale: it gets rows that have been divided by their own.
+
+    `steps` on each side of zero: 127 is 8 bits, with which it overflows on processors without VNNI.
+    """
+    import torch
+
+    scales = (weight.detach().abs().amax(1) / 127).clamp_min(1e-9).double()
+    zero_points = torch.zeros(len(scales), dtype=torch.int64)
+    values = torch.quantize_per_channel(weight.detach(), scales, zero_points, 0, torch.qint8)
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        packed = torch.ops.quantized.linear_prepack(values, None)
+    finally:
+        torch.backends.quantized.engine = engine
+    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+
+    def linear(rows: Tensor) -> Tensor:
+        largest = _largest(rows)
+        result: Tensor = product(rows / largest, 1 / steps, steps + 1, packed)
+        return result.mul_(largest)
+
+    return linear
+
+
+def _weights_only(weight: Tensor) -> Linear:
+    """int8 weights, activations in bf16: PyTorch's kernel for processors of all kinds."""
+    import torch
+
+    values, scales = quantized(weight.detach())
+    scales = scales.bfloat16()
+
+    def linear(rows: Tensor) -> Tensor:
+        product: Tensor = torch._weight_int8pack_mm(rows.bfloat16(), values, scales)
+        return product.float()
+
+    return linear
+
+
+def _int_mm(weight: Tensor) -> Linear:
+    """PyTorch's product of int8 matrices."""
+    import torch
+
+    values, scales = quantized(weight.detach())
+    values = values.t().contiguous()
+
+    def linear(rows: Tensor) -> Tensor:
+        largest = _largest(rows)
+        product = torch._int_mm((rows * (127 / largest)).round_().to(torch.int8), values)
+        return product.float().mul_(largest.div_(127)).mul_(scales)
+
+    return linear
+
+
+INT8 = (
+    Kernel("oneDNN int8", _onednn_int8),
+    Kernel("FBGEMM int8", lambda weight: _fbgemm(weight, 127)),
+    Kernel("FBGEMM int8, 7-bit activations", lambda weight: _fbgemm(weight, 63)),
+    Kernel("int8 weights, bf16 activations", _weights_only),
+    Kernel("PyTorch int8", _int_mm),
+)
+"""int8 kernels. Each is right on some processors, too slow, absent or wrong on others."""
+
+
+def module(linear: Linear) -> Any:
+    """`linear` as a module that takes the place of a library's linear layer."""
+    import torch
+
+    class RowModule(torch.nn.Module):
+        """Rows [..., in] to rows [..., out]."""
+
+        weight = torch.empty(0)
+        """Libraries ask a layer's weight for its type and device."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return linear(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    return RowModule()
