@@ -57,13 +57,14 @@ class SandboxLayer:
 class Ready:
     """A template has loaded its model, or a worker has warmed up.
 
-    `rss` is in bytes; `capacity` is how many requests the engine serves at once; `sandbox` is empty
-    without one.
+    `rss` is in bytes; `capacity` is how many requests the engine serves at once, `live` how many of
+    them may be live streams; `sandbox` is empty without one.
     """
 
     info: EngineInfo
     rss: int
     capacity: int = 1
+    live: int = 1
     sandbox: tuple[SandboxLayer, ...] = ()
 
 

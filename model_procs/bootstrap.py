@@ -37,6 +37,8 @@ class ChildConfig:
                 models_dir=Path(data["models_dir"]),
                 threads=data["threads"],
                 options=data["options"],
+                capacity=data["capacity"],
+                live=data["live"],
             ),
             worker_options=WorkerOptions(
                 **data["worker_options"]

@@ -31,11 +31,16 @@ class Cancelled(Exception):  # noqa: N818 - not an error: the client has gone
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The configuration of an engine; `options` has the engine's own settings."""
+    """The configuration of an engine; `options` has the engine's own settings.
+
+    `capacity` and `live` are for a `BatchEngine`; None means what the engine finds best.
+    """
 
     models_dir: Path
     threads: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    capacity: int | None = None
+    live: int | None = None
 
 
 class Engine(Protocol):
@@ -73,9 +78,16 @@ class BatchEngine(Engine, Protocol):
     Each request runs in its own `run`, until that yields None: it waits for the next step. `step`
     advances all waiting requests; then each continues. For a cancelled request, `Cancelled` is
     raised where it waits.
+
+    Both numbers are asked for after `warm_up`.
     """
 
     capacity: int
+    live: int
+    """How many of them may be live streams: more would fall behind real time.
+
+    The engine measures it; where it cannot, this is `capacity`.
+    """
 
     def step(self) -> None:
         """Compute the next step of all requests that wait."""

@@ -92,9 +92,10 @@ def serve(
         raise
     batch = engine if isinstance(engine, BatchEngine) else None
     capacity = 1 if batch is None else batch.capacity
+    live = 1 if batch is None else max(1, min(batch.live, capacity))
     inbox = _Inbox(channel)
     baseline = bootstrap.resident_bytes()
-    channel.send(Ready(engine.info(), baseline, capacity, layers))
+    channel.send(Ready(engine.info(), baseline, capacity, live, layers))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
 
     def start(request: Request) -> _Running:

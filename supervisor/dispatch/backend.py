@@ -45,7 +45,9 @@ class ChildStatus:
     requests: int | None
     """How many requests it has finished; None for a template, which serves none."""
     in_flight: int | None
+    live_in_flight: int | None
     capacity: int | None
+    live: int | None
     restarts: int
     last_exit: str | None
     sandbox: tuple[SandboxLayer, ...] | None
@@ -252,7 +254,9 @@ def _template(pool: Pool, template: Template, pid: int, shares: Mapping[int, Sha
         hard_limit=None,
         requests=None,
         in_flight=None,
+        live_in_flight=None,
         capacity=None,
+        live=None,
         restarts=pool.templates.restarts,
         last_exit=pool.templates.last_exit,
         sandbox=None,
@@ -274,7 +278,9 @@ def _worker(slot: Slot, shares: Mapping[int, Share]) -> ChildStatus:
         hard_limit=slot.bounds.hard,
         requests=worker.requests,
         in_flight=worker.in_flight,
+        live_in_flight=worker.live_in_flight,
         capacity=worker.capacity,
+        live=worker.live,
         restarts=slot.history.restarts,
         last_exit=slot.history.last_exit,
         sandbox=worker.sandbox,

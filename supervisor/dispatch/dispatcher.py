@@ -57,6 +57,15 @@ class _Attempt:
         return max(0.0, self.job.cost - (time.monotonic() - self.started))
 
 
+def _anything(_: _Attempt) -> bool:
+    return True
+
+
+def _needs_no_live_slot(attempt: _Attempt) -> bool:
+    """Whether it may start while no live slot is free, or holds up the others until it starts."""
+    return attempt.call.alone or not attempt.call.live
+
+
 class Dispatcher:
     """Gives the jobs of one model to its workers."""
 
@@ -150,12 +159,16 @@ class Dispatcher:
 
     def _match(self) -> None:
         """Give waiting jobs to workers."""
-        while (first := self._waiting.first()) is not None:
+        while True:
+            # Live streams that wait for a slot of theirs do not hold up the others.
+            fits = _anything if self._pool.free_worker(live=True) else _needs_no_live_slot
+            first = self._waiting.first(fits)
             # A job that must run alone waits for an empty worker; no other job overtakes it.
-            worker = self._pool.free_worker(empty=first.call.alone)
-            if worker is None:
+            if first is None or self._free_worker(first.call) is None:
                 break
-            attempt = self._waiting.pop(time.monotonic(), self._pool.parallel)
+            attempt = self._waiting.pop(time.monotonic(), self._pool.parallel, fits)
+            worker = self._free_worker(attempt.call)
+            assert worker is not None
             if not attempt.call.outcome.done():
                 self._submit(attempt, worker)
         if self._waiting and self._pool.state in _NOT_RUNNING:
@@ -164,6 +177,9 @@ class Dispatcher:
                 if attempt.job.deadline < next_start:
                     self._waiting.remove(attempt)
                     attempt.call.settle(self._unavailable())
+
+    def _free_worker(self, call: Call) -> WorkerHandle | None:
+        return self._pool.free_worker(live=call.live, empty=call.alone)
 
     def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
         try:
@@ -273,7 +289,7 @@ class Dispatcher:
             alone=0 < job.attempts == self.config.max_attempts - 1,
         )
         attempt = _Attempt(job, call, time.monotonic())
-        if not self._waiting and (free := self._pool.free_worker(empty=call.alone)) is not None:
+        if not self._waiting and (free := self._free_worker(call)) is not None:
             self._submit(attempt, free)
             return attempt
         if replay:

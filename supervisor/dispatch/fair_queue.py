@@ -8,11 +8,15 @@ Deadlines come before fairness: an admitted request should be finished before it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def _anything(_: object) -> bool:
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -45,34 +49,42 @@ class FairQueue(Generic[T]):
         """Add a request that has waited before: it goes first, at no cost to its client."""
         self._entries.append(_Entry(item, client, cost, -1.0, math.inf))
 
-    def first(self) -> T | None:
-        """The request that is next by fairness alone; None when none waits."""
-        entry = min(self._entries, key=lambda entry: entry.start, default=None)
+    def first(self, fits: Callable[[T], bool] = _anything) -> T | None:
+        """The request that is next by fairness alone; None when none waits that `fits`."""
+        entry = self._first(fits)
         return None if entry is None else entry.item
 
-    def pop(self, now: float = 0.0, workers: int = 1) -> T:
-        """Take the next request; `now` is on the clock of the deadlines.
+    def pop(self, now: float = 0.0, workers: int = 1, fits: Callable[[T], bool] = _anything) -> T:
+        """Take the next request that `fits`; `now` is on the clock of the deadlines.
 
-        Raises `IndexError` when none waits.
+        Raises `IndexError` when none waits. Those that do not fit keep their place.
         """
-        if not self._entries:
+        entry = self._first(fits)
+        if entry is None:
             raise IndexError("nothing waits")
-        entry = min(self._entries, key=lambda entry: entry.start)
         if entry.start >= 0:
-            entry = self._pressing(entry, now, workers) or entry
+            entry = self._pressing(entry, now, workers, fits) or entry
         self._entries.remove(entry)
         self._now = max(self._now, entry.start)
         self._forget_caught_up()
         return entry.item
 
-    def _pressing(self, fair: _Entry[T], now: float, workers: int) -> _Entry[T] | None:
+    def _first(self, fits: Callable[[T], bool]) -> _Entry[T] | None:
+        fitting = (entry for entry in self._entries if fits(entry.item))
+        return min(fitting, key=lambda entry: entry.start, default=None)
+
+    def _pressing(
+        self, fair: _Entry[T], now: float, workers: int, fits: Callable[[T], bool]
+    ) -> _Entry[T] | None:
         """The entry that must go before `fair` so that no request is late; None without one.
 
         Entries with an earlier deadline are considered in the order of their deadlines, which keeps
         as many as possible in time. Each is allowed twice its cost. An entry that will be late in
         any case is not considered.
         """
-        earlier = [entry for entry in self._entries if entry.deadline < fair.deadline]
+        earlier = [
+            entry for entry in self._entries if entry.deadline < fair.deadline and fits(entry.item)
+        ]
         earlier.sort(key=lambda entry: entry.deadline)
         finish = now
         for entry in earlier:

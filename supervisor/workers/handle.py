@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
 from ipc.messages import SandboxLayer
-from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
+from ipc.operations import AnyOperation, AnyResult, Segment, Speak, SpokenSentence
 from supervisor.workers.lifecycle import State
 
 Item = bytes | SpokenSentence | Segment
@@ -42,6 +42,11 @@ class Call:
     begun: bool = False
     """Whether the engine has begun it: then the death of the worker may be its fault."""
 
+    @property
+    def live(self) -> bool:
+        """Whether its speech is sent while it is made, so that it must not fall behind real time."""
+        return isinstance(self.operation, Speak) and self.operation.streamed
+
     def settle(self, outcome: AnyResult | Exception) -> None:
         """Give the caller what it waits for, unless it no longer does."""
         if self.outcome.done():
@@ -66,6 +71,8 @@ class WorkerHandle(Protocol):
     """The engine's description of itself; None before READY."""
     capacity: int
     """How many requests it serves at once; known at READY."""
+    live: int
+    """How many of them may be live streams; known at READY."""
     sandbox: tuple[SandboxLayer, ...] | None
     """The layers of its sandbox, none if that is off; None before READY."""
     baseline_rss: int
@@ -97,8 +104,16 @@ class WorkerHandle(Protocol):
         """How many slots are taken."""
 
     @property
+    def live_in_flight(self) -> int:
+        """How many slots live streams have taken."""
+
+    @property
     def free_slots(self) -> int:
         """How many more requests it can be given now."""
+
+    @property
+    def free_live_slots(self) -> int:
+        """How many of them may be live streams."""
 
     @property
     def last_exit(self) -> str:

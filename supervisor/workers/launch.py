@@ -50,7 +50,10 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """What the children of one model need to know."""
+    """What the children of one model need to know.
+
+    `capacity` and `live` are None where the engine decides.
+    """
 
     model: str
     factory: str
@@ -61,6 +64,8 @@ class LaunchConfig:
     lifeline: int
     load_timeout: float
     warm_up_timeout: float = 60.0
+    capacity: int | None = None
+    live: int | None = None
 
     def arguments(self) -> list[str]:
         """The command line of a template or a spawned worker."""
@@ -69,6 +74,8 @@ class LaunchConfig:
             "models_dir": self.models_dir,
             "threads": self.threads,
             "options": self.options,
+            "capacity": self.capacity,
+            "live": self.live,
             "worker_options": asdict(self.worker_options),
         }
         return ["--lifeline", str(self.lifeline), "--config", json.dumps(config)]

@@ -99,22 +99,22 @@ class Pool:
         await self._tried.wait()
         return self.info
 
-    def free_worker(self, *, empty: bool = False) -> WorkerHandle | None:
-        """The READY worker with the most free slots; with `empty`, one without requests.
+    def free_worker(self, *, live: bool = False, empty: bool = False) -> WorkerHandle | None:
+        """The READY worker with the most free slots.
 
-        A worker that is being replaced is chosen only if no other one is free.
+        With `live` only slots for live streams count; with `empty` the worker has no requests. A
+        worker that is being replaced is chosen only if no other one is free.
         """
-        chosen: Slot | None = None
+        chosen: WorkerHandle | None = None
+        best = (False, 0)
         for slot in self.slots:
-            free = slot.worker.free_slots
-            if free <= 0 or (empty and slot.worker.in_flight):
+            worker = slot.worker
+            free = worker.free_live_slots if live else worker.free_slots
+            if free <= 0 or (empty and worker.in_flight):
                 continue
-            if chosen is None or (slot.replacing, -free) < (
-                chosen.replacing,
-                -chosen.worker.free_slots,
-            ):
-                chosen = slot
-        return None if chosen is None else chosen.worker
+            if chosen is None or (slot.replacing, -free) < best:
+                chosen, best = worker, (slot.replacing, -free)
+        return chosen
 
     def replaceable(self) -> list[Slot]:
         """Slots that `recycle` would replace now."""

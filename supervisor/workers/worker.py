@@ -57,6 +57,7 @@ class Worker:
         self.started = time.monotonic()
         self.info: EngineInfo | None = None
         self.capacity = 1
+        self.live = 1
         self.sandbox: tuple[SandboxLayer, ...] | None = None
         self.baseline_rss = 0
         self.rss = 0
@@ -97,11 +98,21 @@ class Worker:
         return len(self._in_flight)
 
     @property
+    def live_in_flight(self) -> int:
+        """How many slots live streams have taken."""
+        return sum(call.live for call in self._in_flight.values())
+
+    @property
     def free_slots(self) -> int:
         """How many more requests it can be given now."""
         if self.state is not State.READY or any(call.alone for call in self._in_flight.values()):
             return 0
         return self.capacity - len(self._in_flight)
+
+    @property
+    def free_live_slots(self) -> int:
+        """How many of them may be live streams."""
+        return min(self.free_slots, self.live - self.live_in_flight)
 
     @property
     def last_exit(self) -> str:
@@ -201,6 +212,7 @@ class Worker:
             case Ready() if self.state is State.STARTING and not self.ready.done():
                 self.info = message.info
                 self.capacity = message.capacity
+                self.live = message.live
                 self.sandbox = message.sandbox
                 self.baseline_rss = self.rss = message.rss
                 self.ready.set_result(None)

@@ -41,7 +41,16 @@ _MODEL = {
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),
     *("pss_mb", "baseline_mb", "soft_limit_mb", "hard_limit_mb", "requests", "restarts"),
-    *("last_exit", "kind", "lifecycle", "in_flight", "capacity", "sandbox"),
+    *(
+        "last_exit",
+        "kind",
+        "lifecycle",
+        "in_flight",
+        "live_in_flight",
+        "capacity",
+        "live",
+        "sandbox",
+    ),
 }
 
 

@@ -23,10 +23,10 @@ The text of a request is a script of commands separated by ";":
     pid            nothing: for recordings, whose transcript tells the pid in any case
     segment TEXT   hear a sentence of one second
 
-`Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once: while one
-waits or sleeps, the others go on. `ScriptedRecognizer` transcribes: the script is the recording,
-and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the number of
-bytes.
+`Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of them
+live, unless the settings say otherwise: while one waits or sleeps, the others go on.
+`ScriptedRecognizer` transcribes: the script is the recording, and the transcript too if it has no
+segments; `raw` is JSON with the worker's pid and the number of bytes.
 """
 
 from __future__ import annotations
@@ -144,7 +144,10 @@ class Script:
 class ScriptedBatch(Script):
     """A speech engine of capacity 4: scripts that sleep or wait do so together, step by step."""
 
-    capacity = 4
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.capacity = config.capacity or 4
+        self.live = config.live or self.capacity
 
     def step(self) -> None:
         """Ten milliseconds for all that wait."""

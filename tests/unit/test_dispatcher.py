@@ -46,7 +46,7 @@ class OneWorker:
         self.crashes: list[str] = []
         self.refuses: Exception | None = None
 
-    def free_worker(self, *, empty: bool = False) -> OneWorker | None:
+    def free_worker(self, *, live: bool = False, empty: bool = False) -> OneWorker | None:
         return None if self.calls or self.state is not ModelState.SERVING else self
 
     def submit(self, call: Call) -> None:

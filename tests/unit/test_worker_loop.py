@@ -116,6 +116,7 @@ class Choir(Speaker):
     """
 
     capacity = 3
+    live = 2
 
     def __init__(self, allow: int = 1000) -> None:
         super().__init__()
@@ -292,7 +293,7 @@ def test_a_worker_serves_one_after_the_other(serve: Serve) -> None:
         seen = front.until(1, 2, 3)
     ready = front.seen[0]
     assert isinstance(ready, Ready)
-    assert (ready.info, ready.capacity) == (EngineInfo("speaker", 8000), 1)
+    assert (ready.info, ready.capacity, ready.live) == (EngineInfo("speaker", 8000), 1, 1)
     assert ready.rss > 0
     assert [getattr(message, "id", 0) for message in seen] == [1] * 4 + [2] * 4 + [3] * 6
     assert [letters(seen, id) for id in (1, 2, 3)] == ["one", "two", "three"]
@@ -327,7 +328,7 @@ def test_requests_are_begun_and_go_on_together(serve: Serve) -> None:
     with serve(engine) as front:
         ready = front.seen[0]
         assert isinstance(ready, Ready)
-        assert ready.capacity == 3
+        assert (ready.capacity, ready.live) == (3, 2)
         arrive_in_first_step(front, engine, (2, "ef"), (3, "ghi"), (4, "j"))
         engine.allowed.release()
         # Two join; the fourth waits for a place.

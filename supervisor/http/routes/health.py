@@ -84,10 +84,12 @@ class Child(BaseModel):
                     "kind": Kind.TTS,
                     "engine": "pocket",
                     "pid": 4711,
-                    "state": "IDLE",
+                    "state": "BUSY",
                     "lifecycle": "READY",
-                    "in_flight": 0,
-                    "capacity": 1,
+                    "in_flight": 3,
+                    "live_in_flight": 2,
+                    "capacity": 8,
+                    "live": 4,
                     "rss_mb": 746.2,
                     "uss_mb": 89.4,
                     "pss_mb": 417.0,
@@ -119,7 +121,12 @@ class Child(BaseModel):
     ]
     lifecycle: Annotated[str, Field(description="STARTING, READY, DRAINING or STOPPING")]
     in_flight: Annotated[int | None, Field(description="number of requests it works on")]
+    live_in_flight: Annotated[int | None, Field(description="number of live streams among them")]
     capacity: Annotated[int | None, Field(description="number of requests it can work on at once")]
+    live: Annotated[
+        int | None,
+        Field(description="number of them that may be live streams: more would fall behind"),
+    ]
     rss_mb: float | None
     uss_mb: Annotated[
         float | None, Field(description="unshared memory in MB, which its end would give back")
@@ -306,7 +313,9 @@ def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Chi
         state=_older_state(child),
         lifecycle=child.state,
         in_flight=child.in_flight,
+        live_in_flight=child.live_in_flight,
         capacity=child.capacity,
+        live=child.live,
         rss_mb=to_mb(child.rss),
         uss_mb=to_mb(child.share.uss) if child.share else None,
         pss_mb=to_mb(child.share.pss) if child.share else None,
