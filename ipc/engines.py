@@ -66,12 +66,13 @@ class Footprint:
     """The memory of an engine in MB, measured with `make bench`; used to plan before it loads.
 
     `template` is the RSS of the loaded template, `worker` the USS of a worker at READY, `request`
-    the additional memory of a large request.
+    the additional memory of a large request, `further` that of each further request at once.
     """
 
     template: int
     worker: int
     request: int
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class EngineSpec:
     """One engine: `factory` is "module:Class"; `files` are paths below the models folder.
 
     `default`: it serves its kind unless the settings name another engine. `capacity` is how many
-    requests a worker serves at once; used to plan until the loaded engine reports its own.
+    requests a worker serves at once, unless the settings or the memory say otherwise; used to plan
+    until the loaded engine reports its own. With 1 it serves no more.
     """
 
     name: str

@@ -153,7 +153,8 @@ class Service:
         self.spool.close()
 
     def _announce(self, model: Model) -> None:
-        limits, engine = self._configs[model.name].pool.policy.limits, model.backend.engine
+        pool, engine = self._configs[model.name].pool, model.backend.engine
+        limits = pool.policy.limits
         logger.info(
             "engine",
             model=model.name,
@@ -164,6 +165,8 @@ class Service:
             memory_mb=self.container.limit // MB,
             memory_from=self.container.source,
         )
+        for note in pool.notes:
+            logger.warning("capacity_lowered", model=model.name, message=note)
         if engine.profile == "embedded":
             folder = self.settings.models_dir
             logger.warning(
@@ -175,7 +178,7 @@ class Service:
 
     def _make_configs(self, settings: Settings) -> dict[str, LocalConfig]:
         """The configuration of each model's backend, by model name. Raises `DoesNotFit`."""
-        limits = plan(self.container.limit, {each.name: each.need for each in settings.models})
+        plans = plan(self.container.limit, {each.name: each.need for each in settings.models})
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
         voice_cache_dir = None
@@ -184,10 +187,14 @@ class Service:
         dispatch = _dispatch_config(settings)
 
         def pool(model: ModelSettings) -> PoolConfig:
+            planned = plans[model.name]
+            lowered = planned.capacity < model.need.capacity
             return PoolConfig(
                 model=model.name,
                 engine=model.engine,
                 size=model.workers,
+                capacity=planned.capacity,
+                notes=(_too_little_memory(model, planned.capacity),) if lowered else (),
                 start_method=settings.start_method,
                 limit_setting=model.limit_setting,
                 launch=LaunchConfig(
@@ -196,6 +203,8 @@ class Service:
                     models_dir=str(settings.models_dir.resolve()),
                     threads=settings.threads,
                     options={"quantize": settings.quantize},
+                    capacity=planned.capacity if lowered else model.capacity,
+                    live=model.live,
                     worker_options=WorkerOptions(
                         trim_growth=settings.trim_growth_mb * MB,
                         voice_dir=voice_dir,
@@ -218,7 +227,7 @@ class Service:
                     warm_up_timeout=settings.warm_up_timeout,
                 ),
                 policy=Policy(
-                    limits=limits[model.name],
+                    limits=planned.limits,
                     soft_samples=settings.soft_samples,
                     min_lifetime=settings.min_lifetime,
                     max_requests=settings.max_requests,
@@ -228,6 +237,13 @@ class Service:
             )
 
         return {each.name: LocalConfig(pool(each), dispatch) for each in settings.models}
+
+
+def _too_little_memory(model: ModelSettings, capacity: int) -> str:
+    return (
+        f"each worker serves {capacity} instead of {model.need.capacity} requests at once, because "
+        "there is too little memory for more"
+    )
 
 
 def _monitor_config(settings: Settings) -> MonitorConfig:

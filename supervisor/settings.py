@@ -26,11 +26,12 @@ from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, default_engine
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
-_CUSTOM = Footprint(template=64, worker=32, request=32)
+_CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
 """Assumed for an engine that a setting names by its class; in MB."""
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _MAX_WORKERS = 64
+_MAX_CAPACITY = 64
 
 _T = TypeVar("_T")
 
@@ -40,7 +41,8 @@ class ModelSettings:
     """What the settings say about one model: its engine, its workers, its limits.
 
     `name` is the kind's name for the default model of a kind, else the engine's; `limit_setting` is
-    the name of the setting for its memory limits.
+    the name of the setting for its memory limits. `capacity` and `live` are how many requests, and
+    how many live streams, each worker serves at once; None means what the engine finds best.
     """
 
     name: str
@@ -49,6 +51,8 @@ class ModelSettings:
     workers: int
     need: Need
     limit_setting: str
+    capacity: int | None = None
+    live: int | None = None
 
 
 class Settings(BaseSettings):
@@ -142,6 +146,17 @@ class Settings(BaseSettings):
         "1", description="number of workers of each speech engine; with `1,a=2` engine a has two"
     )
     stt_workers: str = Field("1", description="the same for transcription")
+    tts_capacity: str = Field(
+        "auto",
+        description="number of requests that a speech worker serves at once, `auto` or in the "
+        "notation of workers; auto means as many as its engine can and the memory allows",
+    )
+    stt_capacity: str = Field("auto", description="the same for transcription")
+    tts_live: str = Field(
+        "auto",
+        description="number of them that may be streamed while they are spoken; auto means as many "
+        "as stay ahead of real time, measured when the model loads",
+    )
     threads: int = Field(1, ge=1, le=64, description="number of compute threads of a worker")
     quantize: bool = Field(True, description="use int8 weights where the engine has them")
     start_method: Literal["fork", "spawn"] = Field(
@@ -279,7 +294,9 @@ class Settings(BaseSettings):
         64, ge=0, description="MB of growth at which an idle worker gives free memory back"
     )
 
-    @field_validator("tts_workers", "stt_workers", mode="before")
+    @field_validator(
+        *("tts_workers", "stt_workers", "tts_capacity", "stt_capacity", "tts_live"), mode="before"
+    )
     @classmethod
     def _is_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
@@ -347,29 +364,44 @@ class Settings(BaseSettings):
         if len(set(names)) < len(names):
             raise ValueError(f"{setting} names an engine twice")
 
-        def value(field: str, read: Callable[[str], _T], engine: str) -> _T:
-            return _by_engine(f"{kind}_{field}", getattr(self, f"{kind}_{field}"), read, names)[
-                engine
-            ]
+        def model(index: int, spec: EngineSpec) -> ModelSettings:
+            def value(field: str, read: Callable[[str], _T]) -> _T:
+                setting = f"{kind}_{field}"
+                return _by_engine(setting, getattr(self, setting), read, names)[spec.name]
 
-        return [
-            ModelSettings(
+            workers = value("workers", _count)
+            capacity = value("capacity", _at_once)
+            live = value("live", _at_once) if kind is Kind.TTS else None
+            for name, number in (("capacity", capacity), ("live", live)):
+                if (number or 1) > 1 and spec.profile != "custom" and spec.capacity == 1:
+                    raise ValueError(
+                        f"{kind}_{name}: the engine {spec.name} serves one request at a time"
+                    )
+            if capacity and live and live > capacity:
+                raise ValueError(f"{kind}_live: {live} is more than the capacity, {capacity}")
+            footprint = spec.footprint
+            return ModelSettings(
                 name=spec.name if index else kind.value,
                 kind=kind,
                 engine=spec,
-                workers=(workers := value("workers", _count, spec.name)),
+                workers=workers,
                 need=Need(
-                    template=spec.footprint.template,
-                    worker=spec.footprint.worker,
-                    request=spec.footprint.request * spec.capacity,
+                    template=footprint.template,
+                    worker=footprint.worker,
+                    request=footprint.request,
                     workers=workers,
-                    soft=value("soft_limit_mb", Limit.parse, spec.name),
-                    hard=value("hard_limit_mb", Limit.parse, spec.name),
+                    soft=value("soft_limit_mb", Limit.parse),
+                    hard=value("hard_limit_mb", Limit.parse),
+                    further=footprint.further,
+                    capacity=capacity or spec.capacity,
+                    least=capacity or 1,
                 ),
                 limit_setting=f"VOICE_ENGINE_{kind.upper()}_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
+                capacity=capacity,
+                live=live,
             )
-            for index, spec in enumerate(engines)
-        ]
+
+        return [model(index, spec) for index, spec in enumerate(engines)]
 
     def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
         """The engine called `name`, or of the class that it names."""
@@ -416,6 +448,17 @@ def _count(text: str) -> int:
         return 1
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_WORKERS):
         raise ValueError(f"{text!r} is not a number of workers; write 1 to {_MAX_WORKERS}")
+    return int(text)
+
+
+def _at_once(text: str) -> int | None:
+    """A number of requests at once; "" and "auto" mean None."""
+    if text in ("", "auto"):
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_CAPACITY):
+        raise ValueError(
+            f"{text!r} is not a number of requests; write auto or 1 to {_MAX_CAPACITY}"
+        )
     return int(text)
 
 

@@ -71,6 +71,7 @@ class BackendStatus:
     sandbox: tuple[SandboxLayer, ...] | None
     """That of its last worker; None before READY."""
     children: tuple[ChildStatus, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
@@ -209,6 +210,7 @@ class LocalBackend:
             recycles={reason.value: count for reason, count in pool.recycles.items()},
             sandbox=pool.sandbox,
             children=tuple(children),
+            notes=pool.config.notes,
         )
 
     def recycle(self, child: str) -> bool | None:

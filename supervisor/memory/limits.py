@@ -8,7 +8,7 @@ model, one successor, so that a new worker fits beside the one it replaces.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MB = 1024 * 1024
 
@@ -54,7 +54,9 @@ class Need:
     """What one model needs, in MB, and what the settings ask for.
 
     `template` is the memory of the loaded model. `worker` is the USS (not the RSS) of a worker at
-    READY. `request` is what a large request needs in addition.
+    READY. `request` is what a large request needs in addition, and `further` what each further
+    request at once does. A worker serves `capacity` requests at once; where memory is short this
+    may be lowered as far as to `least`.
     """
 
     template: int
@@ -63,6 +65,21 @@ class Need:
     workers: int
     soft: Limit | None
     hard: Limit | None
+    further: int = 0
+    capacity: int = 1
+    least: int = 1
+
+    @property
+    def growth(self) -> int:
+        """What a worker needs, beyond its memory at READY, for all requests that it serves."""
+        return self.request + (self.capacity - 1) * self.further
+
+    def within(self, growth: int) -> Need:
+        """The same with the highest capacity for which `growth` MB are enough, if there is one."""
+        if self.growth <= growth or not self.further:
+            return self
+        fitting = 1 + (growth - self.request) // self.further
+        return replace(self, capacity=max(self.least, fitting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +94,16 @@ class DoesNotFit(Exception):  # noqa: N818 - named for what happened
     """The limits do not fit into the container. The message gives the numbers."""
 
 
-def plan(total: int, needs: Mapping[str, Need]) -> dict[str, MemoryLimits]:
-    """The limits of each model in a container of `total` bytes. Raises `DoesNotFit`."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one model gets: its memory limits, and how many requests a worker serves at once."""
+
+    limits: MemoryLimits
+    capacity: int
+
+
+def plan(total: int, needs: Mapping[str, Need]) -> dict[str, Plan]:
+    """The plan for each model in a container of `total` bytes. Raises `DoesNotFit`."""
     usable = int(total * USABLE) // MB
     fixed = FRONT_MB + sum(need.template + need.worker * need.workers for need in needs.values())
     claimed = {
@@ -89,12 +114,18 @@ def plan(total: int, needs: Mapping[str, Need]) -> dict[str, MemoryLimits]:
     open_slots = sum(need.workers + 1 for model, need in needs.items() if model not in claimed)
     left = usable - fixed - sum(claimed.values())
     share = min(MAX_HARD_MB, left // open_slots) if open_slots else 0
+    fitting = {
+        model: need.within(_growth_mb(need.hard, need) if need.hard else share)
+        for model, need in needs.items()
+    }
     short = [
-        model for model, need in needs.items() if model not in claimed and share < need.request
+        model for model, need in fitting.items() if model not in claimed and share < need.growth
     ]
     if left < 0 or short:
-        raise DoesNotFit(_explain(total, needs, claimed, left))
-    return {model: _limits(model, need, share) for model, need in needs.items()}
+        raise DoesNotFit(_explain(total, fitting, claimed, left))
+    return {
+        model: Plan(_limits(model, need, share), need.capacity) for model, need in fitting.items()
+    }
 
 
 def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:
@@ -125,7 +156,7 @@ def _explain(
 ) -> str:
     parts = [f"front {FRONT_MB}"]
     for model, need in needs.items():
-        room = claimed.get(model, (need.workers + 1) * need.request)
+        room = claimed.get(model, (need.workers + 1) * need.growth)
         parts.append(
             f"{model} {need.template} for its template, {need.worker * need.workers} for "
             f"{need.workers} worker(s) and {room} for their growth"
@@ -134,13 +165,13 @@ def _explain(
         int(total * USABLE) // MB
         - left
         + sum(
-            (need.workers + 1) * need.request
+            (need.workers + 1) * need.growth
             for model, need in needs.items()
             if model not in claimed
         )
     )
     return (
         f"the memory limits cannot fit: {wanted} MB are needed ({', '.join(parts)}) and "
-        f"{int(total * USABLE) // MB} MB of {total // MB} MB can be used; lower the hard limits or "
-        "the number of workers, or give the container more memory"
+        f"{int(total * USABLE) // MB} MB of {total // MB} MB can be used; lower the hard limits, "
+        "the number of workers or their capacity, or give the container more memory"
     )

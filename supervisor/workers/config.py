@@ -16,7 +16,8 @@ StartMethod = Literal["fork", "spawn"]
 class PoolConfig:
     """The workers of one model: how many, how they start, how they are replaced.
 
-    `limit_setting` is the name of the setting for their memory limits, used in messages.
+    `limit_setting` is the name of the setting for their memory limits, used in messages; `capacity`
+    is how many requests each is planned to serve at once; `notes` are for operators.
     """
 
     model: str
@@ -26,3 +27,5 @@ class PoolConfig:
     launch: LaunchConfig
     policy: Policy
     limit_setting: str
+    capacity: int = 1
+    notes: tuple[str, ...] = ()

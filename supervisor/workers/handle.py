@@ -44,7 +44,7 @@ class Call:
 
     @property
     def live(self) -> bool:
-        """Whether its speech is sent while it is made, so that it must not fall behind real time."""
+        """Whether its speech is sent while it is made: it must not fall behind real time."""
         return isinstance(self.operation, Speak) and self.operation.streamed
 
     def settle(self, outcome: AnyResult | Exception) -> None:

@@ -53,7 +53,7 @@ class Pool:
         self.sandbox: tuple[SandboxLayer, ...] | None = None
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self.recycles: Counter[Reason] = Counter()
-        self._capacity = config.engine.capacity
+        self._capacity = config.capacity
         self._changed = asyncio.Event()
         self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff

@@ -23,8 +23,8 @@ The text of a request is a script of commands separated by ";":
     pid            nothing: for recordings, whose transcript tells the pid in any case
     segment TEXT   hear a sentence of one second
 
-`Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of them
-live, unless the settings say otherwise: while one waits or sleeps, the others go on.
+`Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of
+them live, unless the settings say otherwise: while one waits or sleeps, the others go on.
 `ScriptedRecognizer` transcribes: the script is the recording, and the transcript too if it has no
 segments; `raw` is JSON with the worker's pid and the number of bytes.
 """

@@ -127,8 +127,13 @@ def need(workers: int = 1, hard: str = "", soft: str = "") -> Need:
     return Need(800, 100, 200, workers, Limit.parse(soft), Limit.parse(hard))
 
 
+def planned(total: int, needs: dict[str, Need]) -> dict[str, MemoryLimits]:
+    """The limits in a container of `total` MB."""
+    return {model: each.limits for model, each in plan(total * MB, needs).items()}
+
+
 def test_limits_are_shares_of_the_container() -> None:
-    limits = plan(4096 * MB, {"tts": need(), "stt": need()})
+    limits = planned(4096, {"tts": need(), "stt": need()})
     # Usable 3768, less 80 for the front and 2 x 900 for the models: 1888 for 2 x (1 + 1) workers.
     assert limits["tts"].hard == Limit(472 * MB, growth=True)
     assert limits["tts"].soft == Limit(int(472 * MB * 0.6), growth=True)
@@ -136,18 +141,18 @@ def test_limits_are_shares_of_the_container() -> None:
 
 
 def test_a_large_machine_does_not_make_leaks_welcome() -> None:
-    assert plan(64 * 1024 * MB, {"tts": need()})["tts"].hard == Limit(1024 * MB, growth=True)
+    assert planned(64 * 1024, {"tts": need()})["tts"].hard == Limit(1024 * MB, growth=True)
 
 
 def test_what_is_set_is_kept_and_the_others_share_what_is_left() -> None:
-    limits = plan(4096 * MB, {"tts": need(hard="+1000", soft="+10"), "stt": need()})
+    limits = planned(4096, {"tts": need(hard="+1000", soft="+10"), "stt": need()})
     assert limits["tts"] == MemoryLimits(Limit(10 * MB, True), Limit(1000 * MB, True))
     assert limits["stt"].hard == Limit(444 * MB, growth=True)
 
 
 def test_even_the_worst_case_fits() -> None:
     for total in range(3300, 12_000, 100):
-        limits = plan(total * MB, {"tts": need(), "stt": need(workers=2)})
+        limits = planned(total, {"tts": need(), "stt": need(workers=2)})
         worst = (
             80
             + 2 * 800
@@ -176,6 +181,61 @@ def test_limits_that_cannot_fit_are_refused_with_the_numbers(
 def test_a_soft_limit_over_the_hard_one_is_refused() -> None:
     with pytest.raises(DoesNotFit, match="must be below"):
         plan(4096 * MB, {"tts": need(soft="+300", hard="+200")})
+
+
+@pytest.mark.parametrize(
+    ("total", "further", "capacity"),
+    [
+        (8192, 20, 8),
+        # Usable 1472, less 80 for the front and 900 for the model: 246 for each of two workers.
+        (1600, 20, 3),
+        (1600, 46, 2),
+        (1600, 47, 1),
+        (1600, 0, 8),
+        (1400, 20, 0),
+    ],
+)
+def test_capacity_is_lowered_before_the_service_refuses_to_start(
+    total: int, further: int, capacity: int
+) -> None:
+    needs = {"tts": replace(need(), further=further, capacity=8)}
+    if capacity == 0:
+        with pytest.raises(DoesNotFit):
+            plan(total * MB, needs)
+    else:
+        assert plan(total * MB, needs)["tts"].capacity == capacity
+
+
+def test_a_capacity_from_the_settings_is_not_lowered() -> None:
+    needs = {"tts": replace(need(), further=20, capacity=8, least=8)}
+    with pytest.raises(DoesNotFit, match="680 for their growth"):
+        plan(1500 * MB, needs)
+    assert plan(1900 * MB, needs)["tts"].capacity == 8
+
+
+def test_a_hard_limit_lowers_the_capacity_of_its_model_alone() -> None:
+    needs = {
+        "tts": replace(need(hard="+270"), further=20, capacity=8),
+        "stt": replace(need(), further=60, capacity=4),
+    }
+    found = plan(4096 * MB, needs)
+    assert (found["tts"].capacity, found["stt"].capacity) == (4, 4)
+    assert found["tts"].limits.hard == Limit(270 * MB, growth=True)
+
+
+def test_every_capacity_that_is_planned_fits() -> None:
+    for total in range(3300, 8000, 50):
+        needs = {
+            "tts": replace(need(), further=20, capacity=8),
+            "stt": replace(need(workers=2), further=60, capacity=4),
+        }
+        for model, each in plan(total * MB, needs).items():
+            taken = replace(needs[model], capacity=each.capacity)
+            assert taken.growth * MB <= each.limits.hard.size
+            more = replace(taken, capacity=each.capacity + 1)
+            assert (
+                each.capacity == needs[model].capacity or more.growth * MB > each.limits.hard.size
+            )
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "+", "1.5", "+-3", "1 2", "٣"])

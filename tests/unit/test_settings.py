@@ -95,6 +95,21 @@ def test_a_value_may_be_for_one_engine(text: str | int, workers: tuple[int, int]
     assert model(settings, "stt").workers == 1
 
 
+def test_capacity_is_the_engines_own_unless_it_is_set() -> None:
+    settings = Settings(
+        tts_engine=f"flite,{HUM}", tts_capacity="auto,Hum=4", tts_live="Hum=2", stt_capacity="1"
+    )
+    flite, hum, sphinx = (model(settings, name) for name in ("tts", "Hum", "stt"))
+    assert (flite.capacity, flite.live, flite.need.capacity) == (None, None, 1)
+    assert (hum.capacity, hum.live) == (4, 2)
+    assert (hum.need.capacity, hum.need.least) == (4, 4)
+    assert hum.need.growth == hum.need.request + 3 * hum.need.further
+    assert (sphinx.capacity, sphinx.live) == (1, None)
+    # A number is what a TOML file or a test may give.
+    numbers = Settings.model_validate({"tts_engine": HUM, "tts_capacity": 4, "tts_live": 2})
+    assert (model(numbers, "tts").capacity, model(numbers, "tts").live) == (4, 2)
+
+
 def test_memory_limits_may_be_for_one_engine() -> None:
     settings = Settings(
         tts_engine=f"flite,{HUM}", tts_hard_limit_mb="900,Hum=+300", tts_soft_limit_mb="Hum=+200"
@@ -138,6 +153,17 @@ def test_each_model_knows_the_setting_of_its_limits() -> None:
         ({"tts_workers": "65"}, "tts_workers: '65' is not a number"),
         ({"tts_workers": "flite=2=3"}, "there is no engine flite=2"),
         ({"tts_workers": "٣"}, "is not a number of workers"),
+        ({"tts_capacity": "flite=0"}, "tts_capacity: '0' is not a number of requests; write auto"),
+        ({"tts_capacity": "65"}, "tts_capacity: '65' is not a number"),
+        ({"tts_capacity": "some"}, "tts_capacity: 'some' is not a number"),
+        ({"tts_capacity": "4"}, "tts_capacity: the engine flite serves one request at a time"),
+        ({"stt_capacity": "sphinx=2"}, "stt_capacity: the engine sphinx serves one request"),
+        ({"tts_live": "2"}, "tts_live: the engine flite serves one request at a time"),
+        ({"tts_live": "1,Hum=2"}, "tts_live: there is no engine Hum"),
+        (
+            {"tts_engine": HUM, "tts_capacity": "2", "tts_live": "3"},
+            "tts_live: 3 is more than the capacity, 2",
+        ),
         ({"tts_hard_limit_mb": "flite=lots"}, "tts_hard_limit_mb: 'lots' is not a limit"),
     ],
 )

@@ -291,7 +291,7 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
         profile=status.engine.profile,
         message=status.message,
         retry_in_s=round(status.retry_after, 1),
-        notes=list(status.info.notes) if status.info else [],
+        notes=[*(status.info.notes if status.info else ()), *status.notes],
         in_flight=status.in_flight,
         queued=status.queued,
         backlog_s=round(status.backlog, 2),
