@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -80,6 +82,128 @@ async def test_what_one_request_says_does_not_depend_on_the_others(
         assert (await speak(client, "say 5; sleep 0.02; say 5", seed="7"))[1] == alone
         gate.open()
         await statuses(working)
+
+
+# Live streams
+
+
+@pytest.fixture
+def two_live() -> Iterator[RunningService]:
+    """Of its four requests at once two may be live streams."""
+    with running({**BATCH, "VOICE_ENGINE_TTS_LIVE": "2"}) as service:
+        service.wait_ready()
+        yield service
+
+
+async def stream(client: aiohttp.ClientSession, script: str, seed: str = "0") -> bytes:
+    """The samples of a live stream."""
+    form = script_form(script, seed=seed, stream="true")
+    async with client.post("/v1/clone", data=form) as response:
+        assert response.status == 200
+        return (await response.read())[44:]
+
+
+async def begin_live(
+    service: RunningService, client: aiohttp.ClientSession, gates: list[Gate]
+) -> list[asyncio.Task[bytes]]:
+    """Live streams that have begun; each waits at its gate."""
+    streams = [
+        asyncio.create_task(stream(client, f"print live; say 1; wait {gate}; say 1"))
+        for gate in gates
+    ]
+    await asyncio.to_thread(service.wait_for, "child_output", line="live", count=len(gates))
+    return streams
+
+
+def queued(count: int) -> Callable[[Any], bool]:
+    return lambda health: bool(health["models"]["tts"]["queued"] == count)
+
+
+async def test_a_live_stream_too_many_waits_and_a_whole_answer_passes_it(
+    two_live: RunningService, tmp_path: Path
+) -> None:
+    doors = [Gate(tmp_path / "first"), Gate(tmp_path / "second")]
+    async with client_of(two_live) as client:
+        first, second = await begin_live(two_live, client, doors)
+        third = asyncio.create_task(stream(client, "say 1"))
+        await asyncio.to_thread(two_live.wait_until, queued(1))
+        (worker,) = two_live.children(model="tts")
+        assert (worker["in_flight"], worker["live_in_flight"]) == (2, 2)
+        assert (worker["capacity"], worker["live"]) == (4, 2)
+        assert (await speak(client, "say 1"))[0] == 200
+        assert queued(1)(two_live.health())
+        doors[0].open()
+        assert len(await first) == 2 * 960
+        assert len(await third) == 960
+        assert not second.done()
+        doors[1].open()
+        assert len(await second) == 2 * 960
+    (after,) = two_live.children(model="tts")
+    assert (after["pid"], after["live_in_flight"]) == (worker["pid"], 0)
+
+
+async def test_a_live_stream_whose_client_leaves_lets_the_next_one_in(
+    two_live: RunningService, tmp_path: Path
+) -> None:
+    doors = [Gate(tmp_path / "first"), Gate(tmp_path / "second")]
+    async with client_of(two_live) as client:
+        leaving, staying = await begin_live(two_live, client, doors)
+        next_one = asyncio.create_task(stream(client, "say 3"))
+        await asyncio.to_thread(two_live.wait_until, queued(1))
+        leaving.cancel()
+        assert len(await next_one) == 3 * 960
+        doors[1].open()
+        assert len(await staying) == 2 * 960
+
+
+async def test_whole_answers_may_take_all_slots_and_a_live_stream_then_waits(
+    two_live: RunningService, gate: Gate
+) -> None:
+    async with client_of(two_live) as client:
+        working = await begin(two_live, client, gate, 4)
+        live = asyncio.create_task(stream(client, "say 1"))
+        await asyncio.to_thread(two_live.wait_until, queued(1))
+        gate.open()
+        assert await statuses(working) == [200] * 4
+        assert len(await live) == 960
+
+
+async def test_live_streams_and_whole_answers_are_all_replayed(
+    two_live: RunningService, gate: Gate
+) -> None:
+    async with client_of(two_live) as client:
+        script = f"say 20; wait {gate}; say 20"
+        wholes = [(await speak(client, "say 20; say 20", seed=str(n)))[1] for n in range(3)]
+        live = [
+            asyncio.create_task(stream(client, f"print live; {script}", str(number)))
+            for number in range(2)
+        ]
+        await asyncio.to_thread(two_live.wait_for, "child_output", line="live", count=2)
+        waiting = asyncio.create_task(stream(client, "say 20; say 20", "2"))
+        await asyncio.to_thread(two_live.wait_until, queued(1))
+        working = await begin(two_live, client, gate, 2)
+        (worker,) = two_live.children(model="tts")
+        assert (worker["in_flight"], worker["live_in_flight"]) == (4, 2)
+        os.kill(worker["pid"], signal.SIGKILL)
+        gate.open()
+        assert await statuses(working) == [200] * 2
+        received = await asyncio.gather(*live, waiting)
+    assert received == [whole[44:] for whole in wholes]
+    assert two_live.health()["models"]["tts"]["replays"] == 4
+
+
+async def test_the_settings_say_how_many_requests_a_worker_serves(gate: Gate) -> None:
+    settings = {"VOICE_ENGINE_TTS_CAPACITY": "2", "VOICE_ENGINE_TTS_LIVE": "1"}
+    with running({**BATCH, **settings}) as service:
+        service.wait_ready()
+        (worker,) = service.children(model="tts")
+        assert (worker["capacity"], worker["live"]) == (2, 1)
+        async with client_of(service) as client:
+            working = await begin(service, client, gate, 2)
+            third = asyncio.create_task(speak(client, "say 1"))
+            await asyncio.to_thread(service.wait_until, queued(1))
+            gate.open()
+            assert await statuses([*working, third]) == [200] * 3
 
 
 # Deaths

@@ -470,6 +470,34 @@ def test_a_replay_goes_first() -> None:
     assert drained(queue) == ["replayed", "a"]
 
 
+def test_what_does_not_fit_is_passed_and_keeps_its_place() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name in ("live a", "live b", "whole a", "whole b"):
+        queue.push(name, name[-1], 1.0)
+    assert queue.first() == "live a"
+
+    def whole(name: str) -> bool:
+        return name.startswith("whole")
+
+    assert queue.first(whole) == "whole a"
+    assert queue.pop(fits=whole) == "whole a"
+    queue.push("whole c", "c", 1.0)
+    assert queue.pop(fits=whole) == "whole b"
+    assert queue.first(lambda name: name == "none") is None
+    with pytest.raises(IndexError):
+        queue.pop(fits=lambda _: False)
+    # The others had their turn meanwhile; it does not count against those that had to wait.
+    assert drained(queue) == ["live a", "live b", "whole c"]
+
+
+def test_a_pressing_request_that_does_not_fit_is_not_taken_either() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("whole", "one", 3.0, 200.0)
+    queue.push("live", "two", 2.0, 4.5)
+    queue.push("pressing", "three", 2.0, 5.0)
+    assert queue.pop(0.0, fits=lambda name: name != "live") == "pressing"
+
+
 def test_a_client_that_left_has_not_paid() -> None:
     queue: FairQueue[object] = FairQueue()
     items = [object() for _ in range(3)]
