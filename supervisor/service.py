@@ -21,7 +21,7 @@ from supervisor.dispatch.models import Model, Models
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
-from supervisor.memory.cgroup import find_container
+from supervisor.memory.cgroup import Cores, find_container, find_cores
 from supervisor.memory.limits import MB, plan
 from supervisor.memory.recycling import Policy
 from supervisor.settings import ModelSettings, Settings
@@ -33,6 +33,9 @@ from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchConfig, LaunchError
 from supervisor.workers.monitor import Monitor, MonitorConfig
 from supervisor.workers.process import become_subreaper
+
+_MAX_THREADS = 8
+"""The most threads of a worker by default; the models' layers are too small to feed more."""
 
 VERSION = importlib.metadata.version("voice-engine")
 
@@ -46,6 +49,7 @@ class Service:
         self.stopping = False
         override = settings.memory_limit_mb
         self.container = find_container(None if override is None else override * MB)
+        self.cores = find_cores()
         # Nothing is ever written: the children are killed when the write end closes.
         self._lifeline, self._lifeline_writer = os.pipe()
         self.spool = Spool(
@@ -118,6 +122,7 @@ class Service:
         pauses after failures do not change. Raises `ValueError` when `settings` add or remove a
         model, because that needs a restart of the service.
         """
+        self.cores = find_cores()
         configs = self._make_configs(settings)
         if configs.keys() != self._configs.keys():
             raise ValueError(
@@ -164,6 +169,9 @@ class Service:
             hard_limit_mb=limits.hard.describe(),
             memory_mb=self.container.limit // MB,
             memory_from=self.container.source,
+            threads=pool.launch.threads,
+            cores=self.cores.count,
+            cores_from=self.cores.source,
         )
         for note in pool.notes:
             logger.warning("capacity_lowered", model=model.name, message=note)
@@ -201,7 +209,11 @@ class Service:
                     model=model.name,
                     factory=model.engine.factory,
                     models_dir=str(settings.models_dir.resolve()),
-                    threads=settings.threads,
+                    threads=(
+                        default_threads(self.cores, model.workers)
+                        if settings.threads == "auto"
+                        else settings.threads
+                    ),
                     options={"quantize": settings.quantize},
                     capacity=planned.capacity if lowered else model.capacity,
                     live=model.live,
@@ -237,6 +249,14 @@ class Service:
             )
 
         return {each.name: LocalConfig(pool(each), dispatch) for each in settings.models}
+
+
+def default_threads(cores: Cores, workers: int) -> int:
+    """How many threads each of so many workers of a model gets: together what the cores carry.
+
+    A quota a little below a whole number counts as that number: the threads do not always run.
+    """
+    return max(1, min(_MAX_THREADS, int(cores.count + 0.25) // workers))
 
 
 def _too_little_memory(model: ModelSettings, capacity: int) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -157,7 +157,11 @@ class Settings(BaseSettings):
         description="number of them that may be streamed while they are spoken; auto means as many "
         "as stay ahead of real time, measured when the model loads",
     )
-    threads: int = Field(1, ge=1, le=64, description="number of compute threads of a worker")
+    threads: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        "auto",
+        description="number of compute threads of a worker; auto means the cores that the "
+        "container may use, shared by the workers of a model",
+    )
     quantize: bool = Field(True, description="use int8 weights where the engine has them")
     start_method: Literal["fork", "spawn"] = Field(
         "fork",

@@ -71,7 +71,10 @@ class BackendStatus:
     sandbox: tuple[SandboxLayer, ...] | None
     """That of its last worker; None before READY."""
     children: tuple[ChildStatus, ...]
-    notes: tuple[str, ...] = ()
+    threads: int
+    """Compute threads of each worker."""
+    notes: tuple[str, ...]
+    """What operators must know, besides what `info` says."""
 
 
 class Backend(Protocol):
@@ -210,6 +213,7 @@ class LocalBackend:
             recycles={reason.value: count for reason, count in pool.recycles.items()},
             sandbox=pool.sandbox,
             children=tuple(children),
+            threads=pool.config.launch.threads,
             notes=pool.config.notes,
         )
 

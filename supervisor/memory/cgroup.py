@@ -1,12 +1,16 @@
-"""The memory limit of the container, and how much of it is in use. Runs in the front, off the loop.
+"""The limits of the container: memory, how much of it is in use, and cores. Runs in the front.
 
 Linux limits and counts memory per control group: version 2 in `memory.max` and `memory.current`,
 version 1 in `memory.limit_in_bytes` and `memory.usage_in_bytes`. The lowest limit on the path from
 a process's group to the root applies. Without any limit, the limit is the machine's memory.
+
+A limit on cores is a quota of time in each period: version 2 in `cpu.max`, version 1 in
+`cpu.cfs_quota_us` and `cpu.cfs_period_us`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +70,43 @@ def find_container(
     if override is not None and override < found.limit:
         found = Container(override, "setting", found.group, found.version)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """How many processor cores the container may use at once, and what sets that limit."""
+
+    count: float
+    source: str
+
+
+def find_cores(
+    cgroups: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> Cores:
+    """The cores that this process may use; with a quota of time this may be a fraction."""
+    allowed = len(os.sched_getaffinity(0))
+    found = Cores(allowed, "machine" if allowed == os.cpu_count() else "affinity")
+    for version, controllers, path in _groups(membership):
+        if version == 1 and "cpu" not in controllers.split(","):
+            continue
+        for group in _upwards(cgroups if version == 2 else cgroups / "cpu", path):
+            count = _quota(group, version)
+            if 0 < count < found.count:
+                found = Cores(count, f"cgroup v{version}")
+    return found
+
+
+def _quota(group: Path, version: int) -> float:
+    """The cores of a group; 0 without a limit."""
+    if version == 1:
+        quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        return round(quota / period, 2) if quota > 0 and period > 0 else 0
+    try:
+        share, length = (group / "cpu.max").read_text().split()
+        return round(int(share) / int(length), 2)
+    except (OSError, ValueError):  # there is no such file at the root; "max" is no limit
+        return 0
 
 
 def _groups(membership: Path) -> list[tuple[int, str, str]]:

@@ -23,6 +23,9 @@ NO_RESOURCES = (OSError, RuntimeError)
 """Raised when there is no descriptor, no memory, or (RuntimeError) no thread left."""
 
 CHILD_ENVIRONMENT = {
+    # Threads that wait for each other sleep. Spinning, they would take the core from the one they
+    # wait for whenever there are more threads than cores: some steps then take fifty times as long.
+    "OMP_WAIT_POLICY": "passive",
     # A template needs one thread, so that it can fork; a worker raises torch's number later.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -31,12 +31,13 @@ _HEALTH = {
     "tts_loaded": bool,
     "voices_loaded": int,
     "memory": dict,
+    "cores": dict,
     "models": dict,
     "children": list,
 }
 _MODEL = {
     *("state", "engine", "profile", "message", "retry_in_s", "notes", "in_flight", "queued"),
-    *("backlog_s", "replays", "recycles", "kind", "sandbox"),
+    *("backlog_s", "threads", "replays", "recycles", "kind", "sandbox"),
 }
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),

@@ -25,8 +25,9 @@ The text of a request is a script of commands separated by ";":
 
 `Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of
 them live, unless the settings say otherwise: while one waits or sleeps, the others go on.
-`ScriptedRecognizer` transcribes: the script is the recording, and the transcript too if it has no
-segments; `raw` is JSON with the worker's pid and the number of bytes.
+`Multiplying` computes with PyTorch besides. `ScriptedRecognizer` transcribes: the script is the
+recording, and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the
+number of bytes.
 """
 
 from __future__ import annotations
@@ -165,6 +166,35 @@ class ScriptedBatch(Script):
                 yield None
         else:
             _misbehave(command, argument)
+
+
+class Multiplying(Script):
+    """Multiplies matrices with PyTorch: in the template, and for each request with all threads."""
+
+    def load(self) -> None:
+        """What an engine with PyTorch does, so that its process can be forked."""
+        import torch
+
+        torch.set_num_threads(1)
+        _multiply()
+
+    def warm_up(self) -> None:
+        """Only now there may be more threads."""
+        import torch
+
+        torch.set_num_threads(self._config.threads)
+
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        """Multiply, then obey the text."""
+        _multiply()
+        return (yield from super().run(operation, stop))
+
+
+def _multiply() -> None:
+    import torch
+
+    matrix = torch.ones(1024, 1024)
+    assert (matrix @ matrix).sum() == 1024**3
 
 
 class ScriptedRecognizer(Script):

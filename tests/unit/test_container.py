@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import os
 from pathlib import Path
 
-from supervisor.memory.cgroup import Container, find_container
+import pytest
+
+from supervisor.memory.cgroup import Container, Cores, find_container, find_cores
+from supervisor.service import default_threads
 from tests.support.service import ROOT
 
 MB = 1024 * 1024
@@ -55,6 +59,59 @@ def test_a_setting_lowers_the_limit_and_never_raises_it(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(f"{512 * MB}\n")
     assert find_container(100 * MB, tmp_path, membership).limit == 100 * MB
     assert find_container(900 * MB, tmp_path, membership).limit == 512 * MB
+
+
+# Cores
+
+
+@pytest.fixture
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of sixteen, all of them ours."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+
+
+@pytest.mark.usefixtures("many_cores")
+def test_the_tightest_quota_of_version_2_binds(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("0::/outer/inner\n")
+    inner = tmp_path / "cgroup" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "cpu.max").write_text("max 100000\n")
+    (inner.parent / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "cgroup" / "cpu.max").write_text("400000 100000\n")
+    assert find_cores(tmp_path / "cgroup", membership) == Cores(1.5, "cgroup v2")
+
+
+@pytest.mark.usefixtures("many_cores")
+def test_quotas_of_version_1_are_understood(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("6:cpuset:/b\n5:cpu,cpuacct:/a\n4:memory:/a\n")
+    group = tmp_path / "cgroup" / "cpu" / "a"
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_quota_us").write_text("300000\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    (group.parent / "cpu.cfs_quota_us").write_text("-1\n")
+    (group.parent / "cpu.cfs_period_us").write_text("100000\n")
+    assert find_cores(tmp_path / "cgroup", membership) == Cores(3, "cgroup v1")
+    (group / "cpu.cfs_quota_us").write_text("-1\n")
+    assert find_cores(tmp_path / "cgroup", membership) == Cores(16, "machine")
+
+
+@pytest.mark.usefixtures("many_cores")
+def test_cores_that_the_process_may_not_run_on_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    assert find_cores(tmp_path, tmp_path / "missing") == Cores(2, "affinity")
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"),
+    [(2, 1, 2), (1, 1, 1), (0.5, 1, 1), (1.5, 1, 1), (1.8, 1, 2), (4, 2, 2), (2, 3, 1), (64, 1, 8)],
+)
+def test_workers_share_the_cores(cores: float, workers: int, threads: int) -> None:
+    assert default_threads(Cores(cores, "machine"), workers) == threads
 
 
 def test_the_unit_has_systemd_listen() -> None:

@@ -159,6 +159,7 @@ class Model(BaseModel):
                     "in_flight": 1,
                     "queued": 0,
                     "backlog_s": 0.84,
+                    "threads": 2,
                     "replays": 0,
                     "recycles": {"soft memory limit": 1},
                     "sandbox": _SANDBOX_EXAMPLE,
@@ -177,6 +178,7 @@ class Model(BaseModel):
     in_flight: int
     queued: int
     backlog_s: Annotated[float, Field(description="estimated seconds of work that waits or runs")]
+    threads: Annotated[int, Field(description="compute threads of each worker")]
     replays: int
     recycles: Annotated[dict[str, int], Field(description="number of replaced workers by reason")]
     sandbox: Annotated[Sandbox | None, Field(description="of the last worker that was READY")]
@@ -204,6 +206,15 @@ class Memory(BaseModel):
     front_rss_mb: float | None
 
 
+class Cores(BaseModel):
+    """The processor cores that the service may use; a quota of time may be a fraction."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"count": 2, "source": "cgroup v2"}]})
+
+    count: float
+    source: Annotated[str, Field(description="machine, affinity, cgroup v1 or cgroup v2")]
+
+
 class Health(BaseModel):
     """The state of the service and of every child."""
 
@@ -216,6 +227,7 @@ class Health(BaseModel):
         int, Field(description="number of built-in and registered voices", examples=[9])
     ]
     memory: Memory
+    cores: Cores
     models: dict[str, Model]
     children: list[Child]
 
@@ -268,6 +280,7 @@ def report(service: Service) -> Health:
             usage_mb=to_mb(service.monitor.usage),
             front_rss_mb=to_mb(resident_bytes(os.getpid())),
         ),
+        cores=Cores(count=service.cores.count, source=service.cores.source),
         models={model.name: _model(model, status) for model, status in statuses},
         children=[
             _child(model, status, child) for model, status in statuses for child in status.children
@@ -295,6 +308,7 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
         in_flight=status.in_flight,
         queued=status.queued,
         backlog_s=round(status.backlog, 2),
+        threads=status.threads,
         replays=status.replays,
         recycles=dict(status.recycles),
         sandbox=_sandbox(status.sandbox),
