@@ -30,34 +30,32 @@ def admit(
     *,
     cost: float,
     allowed: float,
-    running: float,
+    start: float,
+    end: float,
     waiting: list[tuple[float, bool]],
-    workers: int,
+    speed: float,
     limits: QueueLimits,
 ) -> Refusal | None:
     """Decide on one request.
 
-    `cost`, `allowed` (until its deadline) and `running` (the rest of the work in the workers) are
-    in seconds. `waiting` has the cost of each waiting request and whether it has the same client.
+    It takes `cost` seconds alone, is expected to start and end in so many seconds, and is `allowed`
+    so many until its deadline. `waiting` has the cost of each waiting request and whether it has
+    the same client. The workers do `speed` seconds of work in a second.
     """
-    backlog = running + sum(seconds for seconds, _ in waiting)
-    wait = backlog / workers
     own = [seconds for seconds, same in waiting if same]
     if len(waiting) >= limits.requests:
-        return Refusal(f"{len(waiting)} requests are waiting already", _first_leaves(wait, waiting))
-    if waiting and wait > limits.seconds:
-        return Refusal(f"{wait:.0f} s of work are waiting already", wait - limits.seconds)
+        return Refusal(f"{len(waiting)} requests are waiting already", start / len(waiting))
+    if waiting and start > limits.seconds:
+        return Refusal(f"{start:.0f} s of work are waiting already", start - limits.seconds)
     if own and len(own) >= limits.client_share * limits.requests:
-        return Refusal(
-            f"{len(own)} of your requests are waiting already", _first_leaves(wait, waiting)
-        )
-    if own and sum(own) / workers > limits.client_share * limits.seconds:
-        excess = sum(own) / workers - limits.client_share * limits.seconds
+        return Refusal(f"{len(own)} of your requests are waiting already", start / len(waiting))
+    if own and sum(own) / speed > limits.client_share * limits.seconds:
+        excess = sum(own) / speed - limits.client_share * limits.seconds
         return Refusal(f"{sum(own):.0f} s of your work are waiting already", excess)
-    if wait + cost > allowed:
+    if end > allowed:
         return Refusal(
-            f"it would take {_short(wait + cost)} s, but its time limit is {_short(allowed)} s",
-            wait + cost - allowed,
+            f"it would take {_short(end)} s, but its time limit is {_short(allowed)} s",
+            end - allowed,
             hopeless=cost > allowed,
         )
     return None
@@ -65,8 +63,3 @@ def admit(
 
 def _short(seconds: float) -> str:
     return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1g}"
-
-
-def _first_leaves(wait: float, waiting: list[tuple[float, bool]]) -> float:
-    """About how many seconds pass until a place is free."""
-    return wait / max(1, len(waiting))

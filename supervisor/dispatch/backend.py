@@ -66,6 +66,9 @@ class BackendStatus:
     in_flight: int
     queued: int
     backlog: float
+    """Work that waits or runs, as if one by one."""
+    speed: float
+    """Seconds of such work that get done in a second while all slots are taken."""
     replays: int
     recycles: Mapping[str, int]
     sandbox: tuple[SandboxLayer, ...] | None
@@ -209,6 +212,7 @@ class LocalBackend:
             in_flight=dispatcher.in_flight,
             queued=dispatcher.queued,
             backlog=dispatcher.backlog,
+            speed=dispatcher.speed,
             replays=dispatcher.replays,
             recycles={reason.value: count for reason, count in pool.recycles.items()},
             sandbox=pool.sandbox,

@@ -32,6 +32,9 @@ INITIAL_SPEED = {
 }
 """Seconds of computing per unit, on one core: the guess until the first measurement."""
 
+_COMPANY = 0.25
+"""How much a request counts that never ran alone."""
+
 
 @dataclass(slots=True)
 class CostModel:
@@ -48,7 +51,7 @@ class CostModel:
     _measured: dict[Unit, _Moments] = field(default_factory=dict)
 
     def estimate(self, work: Work) -> float:
-        """Seconds that a request of this size will take.
+        """Seconds that a request of this size will take, alone.
 
         The estimate for a recording is never above that for the longest one allowed, however many
         bytes it has.
@@ -65,16 +68,27 @@ class CostModel:
         fixed, per_unit = moments.fit(self.initial[unit])
         return fixed + per_unit * size
 
-    def measured(self, work: Work, seconds: float, sound: float | None = None) -> None:
-        """Record that a request of this size took `seconds`; `sound`: seconds of its recording."""
-        if sound is not None:
-            self._measure(Unit.SECONDS, sound, seconds)
-        if sound is None or work.unit is not Unit.SECONDS:
-            self._measure(work.unit, work.size, seconds)
+    def knows(self, work: Work) -> bool:
+        """Whether a request of this unit has been measured, so that an estimate is no guess."""
+        return work.unit in self._measured
 
-    def _measure(self, unit: Unit, size: float, seconds: float) -> None:
+    def measured(
+        self, work: Work, seconds: float, sound: float | None = None, alone: float = 1.0
+    ) -> None:
+        """Record that a request of this size took `seconds`; `sound`: seconds of its recording.
+
+        `alone` is the part of it during which no other request ran. What ran in company counts
+        less: its seconds follow from the estimated slowdown, which itself follows from the costs.
+        """
+        weight = self.weight * (alone + _COMPANY * (1 - alone))
+        if sound is not None:
+            self._measure(Unit.SECONDS, sound, seconds, weight)
+        if sound is None or work.unit is not Unit.SECONDS:
+            self._measure(work.unit, work.size, seconds, weight)
+
+    def _measure(self, unit: Unit, size: float, seconds: float, weight: float) -> None:
         if unit in self._measured:
-            self._measured[unit].add(size, seconds, self.weight)
+            self._measured[unit].add(size, seconds, weight)
         else:
             self._measured[unit] = _Moments(size, seconds)
 

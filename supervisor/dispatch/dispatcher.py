@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import AnyOperation, ResultT, Transcript
+from ipc.operations import AnyOperation, AnyResult, ResultT, Transcript
 from supervisor.dispatch.admission import QueueLimits, admit
-from supervisor.dispatch.cost import CostModel
-from supervisor.dispatch.fair_queue import FairQueue
+from supervisor.dispatch.cost import CostModel, Unit, Work
+from supervisor.dispatch.fair_queue import FairQueue, Pace
+from supervisor.dispatch.forecast import Load, Room, forecast
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
+from supervisor.dispatch.throughput import Company, Throughput
 from supervisor.log import logger
-from supervisor.workers.handle import Call, WorkerDied, WorkerHandle
+from supervisor.workers.handle import Call, WorkerDied, WorkerHandle, is_live
 from supervisor.workers.lifecycle import ModelState
 from supervisor.workers.pool import Pool
 
@@ -50,11 +53,8 @@ class _Attempt:
     """None while it waits in the queue."""
     started: float = 0.0
     """When it went to its worker."""
-
-    @property
-    def rest(self) -> float:
-        """Estimated seconds of work that the worker still has with it."""
-        return max(0.0, self.job.cost - (time.monotonic() - self.started))
+    before: Sequence[float] = ()
+    """The seconds of `Company` then."""
 
 
 def _anything(_: _Attempt) -> bool:
@@ -79,6 +79,8 @@ class Dispatcher:
         self._waiting: FairQueue[_Attempt] = FairQueue()
         self._running: dict[int, _Attempt] = {}
         """By the id of the job."""
+        self._company = Company()
+        self._throughput = Throughput()
         self.in_flight = 0
         self.replays = 0
         self._draining = False
@@ -95,8 +97,13 @@ class Dispatcher:
 
     @property
     def backlog(self) -> float:
-        """Estimated seconds of work that waits or runs."""
-        return self._running_seconds() + sum(cost for cost, _ in self._waiting.waiting(""))
+        """Estimated seconds of work that waits or runs, as if one by one."""
+        return sum(load.cost for load in (*self._running_loads(), *self._waiting_loads()))
+
+    @property
+    def speed(self) -> float:
+        """Seconds of such work that get done in a second while all slots are taken."""
+        return self._throughput.speed(self._pool.parallel)
 
     async def idle(self) -> None:
         """Wait until no job is in flight."""
@@ -166,7 +173,8 @@ class Dispatcher:
             # A job that must run alone waits for an empty worker; no other job overtakes it.
             if first is None or self._free_worker(first.call) is None:
                 break
-            attempt = self._waiting.pop(time.monotonic(), self._pool.parallel, fits)
+            pace = Pace(self.speed, self._throughput.stretch(self._pool.parallel))
+            attempt = self._waiting.pop(time.monotonic(), pace, fits)
             worker = self._free_worker(attempt.call)
             assert worker is not None
             if not attempt.call.outcome.done():
@@ -189,7 +197,9 @@ class Dispatcher:
             return
         attempt.worker = worker
         attempt.started = time.monotonic()
+        attempt.before = self._company.seconds(attempt.started)
         self._running[attempt.job.id] = attempt
+        self._company.changed(len(self._running), attempt.started)
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining:
@@ -207,12 +217,16 @@ class Dispatcher:
                 "do not send it again unchanged",
             )
         job.cost = self._cost.estimate(job.work)
+        room = Room(self._pool.parallel, self._pool.parallel_live, self._throughput.stretch)
+        newcomer = Load(job.cost, is_live(cast(AnyOperation, job.operation)))
+        start, end = forecast(self._running_loads(), self._waiting_loads(), newcomer, room)
         refusal = admit(
             cost=job.cost,
             allowed=allowed,
-            running=self._running_seconds(),
+            start=start,
+            end=end,
             waiting=self._waiting.waiting(job.client),
-            workers=self._pool.parallel,
+            speed=self.speed,
             limits=self.config.limits,
         )
         if refusal is not None:
@@ -224,9 +238,31 @@ class Dispatcher:
                 retry_after=max(1.0, refusal.retry_after),
             )
 
-    def _running_seconds(self) -> float:
-        """Estimated seconds of work left in the jobs that workers run."""
-        return sum(attempt.rest for attempt in self._running.values())
+    def _running_loads(self) -> list[Load]:
+        """What is left of the jobs that workers run, as estimated."""
+        now = time.monotonic()
+        return [
+            Load(max(0.0, attempt.job.cost - self._work(attempt, now)), attempt.call.live)
+            for attempt in self._running.values()
+        ]
+
+    def _waiting_loads(self) -> list[Load]:
+        return [Load(attempt.job.cost, attempt.call.live) for attempt in self._waiting.items()]
+
+    def _work(self, attempt: _Attempt, now: float) -> float:
+        """Seconds of work that a running attempt has got."""
+        return self._throughput.work(self._company.since(attempt.before, now))
+
+    def _learn(self, attempt: _Attempt, result: AnyResult) -> None:
+        """A job has been finished by its first worker: what it cost, and those beside it."""
+        work = attempt.job.work
+        sound = result.duration if isinstance(result, Transcript) else None
+        spent = self._company.since(attempt.before, time.monotonic())
+        known = work if sound is None else Work(Unit.SECONDS, sound)
+        if self._cost.knows(known):
+            self._throughput.learn(spent, self._cost.estimate(known))
+        seconds, alone = self._throughput.work(spent), self._throughput.alone(spent)
+        self._cost.measured(work, seconds, sound, alone)
 
     def _late(self, allowed: float) -> ServiceError:
         """The error of a request that has passed its deadline, after `allowed` seconds."""
@@ -267,11 +303,11 @@ class Dispatcher:
             else:
                 self._pool.succeeded()
                 if not replay:
-                    sound = result.duration if isinstance(result, Transcript) else None
-                    self._cost.measured(job.work, time.monotonic() - attempt.started, sound)
+                    self._learn(attempt, cast(AnyResult, result))
                 return result
             finally:
                 if self._running.pop(job.id, None) is not None:
+                    self._company.changed(len(self._running), time.monotonic())
                     job.queued_s += attempt.started - attempt.queued
                     job.running_s += time.monotonic() - attempt.started
                 del attempt  # it refers to the error: a reference cycle, see `run`

@@ -19,6 +19,20 @@ def _anything(_: object) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast requests are served.
+
+    All together get `speed` seconds of work done in a second; each takes `stretch` times its cost.
+    """
+
+    speed: float = 1.0
+    stretch: float = 1.0
+
+
+_ONE_BY_ONE = Pace()
+
+
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[T]):
     item: T
@@ -54,7 +68,9 @@ class FairQueue(Generic[T]):
         entry = self._first(fits)
         return None if entry is None else entry.item
 
-    def pop(self, now: float = 0.0, workers: int = 1, fits: Callable[[T], bool] = _anything) -> T:
+    def pop(
+        self, now: float = 0.0, pace: Pace = _ONE_BY_ONE, fits: Callable[[T], bool] = _anything
+    ) -> T:
         """Take the next request that `fits`; `now` is on the clock of the deadlines.
 
         Raises `IndexError` when none waits. Those that do not fit keep their place.
@@ -63,7 +79,7 @@ class FairQueue(Generic[T]):
         if entry is None:
             raise IndexError("nothing waits")
         if entry.start >= 0:
-            entry = self._pressing(entry, now, workers, fits) or entry
+            entry = self._pressing(entry, now, pace, fits) or entry
         self._entries.remove(entry)
         self._now = max(self._now, entry.start)
         self._forget_caught_up()
@@ -74,12 +90,12 @@ class FairQueue(Generic[T]):
         return min(fitting, key=lambda entry: entry.start, default=None)
 
     def _pressing(
-        self, fair: _Entry[T], now: float, workers: int, fits: Callable[[T], bool]
+        self, fair: _Entry[T], now: float, pace: Pace, fits: Callable[[T], bool]
     ) -> _Entry[T] | None:
         """The entry that must go before `fair` so that no request is late; None without one.
 
         Entries with an earlier deadline are considered in the order of their deadlines, which keeps
-        as many as possible in time. Each is allowed twice its cost. An entry that will be late in
+        as many as possible in time. Each is allowed twice its time. An entry that will be late in
         any case is not considered.
         """
         earlier = [
@@ -88,9 +104,9 @@ class FairQueue(Generic[T]):
         earlier.sort(key=lambda entry: entry.deadline)
         finish = now
         for entry in earlier:
-            finish += entry.cost / workers
-            spare = entry.deadline - finish - entry.cost
-            if -entry.cost <= spare < fair.cost / workers:
+            finish += entry.cost / pace.speed
+            time = entry.cost * pace.stretch
+            if -time <= entry.deadline - finish - time < fair.cost / pace.speed:
                 return earlier[0]
         return None
 

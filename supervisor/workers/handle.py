@@ -24,6 +24,11 @@ class WorkerDied(Exception):  # noqa: N818 - named for what happened
         self.blame = blame
 
 
+def is_live(operation: AnyOperation) -> bool:
+    """Whether speech is sent while it is made, so that it must not fall behind real time."""
+    return isinstance(operation, Speak) and operation.streamed
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One request to one worker.
@@ -44,8 +49,8 @@ class Call:
 
     @property
     def live(self) -> bool:
-        """Whether its speech is sent while it is made: it must not fall behind real time."""
-        return isinstance(self.operation, Speak) and self.operation.streamed
+        """Whether it needs a slot for live streams."""
+        return is_live(self.operation)
 
     def settle(self, outcome: AnyResult | Exception) -> None:
         """Give the caller what it waits for, unless it no longer does."""

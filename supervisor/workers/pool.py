@@ -53,7 +53,7 @@ class Pool:
         self.sandbox: tuple[SandboxLayer, ...] | None = None
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self.recycles: Counter[Reason] = Counter()
-        self._capacity = config.capacity
+        self._capacity = self._live = config.capacity
         self._changed = asyncio.Event()
         self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff
@@ -93,6 +93,11 @@ class Pool:
     def parallel(self) -> int:
         """How many requests all workers together can serve at once."""
         return self.config.size * self._capacity
+
+    @property
+    def parallel_live(self) -> int:
+        """How many of them may be live streams."""
+        return self.config.size * self._live
 
     async def known_info(self) -> EngineInfo | None:
         """`info`, once the first start has worked; None when all attempts have failed."""
@@ -354,7 +359,7 @@ class Pool:
         """The worker is READY: its RSS now is its baseline."""
         worker = slot.worker
         self.info = worker.info
-        self._capacity = worker.capacity
+        self._capacity, self._live = worker.capacity, worker.live
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox
             self._log_sandbox()

@@ -37,7 +37,7 @@ _HEALTH = {
 }
 _MODEL = {
     *("state", "engine", "profile", "message", "retry_in_s", "notes", "in_flight", "queued"),
-    *("backlog_s", "threads", "replays", "recycles", "kind", "sandbox"),
+    *("backlog_s", "speed", "threads", "replays", "recycles", "kind", "sandbox"),
 }
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),

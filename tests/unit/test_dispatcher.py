@@ -36,7 +36,7 @@ class OneWorker:
     state = ModelState.SERVING
     retry_after = 0.0
     message = "no weights"
-    parallel = 1
+    parallel = parallel_live = 1
     name = "tts-1"
 
     def __init__(self) -> None:

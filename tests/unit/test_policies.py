@@ -10,7 +10,8 @@ import pytest
 
 from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import INITIAL_SPEED, CostModel, Unit, Work
-from supervisor.dispatch.fair_queue import FairQueue
+from supervisor.dispatch.fair_queue import FairQueue, Pace
+from supervisor.dispatch.forecast import Load, Room, forecast
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.memory.limits import MB, DoesNotFit, Limit, MemoryLimits, Need, plan
 from supervisor.memory.recycling import Bounds, Policy, Reason, Sample, bounds_for, decide, relieve
@@ -331,12 +332,16 @@ def test_admission(  # noqa: PLR0917 - a row of the table
     workers: int,
     told: str | None,
 ) -> None:
+    loads = [Load(seconds) for seconds, _ in waiting]
+    room = Room(workers, workers, stretch=lambda _: 1.0)
+    start, end = forecast([Load(running)] * bool(running), loads, Load(cost), room)
     refusal = admit(
         cost=cost,
         allowed=allowed,
-        running=running,
+        start=start,
+        end=end,
         waiting=waiting,
-        workers=workers,
+        speed=workers,
         limits=LIMITS,
     )
     if told is None:
@@ -372,6 +377,19 @@ def test_what_one_model_has_learned_is_its_own() -> None:
     one, other = CostModel(), CostModel()
     one.measured(characters(10), 99.0)
     assert other.estimate(characters(10)) == pytest.approx(0.2)
+
+
+def test_what_ran_in_company_counts_less() -> None:
+    cost = CostModel({Unit.CHARACTERS: 0.1})
+    assert not cost.knows(characters(1))
+    cost.measured(characters(10), 2.0, alone=0.0)
+    assert cost.knows(characters(1))
+    assert not cost.knows(Work(Unit.SECONDS, 1))
+    assert cost.estimate(characters(10)) == pytest.approx(2.0)
+    cost.measured(characters(10), 4.0, alone=0.0)
+    assert cost.estimate(characters(10)) == pytest.approx(2.1)
+    cost.measured(characters(10), 4.1, alone=0.5)
+    assert cost.estimate(characters(10)) == pytest.approx(2.35)
 
 
 def test_a_slow_short_request_does_not_make_a_long_one_hopeless() -> None:
@@ -435,25 +453,28 @@ def test_clients_share_by_cost_not_by_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "workers", "served"),
+    ("now", "pace", "served"),
     [
         # The other client's turn comes first, and all the same nobody is late.
-        (0.0, 1, ["other", "second", "third"]),
+        (0.0, Pace(), ["other", "second", "third"]),
         # `second` would end at 9, and may take twice its cost: not a second to lose.
-        (4.5, 1, ["second", "other", "third"]),
-        (4.5, 4, ["other", "second", "third"]),
+        (4.5, Pace(), ["second", "other", "third"]),
+        (4.5, Pace(speed=4), ["other", "second", "third"]),
+        # Four at once, each of which takes twice its time.
+        (4.5, Pace(speed=2, stretch=2), ["second", "other", "third"]),
         # It cannot be in time any more; others need not suffer for it.
-        (9.5, 1, ["other", "second", "third"]),
+        (9.5, Pace(), ["other", "second", "third"]),
+        (9.5, Pace(speed=2, stretch=2), ["other", "second", "third"]),
     ],
 )
-def test_fairness_makes_nobody_late(now: float, workers: int, served: list[str]) -> None:
+def test_fairness_makes_nobody_late(now: float, pace: Pace, served: list[str]) -> None:
     queue: FairQueue[str] = FairQueue()
     queue.push("first", "greedy", 2.0, 10.0)
     queue.push("second", "greedy", 2.0, 10.0)
     queue.push("third", "greedy", 2.0, 100.0)
     assert queue.pop(0.0) == "first"
     queue.push("other", "modest", 3.0, 200.0)
-    assert [queue.pop(now, workers) for _ in range(3)] == served
+    assert [queue.pop(now, pace) for _ in range(3)] == served
 
 
 def test_one_client_is_served_in_order() -> None:

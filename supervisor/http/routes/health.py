@@ -159,6 +159,7 @@ class Model(BaseModel):
                     "in_flight": 1,
                     "queued": 0,
                     "backlog_s": 0.84,
+                    "speed": 2.31,
                     "threads": 2,
                     "replays": 0,
                     "recycles": {"soft memory limit": 1},
@@ -177,7 +178,14 @@ class Model(BaseModel):
     notes: list[str]
     in_flight: int
     queued: int
-    backlog_s: Annotated[float, Field(description="estimated seconds of work that waits or runs")]
+    backlog_s: Annotated[
+        float,
+        Field(description="estimated work that waits or runs, in seconds that it takes one by one"),
+    ]
+    speed: Annotated[
+        float,
+        Field(description="seconds of such work done in a second by full workers, as measured"),
+    ]
     threads: Annotated[int, Field(description="compute threads of each worker")]
     replays: int
     recycles: Annotated[dict[str, int], Field(description="number of replaced workers by reason")]
@@ -308,6 +316,7 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
         in_flight=status.in_flight,
         queued=status.queued,
         backlog_s=round(status.backlog, 2),
+        speed=round(status.speed, 2),
         threads=status.threads,
         replays=status.replays,
         recycles=dict(status.recycles),
