@@ -35,7 +35,7 @@ from supervisor.workers.monitor import Monitor, MonitorConfig
 from supervisor.workers.process import become_subreaper
 
 _MAX_THREADS = 8
-"""The most threads of a worker by default; the models' layers are too small to feed more."""
+"""The most threads of a worker by default; the models are small, and more were not measured."""
 
 VERSION = importlib.metadata.version("voice-engine")
 

@@ -6,6 +6,7 @@ The text of a request is a script of commands separated by ";":
     own N          hand over N pieces at once, even of a whole answer, that depend on the worker
     mark TEXT      in a stream with times: what was said since the last mark is this sentence
     sleep SECONDS  compute, noticing a cancellation every 10 ms
+    work SECONDS   the same, but longer beside others: each adds half of these seconds
     wait PATH      the same until that file is there: a gate which the test opens
     leak MB        keep that much memory for ever
     hang           never come back, deaf to cancellation
@@ -149,6 +150,7 @@ class ScriptedBatch(Script):
         super().__init__(config)
         self.capacity = config.capacity or 4
         self.live = config.live or self.capacity
+        self._working = 0
 
     def step(self) -> None:
         """Ten milliseconds for all that wait."""
@@ -161,11 +163,26 @@ class ScriptedBatch(Script):
             end = time.monotonic() + float(argument)
             while time.monotonic() < end:
                 yield None
+        elif command == "work":
+            yield from self._work(float(argument))
         elif command == "wait":
             while not Path(argument).exists():
                 yield None
         else:
             _misbehave(command, argument)
+
+    def _work(self, seconds: float) -> Generator[None, None, None]:
+        """Compute for so long, and longer beside others."""
+        self._working += 1
+        try:
+            before = time.monotonic()
+            while seconds > 0:
+                yield None
+                now = time.monotonic()
+                seconds -= (now - before) / (1 + 0.5 * (self._working - 1))
+                before = now
+        finally:
+            self._working -= 1
 
 
 class Multiplying(Script):
@@ -244,7 +261,7 @@ def _parse(script: str) -> list[tuple[str, str]]:
 
 
 def _obey(command: str, argument: str, stop: threading.Event) -> None:
-    if command == "sleep":
+    if command in ("sleep", "work"):
         end = time.monotonic() + float(argument)
         while time.monotonic() < end:
             if stop.wait(0.01):

@@ -1,0 +1,82 @@
+"""How many requests and threads a worker gets: from the settings, the memory and the cores."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipc.engines import ENGINES, EngineSpec, Footprint, Kind
+from supervisor.http.routes.health import report
+from supervisor.memory.limits import DoesNotFit
+from supervisor.service import Service, default_threads
+from supervisor.settings import Settings
+
+CHOIR = EngineSpec(
+    "choir",
+    Kind.TTS,
+    "embedded",
+    "tests.support.script_engine:ScriptedBatch",
+    Footprint(template=60, worker=30, request=60, further=20),
+    capacity=8,
+)
+
+Make = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
+    """A service with the engine `choir`, which could serve eight; nothing is started."""
+    monkeypatch.setitem(ENGINES, "choir", CHOIR)
+
+    @asynccontextmanager
+    async def make(**settings: Any) -> AsyncIterator[Service]:
+        folders = {"voices_dir": tmp_path / "voices", "spool_dir": tmp_path}
+        service = Service(Settings.model_validate({"tts_engine": "choir", **folders, **settings}))
+        yield service
+        await service.close()
+
+    return make
+
+
+async def test_with_enough_memory_the_engine_decides(service: Make) -> None:
+    async with service(memory_limit_mb=4096) as made:
+        pool = made._configs["tts"].pool
+        assert (pool.capacity, pool.launch.capacity, pool.launch.live) == (8, None, None)
+        assert report(made).models["tts"].notes == []
+
+
+async def test_with_little_memory_it_is_told_to_serve_fewer(service: Make) -> None:
+    # Usable 782, less 80, 90 and 170: 110 each for two workers of speech and two of transcription.
+    async with service(memory_limit_mb=850) as made:
+        pool = made._configs["tts"].pool
+        assert (pool.capacity, pool.launch.capacity) == (3, 3)
+        assert report(made).models["tts"].notes == [
+            "each worker serves 3 instead of 8 requests at once, because there is too little "
+            "memory for more"
+        ]
+        assert made._configs["stt"].pool.launch.capacity is None
+
+
+async def test_what_is_set_is_obeyed_or_refused(service: Make) -> None:
+    async with service(memory_limit_mb=850, tts_capacity="3", tts_live="2") as made:
+        pool = made._configs["tts"].pool
+        assert (pool.capacity, pool.launch.capacity, pool.launch.live) == (3, 3, 2)
+    with pytest.raises(DoesNotFit):
+        async with service(memory_limit_mb=850, tts_capacity="4"):
+            pass
+
+
+@pytest.mark.parametrize(("setting", "workers"), [("auto", "1"), ("auto", "2"), ("3", "2")])
+async def test_threads_are_the_cores_unless_they_are_set(
+    service: Make, setting: str, workers: str
+) -> None:
+    async with service(threads=setting, tts_workers=workers) as made:
+        body = report(made)
+        assert (body.cores.count, body.cores.source) == (made.cores.count, made.cores.source)
+        cores = default_threads(made.cores, int(workers))
+        assert body.models["tts"].threads == (cores if setting == "auto" else int(setting))
+        assert made._configs["tts"].pool.launch.threads == body.models["tts"].threads
