@@ -105,7 +105,7 @@ ENGINES = {
             "pocket",
             Kind.TTS,
             "production",
-            "model_procs.engines.pocket:PocketEngine",
+            "model_procs.engines.pocket.engine:PocketEngine",
             Footprint(template=650, worker=100, request=200),
             ("pocket-tts/config.yaml", "pocket-tts/model.safetensors", "pocket-tts/tokenizer.json"),
             default=True,

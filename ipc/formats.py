@@ -27,8 +27,6 @@ class AudioFormat:
     - `codec`: FFmpeg's container and codec; None for 16-bit PCM.
     - `codec_options`, `container_options`: FFmpeg's options for both.
     - `header`: whether the bytes themselves contain the sample rate.
-    - `length_depends_on_samples`: whether a difference in the last bits of the samples can change
-      the number of bytes. A replayed stream then needs exactly the same samples.
     - `everywhere`: whether all APIs have this format. Only ElevenLabs' API has the telephone
       formats.
     - `variants`: ElevenLabs' names for its sample rates and bit rates, as in `mp3_44100_128`.
@@ -44,7 +42,6 @@ class AudioFormat:
     codec_options: Mapping[str, str] = field(default_factory=dict)
     container_options: Mapping[str, str] = field(default_factory=dict)
     header: bool = True
-    length_depends_on_samples: bool = False
     everywhere: bool = True
     variants: tuple[str, ...] = ()
 
@@ -125,7 +122,6 @@ FORMATS: dict[str, AudioFormat] = {
         "audio/flac",
         codec=("flac", "flac"),
         container_options={"metadata_header_padding": "0"},
-        length_depends_on_samples=True,
     ),
     "aac": AudioFormat(
         "audio/aac",
@@ -133,7 +129,6 @@ FORMATS: dict[str, AudioFormat] = {
         (16_000, 256_000),
         max_bits_per_sample=6,  # the longest frame: 6144 bits for 1024 samples
         codec=("adts", "aac"),
-        length_depends_on_samples=True,
     ),
     "pcm": AudioFormat("audio/pcm", header=False, variants=_PCM_VARIANTS),
     "ulaw": AudioFormat(

@@ -92,6 +92,12 @@ class BatchEngine(Engine, Protocol):
     def step(self) -> None:
         """Compute the next step of all requests that wait."""
 
+    def wake(self) -> None:
+        """Called by another thread when there is a new request, or one has been cancelled.
+
+        An engine whose steps may take long ends the running one soon.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

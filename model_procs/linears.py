@@ -8,11 +8,12 @@ bits in every batch. Which of them is fastest differs between processors: `choos
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +24,15 @@ Linear = Callable[["Tensor"], "Tensor"]
 _COMPANIES = (1, 2, 3, 4, 5, 8, 33)
 """Numbers of rows for which a row must have the same bits."""
 
-_ROUNDS = 3
+_ROUNDS = 5
 """Measurements of each kernel; the shortest counts, because others may use the processor too."""
 
-_GAIN = 0.9
+_GAIN = 0.7
 """A kernel takes the place of an earlier one in the list if it needs at most this part of its time.
 
-The earlier ones are more precise, and measurements as short as these are noisy."""
+The earlier ones are more precise. And a model that is loaded again must get the same kernel,
+because a replay must fit what has been sent: a small difference, which may be noise, must not
+decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,25 @@ class Kernel:
     build: Callable[[Tensor], Linear]
 
 
-def with_bias(linear: Linear, bias: Tensor | None) -> Linear:
-    """`linear`, and then `bias` [out] added."""
+def make(kernel: Kernel, weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """The layer with this weight [out, in] and bias [out]."""
+    linear = kernel.build(weight.detach())
     if bias is None:
         return linear
     kept = bias.detach().clone()
     return lambda rows: linear(rows).add_(kept)
+
+
+def fp32(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """The layer in fp32, with the first kernel of `FP32` that is exact for its shape."""
+    shape = tuple(weight.shape)
+    if shape not in _chosen:
+        _chosen[shape] = next(kernel for kernel in FP32 if _exact(kernel, [weight.detach()]))
+    return make(_chosen[shape], weight, bias)
+
+
+_chosen: dict[tuple[int, ...], Kernel] = {}
+"""The kernel for each shape of an fp32 layer."""
 
 
 def choose(kernels: Sequence[Kernel], weights: Sequence[Tensor], rows: Sequence[int]) -> Kernel:
@@ -54,27 +70,27 @@ def choose(kernels: Sequence[Kernel], weights: Sequence[Tensor], rows: Sequence[
     Only kernels count that run here, give a row the same bits in every company, and compute without
     overflow. Raises `RuntimeError` when none does.
     """
-    import torch
-
     by_shape = list({weight.shape: weight.detach() for weight in weights}.values())
     chosen: Kernel | None = None
-    shortest = float("inf")
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch calls its quantised types deprecated
-        for kernel in kernels:
-            try:
-                linears = [kernel.build(weight) for weight in by_shape]
-                if not _true(kernel) or not all(map(_independent, linears, by_shape)):
-                    continue
-                seconds = _seconds(linears, by_shape, rows)
-            except (RuntimeError, NotImplementedError, AttributeError):
-                continue  # this processor, or this build of PyTorch, does not have it
+    shortest = math.inf
+    for kernel in kernels:
+        if _exact(kernel, by_shape):
+            seconds = _seconds([kernel.build(weight) for weight in by_shape], by_shape, rows)
             if seconds < _GAIN * shortest:
                 chosen, shortest = kernel, seconds
     if chosen is None:
         names = ", ".join(kernel.name for kernel in kernels)
         raise RuntimeError(f"no kernel for linear layers is exact on this processor: {names}")
     return chosen
+
+
+def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> bool:
+    """Whether `kernel` runs here, does not overflow, and computes each row as if it were alone."""
+    try:
+        linears = [kernel.build(weight) for weight in weights]
+        return _true(kernel) and all(map(_independent, linears, weights))
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False  # this processor, or this build of PyTorch, does not have it
 
 
 def _true(kernel: Kernel) -> bool:
@@ -114,7 +130,7 @@ def _seconds(linears: Sequence[Linear], weights: Sequence[Tensor], rows: Sequenc
         for linear, weight in zip(linears, weights, strict=True)
         for count in rows
     ]
-    shortest = float("inf")
+    shortest = math.inf
     for _ in range(_ROUNDS):
         began = time.perf_counter()
         for linear, x in inputs:
@@ -130,16 +146,14 @@ def _onednn(weight: Tensor, least_rows: int = 1) -> Linear:
     """oneDNN with weights in its own layout; some shapes need two rows to be exact."""
     import torch
 
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 8)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
     product = torch.ops.mkldnn._linear_pointwise
 
     def linear(rows: Tensor) -> Tensor:
         if len(rows) < least_rows:
             rows = torch.nn.functional.pad(rows, (0, 0, 0, least_rows - len(rows)))
-            result: Tensor = product(rows, packed, None, "none", [], "")[:1]
-            return result
-        result = product(rows, packed, None, "none", [], "")
-        return result
+            return cast("Tensor", product(rows, packed, None, "none", [], ""))[:1]
+        return cast("Tensor", product(rows, packed, None, "none", [], ""))
 
     return linear
 
@@ -149,7 +163,7 @@ def _in_blocks(weight: Tensor) -> Linear:
     import torch
 
     size = 4
-    kept = weight.detach().clone()
+    kept = weight.clone()
 
     def linear(rows: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % size))
@@ -163,7 +177,7 @@ def _one_by_one(weight: Tensor) -> Linear:
     """A product for each row: exact everywhere, and slow for many rows."""
     import torch
 
-    kept = weight.detach().clone()
+    kept = weight.clone()
     return lambda rows: torch.stack([torch.mv(kept, row) for row in rows])
 
 
@@ -197,7 +211,7 @@ def _onednn_int8(weight: Tensor) -> Linear:
     """oneDNN: VNNI or AMX instructions where the processor has them."""
     import torch
 
-    values, scales = quantized(weight.detach())
+    values, scales = quantized(weight)
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
     product = torch.ops.onednn.qlinear_pointwise
@@ -218,9 +232,11 @@ def _fbgemm(weight: Tensor, steps: int) -> Linear:
     """
     import torch
 
-    scales = (weight.detach().abs().amax(1) / 127).clamp_min(1e-9).double()
+    scales = (weight.abs().amax(1) / 127).clamp_min(1e-9).double()
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
-    values = torch.quantize_per_channel(weight.detach(), scales, zero_points, 0, torch.qint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls its quantised types deprecated
+        values = torch.quantize_per_channel(weight, scales, zero_points, 0, torch.qint8)
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:
@@ -241,7 +257,7 @@ def _weights_only(weight: Tensor) -> Linear:
     """int8 weights, activations in bf16: PyTorch's kernel for processors of all kinds."""
     import torch
 
-    values, scales = quantized(weight.detach())
+    values, scales = quantized(weight)
     scales = scales.bfloat16()
 
     def linear(rows: Tensor) -> Tensor:
@@ -255,7 +271,7 @@ def _int_mm(weight: Tensor) -> Linear:
     """PyTorch's product of int8 matrices."""
     import torch
 
-    values, scales = quantized(weight.detach())
+    values, scales = quantized(weight)
     values = values.t().contiguous()
 
     def linear(rows: Tensor) -> Tensor:
@@ -276,8 +292,8 @@ INT8 = (
 """int8 kernels. Each is right on some processors, too slow, absent or wrong on others."""
 
 
-def module(linear: Linear) -> Any:
-    """`linear` as a module that takes the place of a library's linear layer."""
+def replace(module: Any, name: str, linear: Linear) -> None:
+    """Put `linear` in the place of a library's linear layer, whose weights may then be freed."""
     import torch
 
     class RowModule(torch.nn.Module):
@@ -286,7 +302,15 @@ def module(linear: Linear) -> Any:
         weight = torch.empty(0)
         """Libraries ask a layer's weight for its type and device."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return linear(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = linear
 
-    return RowModule()
+        def forward(self, x: Tensor) -> Tensor:
+            shape = (*x.shape[:-1], width)
+            if not x.numel():
+                return x.new_empty(shape)
+            return linear(x.reshape(-1, x.shape[-1])).view(shape)
+
+    width = len(getattr(module, name).weight)
+    setattr(module, name, RowModule())

@@ -16,6 +16,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from ipc.channel import BlockingChannel
@@ -93,7 +94,7 @@ def serve(
     batch = engine if isinstance(engine, BatchEngine) else None
     capacity = 1 if batch is None else batch.capacity
     live = 1 if batch is None else max(1, min(batch.live, capacity))
-    inbox = _Inbox(channel)
+    inbox = _Inbox(channel, (lambda: None) if batch is None else batch.wake)
     baseline = bootstrap.resident_bytes()
     channel.send(Ready(engine.info(), baseline, capacity, live, layers))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
@@ -224,10 +225,14 @@ class _Running:
 
 
 class _Inbox:
-    """Received requests in order, and a stop event for each."""
+    """Received requests in order, and a stop event for each.
 
-    def __init__(self, channel: BlockingChannel) -> None:
+    The reader thread calls `wake` when there is a new request, or one has been cancelled.
+    """
+
+    def __init__(self, channel: BlockingChannel, wake: Callable[[], None]) -> None:
         self._channel = channel
+        self._wake = wake
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._stops: dict[int, threading.Event] = {}
 
@@ -240,9 +245,11 @@ class _Inbox:
                     case Request():
                         self._stops[message.id] = threading.Event()
                         self._requests.put(message)
+                        self._wake()
                     case Cancel():
                         if stop := self._stops.get(message.id):
                             stop.set()
+                            self._wake()
                     case Ping():
                         self._channel.send(Pong(message.number))
                     case _:

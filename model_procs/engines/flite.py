@@ -189,8 +189,6 @@ class FliteEngine(SpeechEngine):
         voice: FliteVoice,
         sampling: Sampling,
         stop: threading.Event,
-        *,
-        exact: bool = False,
     ) -> Iterator[Samples]:
         """Speak `text`; yields nothing for a text that cannot be pronounced."""
         for piece in pieces(latin(text)):

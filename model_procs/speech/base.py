@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ipc.engines import BuiltinVoice, EngineInfo, Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.formats import FORMATS
 from ipc.messages import WorkerOptions
 from ipc.operations import (
     MAX_SEED,
@@ -41,6 +41,8 @@ from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
 from model_procs.speech.normalize.speech import spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
+
+T = TypeVar("T")
 
 SHORTEST_VOICE_SECONDS = 0.1
 """With less sound in it, a recording has no voice: not even a syllable fits."""
@@ -78,6 +80,11 @@ class SpeechEngine:
     """The built-in voice for requests without a voice."""
     _voices: VoiceCache | None = None
 
+    @cached_property
+    def _encoding(self) -> set[str]:
+        """The keys of recordings whose voices are being encoded."""
+        return set()
+
     def notes(self) -> list[str]:
         """What clients must know about the engine."""
         return []
@@ -112,13 +119,19 @@ class SpeechEngine:
     def check_text(self, text: str) -> None:
         """Raise `ServiceError` for a text that the engine cannot read."""
 
+    def beside(self, work: Callable[[], T]) -> Generator[None, None, T]:
+        """Run `work`, which takes long; an engine with other requests lets them go on meanwhile."""
+        yield from ()
+        return work()
+
     def synthesize(
-        self, text: str, voice: Any, sampling: Sampling, stop: threading.Event, *, exact: bool
+        self, text: str, voice: Any, sampling: Sampling, stop: threading.Event
     ) -> Iterator[Samples | None]:
         """Speak one sentence: yields mono pieces at `sample_rate`, each as soon as it exists.
 
-        With `exact` the samples are the same to the last bit on every worker, even if that is
-        slower. None means that the next piece needs a step of the batch (`BatchEngine`). `voice`
+        The same arguments give the same samples, to the last bit, on every worker: a replay leaves
+        out what has been sent. None means that the next piece needs a step of the batch
+        (`BatchEngine`); `stop` tells which request it is for. `voice`
         must not change, because later requests may use it.
         """
         raise NotImplementedError
@@ -185,9 +198,7 @@ class SpeechEngine:
             streamed=speak.streamed,
         )
         self.check_text(speak.text)
-        voice, known = self._find_voice(speak.voice)
-        # A replay of a stream leaves out the number of bytes that were already sent.
-        exact = speak.streamed and FORMATS[speak.response_format].length_depends_on_samples
+        voice, known = yield from self._find_voice(speak.voice)
         alignment = Alignment(self.sample_rate * speak.speed)
         timed = speak.streamed and speak.alignment
         told = 0
@@ -204,7 +215,7 @@ class SpeechEngine:
                 told += 1
             # Each sentence has its own seed, so it does not depend on the length of those before.
             sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
-            for piece in self.synthesize(sentence.text, voice, sampling, stop, exact=exact):
+            for piece in self.synthesize(sentence.text, voice, sampling, stop):
                 if stop.is_set():
                     raise Cancelled
                 if piece is None:
@@ -242,14 +253,14 @@ class SpeechEngine:
         self, encode: EncodeVoice, stop: threading.Event
     ) -> Generator[None, None, VoiceResult]:
         """Encode the voice of a recording unless it is known, and test that it speaks."""
-        reference = self._decode(encode.recording)
+        reference = yield from self.beside(lambda: self._decode(encode.recording))
         key = encode.recording.key
         voice = None if self._voices is None else self._voices.get(key, named=encode.registered)
         known = voice is not None
         if not known:
-            voice = self._make_voice(key, reference, registered=encode.registered)
+            voice = yield from self._make_voice(key, reference, registered=encode.registered)
         first: Samples | None = None
-        for piece in self.synthesize("Hello.", voice, Sampling(seed=0), stop, exact=False):
+        for piece in self.synthesize("Hello.", voice, Sampling(seed=0), stop):
             if stop.is_set():
                 raise Cancelled
             if piece is None:
@@ -276,13 +287,13 @@ class SpeechEngine:
                     "pocket",
                 )
 
-    def _find_voice(self, voice: Voice) -> tuple[Any, bool]:
+    def _find_voice(self, voice: Voice) -> Generator[None, None, tuple[Any, bool]]:
         """The voice that will speak, and whether it was known."""
         if voice.builtin is not None:
             return self._builtin(voice.builtin), True
         recording = voice.recording
         if recording is not None:
-            return self._voice_of(recording, registered=voice.registered)
+            return (yield from self._voice_of(recording, registered=voice.registered))
         if self.default_voice is None:
             raise ServiceError(
                 ErrorCode.invalid_request,
@@ -290,9 +301,13 @@ class SpeechEngine:
             )
         return self._builtin(self.default_voice), True
 
-    def _voice_of(self, recording: Recording, *, registered: bool) -> tuple[Any, bool]:
+    def _voice_of(
+        self, recording: Recording, *, registered: bool
+    ) -> Generator[None, None, tuple[Any, bool]]:
         """The voice in a recording, and whether it was kept."""
         if self._voices is not None:
+            while recording.key in self._encoding:  # by another request
+                yield None
             kept = self._voices.get(recording.key, named=registered)
             if kept is not None:
                 return kept, True
@@ -300,8 +315,13 @@ class SpeechEngine:
             raise ServiceError(
                 ErrorCode.not_found, "this voice is no longer cached; send its recording again"
             )
-        reference = self._decode(recording)
-        return self._make_voice(recording.key, reference, registered=registered), False
+        self._encoding.add(recording.key)
+        try:
+            reference = yield from self.beside(lambda: self._decode(recording))
+            voice = yield from self._make_voice(recording.key, reference, registered=registered)
+        finally:
+            self._encoding.discard(recording.key)
+        return voice, False
 
     def _builtin(self, name: str) -> Any:
         known = {voice.id.casefold(): voice.id for voice in self.builtin_voices()}
@@ -345,8 +365,10 @@ class SpeechEngine:
             )
         return samples
 
-    def _make_voice(self, key: str, reference: Samples, *, registered: bool) -> Any:
-        voice = self.encode_voice(reference)
+    def _make_voice(
+        self, key: str, reference: Samples, *, registered: bool
+    ) -> Generator[None, None, Any]:
+        voice = yield from self.beside(lambda: self.encode_voice(reference))
         if self._voices is None:
             return voice
         return self._voices.put(key, voice, named=registered)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 
 from ipc.operations import Sampling
 from model_procs.audio.decode import decode
 from model_procs.engine import EngineConfig
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 from tests.bench.varied import Varied
+from tests.support.outputs import pieces_of
 
 _WARM = 3
 
@@ -33,7 +33,7 @@ def main(folder: str, rounds: str, text: str) -> None:
     last: list[float] = []
     for number in range(_WARM + int(rounds)):
         started = time.perf_counter()
-        pieces = engine.synthesize(text, voice, Sampling(seed=0), threading.Event())
+        pieces = pieces_of(engine, text, voice, Sampling(seed=0))
         next(pieces)
         first_at = time.perf_counter() - started
         for _ in pieces:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 
 
 class WithoutCollection(PocketEngine):

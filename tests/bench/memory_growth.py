@@ -76,7 +76,7 @@ def run(folder: Path, requests: int, seed: int) -> list[Growth]:
 async def _grow(measures: Measures, folder: Path, requests: int, seed: int) -> Growth:
     step(f"memory: {measures.name}, {requests} requests")
     lifeline, lifeline_writer = os.pipe()
-    factory = "model_procs.engines.pocket:PocketEngine"
+    factory = "model_procs.engines.pocket.engine:PocketEngine"
     if not measures.collect:
         factory = "tests.bench.memory_engines:WithoutCollection"
     config = LaunchConfig(

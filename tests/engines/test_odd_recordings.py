@@ -17,7 +17,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import EncodeVoice, Recording, Sampling, Speak, Transcribe, Transcript, Voice
 from model_procs.engine import EngineConfig
 from model_procs.engines.flite import FliteEngine
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening.base import TranscriptionEngine
@@ -66,7 +66,7 @@ def voices(request: pytest.FixtureRequest, nano_models: Path) -> SpeechEngine:
 def hear(engine: TranscriptionEngine, data: bytes) -> Transcript:
     """Decode and recognize, as a worker does."""
     operation = Transcribe(Recording("key", data), words=True)
-    return transcript(engine.run(operation, threading.Event()))[1]
+    return transcript(engine.run(operation, threading.Event()), engine)[1]
 
 
 def words_of(heard: Transcript) -> list[tuple[str, float]]:
@@ -203,7 +203,7 @@ def test_a_recording_without_a_voice_is_refused(name: str, voices: SpeechEngine)
         Speak("Hello.", Voice(recording=recording), Sampling(seed=0)),
     ):
         with pytest.raises(ServiceError) as caught:
-            collected(voices.run(operation, threading.Event()))
+            collected(voices.run(operation, threading.Event()), voices)
         assert caught.value.code is ErrorCode.empty_audio
         assert "speech" in caught.value.message
 
@@ -213,7 +213,7 @@ def test_a_short_or_quiet_voice_is_taken(
     loudness: float, voices: SpeechEngine, first: Sound
 ) -> None:
     recording = Recording("key", encoded(first[: RATE // 2] * loudness, RATE, "wav"))
-    collected(voices.run(EncodeVoice(recording), threading.Event()))
+    collected(voices.run(EncodeVoice(recording), threading.Event()), voices)
 
 
 def test_a_voice_is_made_of_all_parts_and_of_the_better_channel(
@@ -225,7 +225,7 @@ def test_a_voice_is_made_of_all_parts_and_of_the_better_channel(
         (CASES["webm that begins late"][0], whole(first, second)),
     ):
         operation = EncodeVoice(Recording("key", make(first, second)))
-        result = collected(voices.run(operation, threading.Event()))[1]
+        result = collected(voices.run(operation, threading.Event()), voices)[1]
         assert abs(result.seconds - len(seconds) / RATE) < 0.1
 
 

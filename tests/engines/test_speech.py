@@ -35,9 +35,9 @@ from ipc.operations import (
 from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import VOICES, FliteEngine
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.speech.base import SpeechEngine
-from tests.support.outputs import collected, speech
+from tests.support.outputs import collected, pieces_of, speech
 from tests.support.recordings import spoken
 
 MB = 1024 * 1024
@@ -74,7 +74,7 @@ class Beeps(SpeechEngine):
         return int(bytes(data))
 
     def synthesize(
-        self, text: str, voice: int, sampling: Sampling, stop: threading.Event, *, exact: bool
+        self, text: str, voice: int, sampling: Sampling, stop: threading.Event
     ) -> Iterator[Samples | None]:
         """Each word is a piece."""
         self.heard.append((text, sampling.seed))
@@ -101,7 +101,7 @@ UPLOAD = Recording(key_of(LOUD), LOUD)
 
 def run(engine: SpeechEngine, operation: AnyOperation) -> tuple[list[Any], Any]:
     """What an operation yields, and its result."""
-    return collected(engine.run(operation, threading.Event()))
+    return collected(engine.run(operation, threading.Event()), engine)
 
 
 _SAMPLING = {field.name for field in fields(Sampling)}
@@ -136,7 +136,7 @@ def recording_of(data: bytes | None, path: Path | None, key: str | None) -> Reco
 
 def speak(engine: SpeechEngine, **options: Any) -> tuple[list[bytes], SpeechResult]:
     """What `asked` makes the engine say, and the result."""
-    return speech(engine.run(asked(**options), threading.Event()))
+    return speech(engine.run(asked(**options), threading.Event()), engine)
 
 
 def encode(engine: SpeechEngine, recording: Recording) -> tuple[list[bytes], VoiceResult]:
@@ -326,31 +326,6 @@ def test_nothing_to_say_is_an_error(text: str) -> None:
     assert refused(Beeps(), asked(data=LOUD, text=text)).code is ErrorCode.empty_text
 
 
-@pytest.mark.parametrize(
-    ("response_format", "streamed", "exact"),
-    [
-        ("wav", True, False),
-        ("mp3", True, False),
-        ("opus", True, False),
-        ("flac", True, True),
-        ("aac", True, True),
-        ("flac", False, False),
-    ],
-)
-def test_samples_are_exact_where_a_replay_must_make_the_same_bytes(
-    response_format: str, streamed: bool, exact: bool
-) -> None:
-    wanted: list[bool] = []
-
-    class Telling(Beeps):
-        def synthesize(self, *arguments: Any, exact: bool) -> Iterator[Samples | None]:
-            wanted.append(exact)
-            return super().synthesize(*arguments, exact=exact)
-
-    speak(Telling(), data=LOUD, response_format=response_format, streamed=streamed)
-    assert wanted == [exact]
-
-
 def test_a_sentence_may_wait_for_steps_of_a_batch(tmp_path: Path) -> None:
     class Waiting(Beeps):
         def synthesize(self, *arguments: Any, **options: Any) -> Iterator[Samples | None]:
@@ -506,7 +481,7 @@ def models(nano_models: Path, tmp_path: Path) -> Path:
 
 
 def pocket(models: Path) -> PocketEngine:
-    engine = PocketEngine(EngineConfig(models, options={"exact": True}))
+    engine = PocketEngine(EngineConfig(models))
     engine.load()
     return engine
 
@@ -549,7 +524,7 @@ def test_pocket_takes_voices_that_the_library_has_exported(models: Path) -> None
     assert engine.default_voice == "my_voice"
     sampling = Sampling(seed=3)
     spoken = [
-        np.concatenate(list(engine.synthesize("Hello.", voice, sampling, threading.Event())))
+        np.concatenate(list(pieces_of(engine, "Hello.", voice, sampling)))
         for voice in (
             engine.encode_voice(noise),
             engine.load_builtin_voice("my_voice"),

@@ -426,7 +426,7 @@ def answer(
 ) -> tuple[list[Any], Transcript]:
     upload = Recording("recording", wav_header(RATE, len(samples)) + pcm16(samples))
     return transcript(
-        ears.run(Transcribe(upload, words=words, streamed=streamed), threading.Event())
+        ears.run(Transcribe(upload, words=words, streamed=streamed), threading.Event()), ears
     )
 
 

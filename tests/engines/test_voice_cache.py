@@ -34,11 +34,11 @@ from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig
 from model_procs.engines.flite import FliteEngine, FliteVoice
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.voice_cache import VoiceCache
 from model_procs.speech.voice_files import SMALLEST, VoiceFiles
-from tests.support.outputs import speech
+from tests.support.outputs import pieces_of, speech
 from tests.support.recordings import spoken
 from tests.support.service import NET, ROOT, RunningService, read_wav, running
 from tests.support.voice_engines import TellingFlite, TellingPocket
@@ -492,7 +492,7 @@ def say(engine: SpeechEngine, recording: bytes | Path) -> tuple[bytes, SpeechRes
         key = hashlib.sha256(recording.read_bytes()).hexdigest()
         given = Recording(key, path=str(recording))
     operation = Speak("Hi.", Voice(recording=given), Sampling(seed=1))
-    pieces, result = speech(engine.run(operation, threading.Event()))
+    pieces, result = speech(engine.run(operation, threading.Event()), engine)
     return b"".join(pieces), result
 
 
@@ -573,7 +573,7 @@ def test_a_hostile_file_runs_no_code(
 
 
 def test_pockets_voice_comes_back_to_the_last_bit(nano_models: Path) -> None:
-    engine = PocketEngine(EngineConfig(nano_models, options={"exact": True}))
+    engine = PocketEngine(EngineConfig(nano_models))
     engine.load()
     noise = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) * 0.05
     voice = engine.encode_voice(noise)
@@ -591,7 +591,7 @@ def test_pockets_voice_comes_back_to_the_last_bit(nano_models: Path) -> None:
     held = sum(theirs.nbytes for _, theirs in pairs)
     assert held <= len(data) < held + 4096
     spoken = [
-        np.concatenate(list(engine.synthesize("Hello.", v, Sampling(seed=1), threading.Event())))
+        np.concatenate(list(pieces_of(engine, "Hello.", v, Sampling(seed=1))))
         for v in (voice, back, back)
     ]
     np.testing.assert_array_equal(spoken[0], spoken[1])

@@ -70,7 +70,7 @@ class BeepEngine(SpeechEngine):
         return 400.0
 
     def synthesize(
-        self, text: str, voice: float, sampling: Sampling, stop: threading.Event, *, exact: bool
+        self, text: str, voice: float, sampling: Sampling, stop: threading.Event
     ) -> Iterator[Samples]:
         time = np.arange(self.sample_rate // 2) / self.sample_rate
         yield (0.5 * np.sin(2 * np.pi * voice * time)).astype(np.float32)

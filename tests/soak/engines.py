@@ -27,7 +27,7 @@ from ipc.operations import AnyOperation, EncodeVoice, Sampling, Speak, Transcrib
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Needs, Output
 from model_procs.engines.flite import FliteEngine
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.sensevoice import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening.base import TranscriptionEngine
@@ -122,10 +122,8 @@ class _ChaoticSpeech(SpeechEngine):
         voice: Any,
         sampling: Sampling,
         stop: threading.Event,
-        *,
-        exact: bool = False,
     ) -> Generator[Samples, None, None]:
-        pieces = super().synthesize(text, voice, sampling, stop, exact=exact)
+        pieces = super().synthesize(text, voice, sampling, stop)
         try:
             for piece in pieces:
                 assert piece is not None  # no engine here serves several requests at once

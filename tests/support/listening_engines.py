@@ -54,8 +54,6 @@ class Hum(SpeechEngine):
         voice: float,
         sampling: Sampling,
         stop: threading.Event,
-        *,
-        exact: bool = False,
     ) -> Iterator[Samples]:
         """20 ms for every sentence."""
         time = np.arange(480) / self.sample_rate
@@ -73,15 +71,13 @@ class GatedHum(Hum):
         voice: float,
         sampling: Sampling,
         stop: threading.Event,
-        *,
-        exact: bool = False,
     ) -> Iterator[Samples]:
         """As `Hum` does."""
         if text.startswith("Wait "):
             while not Path(text.removeprefix("Wait ").rstrip(".")).exists():
                 if stop.wait(0.01):
                     raise Cancelled
-        yield from super().synthesize(text, voice, sampling, stop, exact=exact)
+        yield from super().synthesize(text, voice, sampling, stop)
 
 
 class Meter(TranscriptionEngine):

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
-from ipc.operations import SpeechResult, Transcript
-from model_procs.engine import Output
+from ipc.operations import Sampling, SpeechResult, Transcript
+from model_procs.audio.pcm import Samples
+from model_procs.engine import BatchEngine, Output
+from model_procs.speech.base import SpeechEngine
 
 
-def collected(output: Output) -> tuple[list[Any], Any]:
-    """All that `output` yields, and what it returns in the end."""
+def collected(output: Output, engine: object = None) -> tuple[list[Any], Any]:
+    """All that `output` yields, and what it returns; `engine` makes its steps if it is a batch."""
     items: list[Any] = []
     while True:
         try:
-            items.append(next(output))
+            item = next(output)
         except StopIteration as end:
             return items, end.value
+        if item is None and isinstance(engine, BatchEngine):
+            engine.step()
+        else:
+            items.append(item)
 
 
-def speech(output: Output) -> tuple[list[bytes], SpeechResult]:
+def pieces_of(
+    engine: SpeechEngine,
+    text: str,
+    voice: Any,
+    sampling: Sampling,
+    stop: threading.Event | None = None,
+) -> Iterator[Samples]:
+    """One sentence, piece by piece, from an engine that may be a batch."""
+    pieces = engine.synthesize(text, voice, sampling, stop or threading.Event())
+    for piece in pieces:
+        if piece is not None:
+            yield piece
+        elif isinstance(engine, BatchEngine):
+            engine.step()
+
+
+def speech(output: Output, engine: object = None) -> tuple[list[bytes], SpeechResult]:
     """The bytes of speech in the pieces in which they come, and the result."""
-    pieces, result = collected(output)
+    pieces, result = collected(output, engine)
     assert all(isinstance(piece, bytes) for piece in pieces)
     assert isinstance(result, SpeechResult)
     return pieces, result
 
 
-def transcript(output: Output) -> tuple[list[Any], Transcript]:
+def transcript(output: Output, engine: object = None) -> tuple[list[Any], Transcript]:
     """What a transcription streams, and the transcript."""
-    items, result = collected(output)
+    items, result = collected(output, engine)
     assert isinstance(result, Transcript)
     return items, result

@@ -152,6 +152,9 @@ class ScriptedBatch(Script):
         self.live = config.live or self.capacity
         self._working = 0
 
+    def wake(self) -> None:
+        """Steps are short."""
+
     def step(self) -> None:
         """Ten milliseconds for all that wait."""
         time.sleep(0.01)

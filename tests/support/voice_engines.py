@@ -10,7 +10,7 @@ from typing import Any
 
 from model_procs.audio.pcm import Samples
 from model_procs.engines.flite import FliteEngine, FliteVoice
-from model_procs.engines.pocket import PocketEngine
+from model_procs.engines.pocket.engine import PocketEngine
 
 
 class TellingFlite(FliteEngine):

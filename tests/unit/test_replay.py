@@ -29,7 +29,7 @@ def sent(skip: int) -> tuple[Done | Failed, bytes]:
         ours, theirs = BlockingChannel(read_fd, write_fd), BlockingChannel(read_fd, write_fd)
         request = Request(1, Speak("Hi.", Voice(), Sampling(1)), skip)
         stop = threading.Event()
-        inbox = _Inbox(theirs)
+        inbox = _Inbox(theirs, lambda: None)
         inbox._stops[1] = stop
         assert not _Running(request, speech(), stop, theirs, inbox).advance()
         data = b""

@@ -131,6 +131,8 @@ class Choir(Speaker):
         yield None
         assert self.steps == before + 1
 
+    def wake(self) -> None: ...
+
     def step(self) -> None:
         """Count."""
         self._begun.release()

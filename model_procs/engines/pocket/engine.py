@@ -1,8 +1,7 @@
-"""Kyutai Pocket TTS: speech in the voice of a reference recording, on CPU.
+"""Kyutai Pocket TTS: speech in the voice of a reference recording, on CPU, many voices at once.
 
-Loads in the template, speaks in the workers. For each sentence the library uses two threads, one
-for the latents and one for the waveform. Both have stopped when `synthesize` ends, also after an
-error.
+Loads in the template, speaks in the workers. The library loads the weights, prepares texts and
+encodes voices; the loop of latents and the decoding of sound are those of `batch`.
 """
 
 from __future__ import annotations
@@ -14,21 +13,26 @@ import os
 import re
 import tempfile
 import threading
-import time
-import warnings
-from collections.abc import Generator, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ipc.engines import BuiltinVoice, Json
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
+from model_procs import linears
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Cancelled, EngineConfig
-from model_procs.engines.pocket_runs import split_runs
+from model_procs.engine import EngineConfig
+from model_procs.engines.pocket.batch import Batch, Listener
+from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
+from model_procs.engines.pocket.mimi import Mimi
+from model_procs.engines.pocket.pace import live_streams
+from model_procs.engines.pocket.runs import split_runs
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
@@ -51,19 +55,23 @@ _LANGUAGES = {
 _BLOCK_FRAMES = 25
 """How many frames of 80 ms the encoder processes at a time."""
 
-_THREADS_END_SECONDS = 5.0
-"""How long to wait until the kernel has removed threads that have ended."""
+_CAPACITY = 8
+"""How many texts a worker speaks at once. More gain nothing on a few cores."""
+
+_BATCHES = (1, 4, 8)
+"""Numbers of rows for which the kernel of the linear layers is chosen."""
+
+T = TypeVar("T")
 
 
 class PocketEngine(SpeechEngine):
-    """Pocket TTS behind the Engine protocol.
+    """Pocket TTS behind the `BatchEngine` protocol.
 
-    Options:
+    The same seed, text, voice and options give the same samples to the last bit, on the same
+    processor, whoever else is in the batch and however many threads compute it.
 
-    - `quantize` (default true) makes the transformer's layers int8: half the time and a quarter
-      less memory.
-    - `exact` (default false) decodes frame by frame: the same seed gives the same samples to the
-      last bit, but it takes a third more time.
+    The option `quantize` (default true) makes the transformer's layers int8: half the time and a
+    quarter less memory.
     """
 
     name = "pocket"
@@ -75,8 +83,15 @@ class PocketEngine(SpeechEngine):
         self._config = config
         self._folder = weights.weights_folder(config.models_dir, "pocket")
         self._quantize = bool(config.options.get("quantize", True))
-        self._exact = bool(config.options.get("exact", False))
+        self.capacity = config.capacity or _CAPACITY
+        self.live = self.capacity
         self._model: Any = None
+        self._batch: Any = None
+        self._encoder = ThreadPoolExecutor(1, "voices")
+        """Encodes one voice at a time, beside the batch."""
+        self._listeners: weakref.WeakKeyDictionary[threading.Event, Listener]
+        self._listeners = weakref.WeakKeyDictionary()
+        """By the stop event of their request."""
         self._notes: list[str] = []
         self._facts: Json = {}
         self._voice_paths: dict[str, Path] = {}
@@ -94,55 +109,67 @@ class PocketEngine(SpeechEngine):
             from pocket_tts import TTSModel
 
             file = self._folder / "model.safetensors"
-            with _local_config(self._folder) as path, warnings.catch_warnings():
-                # The library quantises with an API that PyTorch calls deprecated.
-                warnings.simplefilter("ignore")
-                self._model = TTSModel.load_model(config=path, quantize=self._quantize)
+            with _local_config(self._folder) as path:
+                self._model = TTSModel.load_model(config=path).eval()
             self._notes = weights.notes(self._folder)
+            kernel = _exact_linears(self._model.flow_lm, quantize=self._quantize)
+            lm = FlowLM(self._model.flow_lm)
+            mimi = Mimi(self._model, self.capacity)
+            # Only the encoder is used from here on.
+            self._model.mimi.decoder = self._model.mimi.decoder_transformer = None
             self._facts = {
                 "parameters": _count_parameters(file),
                 "quantized": self._quantize,
+                "linear": kernel,
                 "version": weights.fingerprint(file),
             }
         except Exception as error:
             raise weights.cannot_load("Pocket TTS", self._folder, error) from error
+        frame_seconds = 1 / self._model.config.mimi.frame_rate
+        self._batch = Batch(lm, mimi, frame_seconds)
         self.voice_format = f"pocket-{self._voices_depend_on()}"
-        self._model.max_decoder_frames_per_call = 1 if self._exact else 0
         self._model._TOKENS_PER_SECOND_ESTIMATE = _TOKENS_PER_SECOND
         self.sample_rate = self.reference_rate = self._model.sample_rate
         _encode_in_blocks(self._model.mimi)
         self.language = _language(self._folder)
         prepare(self.language)
-        self._speak_once()
+        voice = self._speak_once()
+        self.live = self._config.live or live_streams(
+            lm,
+            mimi,
+            self._prefix(voice),
+            frame_seconds=frame_seconds,
+            threads=self._config.threads,
+            capacity=self.capacity,
+        )
         weights.release_scratch()
 
     def warm_up(self) -> None:
-        """Only set the number of threads: `load` has already spoken once, for all forked workers.
+        """Only start the threads: `load` has already spoken once, for all forked workers.
 
         Another inference in the worker would only copy pages that the fork shares. It would take
         five times as long as the fork and save 30 ms of the first request.
         """
-        import torch
+        self._batch.start(self._config.threads)
 
-        torch.set_num_threads(self._config.threads)
+    def step(self) -> None:
+        """Wait until one of the requests can go on."""
+        self._batch.wait()
 
-    def _speak_once(self) -> None:
-        """Encode a second of noise, and speak in that voice until the first sound.
+    def wake(self) -> None:
+        """End a step, from any thread."""
+        self._batch.wake()
 
-        It waits until the library's threads have ended, because the template must fork with one
-        thread.
-        """
-        before = _count_threads()
+    def _speak_once(self) -> Any:
+        """Encode a second of noise, and speak in that voice until the first sound."""
         noise = np.random.default_rng(0).standard_normal(self.reference_rate) * 0.05
         voice = self.encode_voice(noise.astype(np.float32))
         self._find_builtin_voices(voice)
         pieces = self.synthesize("Hello.", voice, Sampling(seed=0), threading.Event())
-        next(pieces)
+        while next(pieces) is None:
+            self.step()
         pieces.close()
-        # Python's thread ends a little before the kernel's.
-        give_up = time.monotonic() + _THREADS_END_SECONDS
-        while _count_threads() > before and time.monotonic() < give_up:
-            time.sleep(0.001)
+        return voice
 
     def notes(self) -> list[str]:
         """What clients must know about the weights."""
@@ -191,49 +218,48 @@ class PocketEngine(SpeechEngine):
         """The state as views into `data`."""
         return pocket_voice.from_bytes(data)
 
-    def synthesize(
-        self,
-        text: str,
-        voice: Any,
-        sampling: Sampling,
-        stop: threading.Event,
-        *,
-        exact: bool = False,
-    ) -> Generator[Samples, None, None]:
-        """Speak `text`; yields pieces of 80 ms and more.
+    def beside(self, work: Callable[[], T]) -> Generator[None, None, T]:
+        """Run `work` in a thread, while the batch goes on."""
+        future = self._encoder.submit(work)
+        future.add_done_callback(lambda _: self.wake())
+        try:
+            while not future.done():
+                yield None
+        finally:
+            future.cancel()
+        return future.result()
 
-        The same seed, text, voice and options give the same number of samples. The samples differ
-        by rounding, 1e-6 of full scale, because the library decodes as many frames at once as are
-        ready. With `exact` (an option of the engine and of the request) they are identical.
+    def synthesize(
+        self, text: str, voice: Any, sampling: Sampling, stop: threading.Event
+    ) -> Generator[Samples | None, None, None]:
+        """Speak `text`; yields pieces of one to four frames of 80 ms.
+
+        The same seed, text, voice and options give the same samples, to the last bit.
         """
         import torch
 
         if not any(character.isalnum() for character in text):
             return  # the model would invent something to say
-        halt = _Halt(stop)
-        with self._overriding(sampling, exact=exact):
-            torch.manual_seed(sampling.seed)
-            for run in split_runs(text, self._count_tokens):
-                if not any(character.isalnum() for character in run):
-                    continue  # quotation marks alone, which the library may refuse
-                stream = self._generate(voice, run, halt)
-                try:
-                    for piece in stream:
-                        if halt.is_set():
-                            break
+        generator = torch.Generator().manual_seed(sampling.seed)
+        listener = self._listeners.setdefault(stop, Listener())
+        prefix = self._prefix(voice)
+        for words in split_runs(text, self._count_tokens):
+            if not any(character.isalnum() for character in words):
+                continue  # quotation marks alone, which the library may refuse
+            speech = self._batch.join(self._run(words, prefix, sampling, generator), listener)
+            try:
+                done = False
+                while not done:
+                    pieces, done = self._batch.take(speech)
+                    for piece in pieces:
                         yield piece.numpy()
-                finally:
-                    # An abandoned stream would continue to compute, and take random numbers of the
-                    # next request. It ends, with its threads, when it notices `halt`.
-                    halt.closing = True
-                    for _ in stream:
-                        pass
-                    halt.closing = False
-                if stop.is_set():
-                    raise Cancelled
+                    if not done and not pieces:
+                        yield None
+            finally:
+                self._batch.leave(speech)
 
-    def _generate(self, voice: Any, run: str, halt: threading.Event) -> Iterator[Any]:
-        """Speak one run, as the library speaks one of its chunks.
+    def _run(self, words: str, prefix: Prefix, sampling: Sampling, generator: Any) -> Run:
+        """What the library makes of one of its chunks.
 
         The library's own splitting into chunks is not used: it splits at every full stop, also in
         addresses and abbreviations, adds a space after it, and splits numbers at commas.
@@ -242,7 +268,7 @@ class PocketEngine(SpeechEngine):
 
         model = self._model
         prompt, frames_after_eos = prepare_text_prompt(
-            run,
+            words,
             model.pad_with_spaces_for_short_inputs,
             model.remove_semicolons,
             model.append_terminal_punctuation,
@@ -250,20 +276,34 @@ class PocketEngine(SpeechEngine):
             model.replace_characters,
         )
         recommended = model.model_recommended_frames_after_eos
-        stream: Iterator[Any] = model._generate_audio_stream_short_text(
-            model_state=voice,
-            text_to_generate=prompt,
+        tokens = model.flow_lm.conditioner.prepare(prompt)[0]
+        return Run(
+            prefix=prefix,
+            tokens=tokens,
+            generator=generator,
+            temperature=_or(sampling.temperature, model.temp),
+            decode_steps=_or(sampling.decode_steps, model.sampler_decode_steps),
+            eos_threshold=_or(sampling.eos_threshold, model.eos_threshold),
             frames_after_eos=frames_after_eos + 2 if recommended is None else recommended,
-            copy_state=True,
-            stop=halt,
+            most_frames=model._estimate_max_gen_len(len(tokens)),
         )
-        return stream
+
+    def _prefix(self, voice: Any) -> Prefix:
+        """A voice in the library's form, as the batch needs it; nothing is copied."""
+        layers = []
+        positions = 0
+        for index in range(len(self._model.flow_lm.transformer.layers)):
+            state = voice[f"transformer.layers.{index}.self_attn"]
+            positions = int(state["offset"].view(-1)[0])
+            keys, values = state["cache"][:, :, :positions].transpose(2, 3)
+            layers.append((keys, values))
+        return Prefix(tuple(layers), positions)
 
     def _voices_depend_on(self) -> str:
         """A hash of everything that the state of a voice depends on: weights, config, library."""
         parts = (
             self._facts["version"],
-            self._quantize,
+            self._facts["linear"],
             importlib.metadata.version("pocket-tts"),
             (self._folder / "config.yaml").read_text("utf-8"),
         )
@@ -272,24 +312,45 @@ class PocketEngine(SpeechEngine):
     def _count_tokens(self, text: str) -> int:
         return len(self._model.flow_lm.conditioner.tokenizer.encode(text))
 
-    @contextmanager
-    def _overriding(self, sampling: Sampling, *, exact: bool) -> Iterator[None]:
-        """Set the sampling of a request on the model, and restore the model's own afterwards."""
-        wanted = {
-            "temp": sampling.temperature,
-            "sampler_decode_steps": sampling.decode_steps,
-            "eos_threshold": sampling.eos_threshold,
-            "max_decoder_frames_per_call": 1 if exact else None,
-        }
-        before = {name: getattr(self._model, name) for name in wanted}
-        try:
-            for name, value in wanted.items():
-                if value is not None:
-                    setattr(self._model, name, value)
-            yield
-        finally:
-            for name, value in before.items():
-                setattr(self._model, name, value)
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _exact_linears(lm: Any, *, quantize: bool) -> str:
+    """Put exact linear layers into the flow LM; returns the name of the transformer's kernel.
+
+    The layers' attention and feed-forward are int8 with `quantize`, as in the library. The flow net
+    loses too much by it.
+    """
+    import torch
+
+    attention_and_ffn = [
+        (module, name)
+        for layer in lm.transformer.layers
+        for module, name in (
+            (layer.self_attn, "in_proj"),
+            (layer.self_attn, "out_proj"),
+            (layer, "linear1"),
+            (layer, "linear2"),
+        )
+    ]
+    kernel = None
+    if quantize:
+        first = [getattr(module, name).weight for module, name in attention_and_ffn[:4]]
+        kernel = linears.choose(linears.INT8, first, _BATCHES)
+    for module, name in attention_and_ffn:
+        layer = getattr(module, name)
+        linears.replace(
+            module,
+            name,
+            linears.fp32(layer.weight) if kernel is None else linears.make(kernel, layer.weight),
+        )
+    for module in list(lm.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, torch.nn.Linear):
+                linears.replace(module, name, linears.fp32(layer.weight, layer.bias))
+    return linears.FP32[0].name if kernel is None else kernel.name
 
 
 def _encode_in_blocks(mimi: Any) -> None:
@@ -322,23 +383,6 @@ def _encode_in_blocks(mimi: Any) -> None:
 
     stream("encoder", _BLOCK_FRAMES * mimi.frame_size)
     stream("encoder_transformer", _BLOCK_FRAMES * mimi.frame_size // mimi.encoder.hop_length)
-
-
-def _count_threads() -> int:
-    """The number of threads of this process, also those of native code."""
-    return len(os.listdir("/proc/self/task"))
-
-
-class _Halt(threading.Event):
-    """Is set while `stop` is set or the stream is being closed. The library's threads check it."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        super().__init__()
-        self._stop_event = stop
-        self.closing = False
-
-    def is_set(self) -> bool:
-        return self.closing or self._stop_event.is_set()
 
 
 @contextmanager

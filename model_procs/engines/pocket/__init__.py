@@ -1,0 +1,1 @@
+"""Kyutai Pocket TTS: many voices at once from one worker."""

@@ -1,0 +1,367 @@
+"""Pocket TTS's flow LM for many runs at once: one latent of each per step. In workers.
+
+The library speaks one text at a time. Here the rows of all runs go through each matrix together, so
+that the weights are read once for all; everything else is computed for each row as if it were
+alone. So a run's latents have the same bits in every company. Replaced are the library's loop, its
+attention over caches of keys and values, and its linear layers; the modules and weights are its.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from model_procs.engines.pocket.rotary import rotate, tables
+from model_procs.linears import Linear
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+CHUNK = 32
+"""How many tokens of a text are read in one step. Another number gives other bits."""
+
+_STEP_ROWS = 96
+"""The most rows of texts in one step while others speak: their sound must not wait for long."""
+
+_LANES = 32
+"""PyTorch computes a remainder of fewer numbers with other instructions, and so other bits."""
+
+_POSITIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A voice: the keys and values of its positions, for each layer [1, heads, positions, dim].
+
+    They may be mapped from a file; runs share them and do not change them.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    positions: int
+
+
+@dataclass(eq=False)
+class Run:
+    """A text that is spoken at once: what the batch must know about it, and its state."""
+
+    prefix: Prefix
+    tokens: Tensor
+    """[n]"""
+    generator: Generator
+    temperature: float
+    decode_steps: int
+    eos_threshold: float
+    frames_after_eos: int
+    most_frames: int
+
+    cache: Any = None
+    """Keys and values behind the prefix [layers, 2, heads, positions, dim]."""
+    length: int = 0
+    """How many positions of `cache` are in use."""
+    read: int = 0
+    """How many tokens have been read."""
+    latent: Any = None
+    """The last latent [ldim]; None before the first."""
+    frame: int = 0
+    ends: int | None = None
+    """The frame before which it ends; None until the model has said so."""
+    over: bool = False
+    """Whether no more latents will come."""
+    latents: deque[Any] = field(default_factory=deque)
+    """Latents [ldim] that wait to be decoded."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the whole text has been read."""
+        return self.read == len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norm1: Any
+    in_proj: Linear
+    out_proj: Linear
+    norm2: Any
+    linear1: Linear
+    linear2: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one run in a step: `count` of them from `first` on."""
+
+    run: Run
+    first: int
+    count: int
+    mask: Any
+
+
+class FlowLM:
+    """The library's flow LM (`FlowLMModel`) for rows of different runs."""
+
+    min_frames = 6
+    """No run ends earlier: the library's `_MIN_FRAMES_BEFORE_EOS`."""
+
+    def __init__(self, lm: Any) -> None:
+        """All linear layers of `lm` must be those of `model_procs.linears`."""
+        attention = lm.transformer.layers[0].self_attn
+        self._heads, self._kv_heads = attention.num_heads, attention.num_kv_heads
+        self._dim = attention.dim_per_head
+        self._conditioner = lm.conditioner
+        self._latent_dim = lm.ldim
+        self._layers = [
+            _Layer(
+                layer.norm1,
+                layer.self_attn.in_proj.linear,
+                layer.self_attn.out_proj.linear,
+                layer.norm2,
+                layer.linear1.linear,
+                layer.linear2.linear,
+            )
+            for layer in lm.transformer.layers
+        ]
+        self._latent_in = lm.input_linear.linear
+        self._bos = lm.bos_emb.detach()
+        self._out_norm = lm.out_norm
+        self._z_proj = None if lm.z_proj is None else lm.z_proj.linear
+        self._out_eos = lm.out_eos.linear
+        self._flow = FlowNet(lm.flow_net, lm.flow_type)
+        self._max_period = lm.transformer.max_period
+        self._rope = tables(_POSITIONS, self._dim, self._max_period)
+
+    def open(self, run: Run) -> None:
+        """Make room for everything that the run may say; memory is only taken as it is used."""
+        import torch
+
+        positions = len(run.tokens) + 1 + run.most_frames
+        shape = (len(self._layers), 2, self._kv_heads, positions, self._dim)
+        run.cache = torch.empty(shape)
+        if run.prefix.positions + positions > len(self._rope[0]):
+            self._rope = tables(2 * (run.prefix.positions + positions), self._dim, self._max_period)
+
+    def step(self, runs: Sequence[Run]) -> None:
+        """Compute the next latent of each run that speaks; read more of the texts of others.
+
+        A run that has read its text has its first latent in the same step.
+        """
+        import torch
+
+        speaking = [run for run in runs if run.speaks]
+        reading = self._in_turn([run for run in runs if not run.speaks], alone=not speaking)
+        rows, parts, lasts = [], [], []
+        first = 0
+        if speaking:
+            rows.append(self._latent_in(torch.stack([run.latent for run in speaking])))
+        for run in speaking:
+            parts.append(_Part(run, first, 1, None))
+            lasts.append(first)
+            first += 1
+        finished = []
+        for run in reading:
+            chunk = run.tokens[run.read : run.read + CHUNK]
+            rows.append(self._conditioner(chunk))
+            count = len(chunk)
+            run.read += count
+            if run.speaks:
+                rows.append(self._latent_in(self._bos[None]))
+                count += 1
+                finished.append(run)
+                lasts.append(first + count - 1)
+            parts.append(_Part(run, first, count, self._mask(run.length, count)))
+            first += count
+        hidden = self._transform(torch.cat(rows), parts)
+        if lasts:
+            for run in finished:
+                self._noise(run)  # the library also draws, and does not use, one for the text
+            self._give(speaking + finished, hidden[lasts])
+
+    def _in_turn(self, reading: list[Run], *, alone: bool) -> list[Run]:
+        """The runs whose texts are read in this step; at least one."""
+        count = len(reading) if alone else max(1, _STEP_ROWS // CHUNK)
+        return reading[:count]
+
+    def _give(self, runs: list[Run], hidden: Tensor) -> None:
+        """Make a latent for each run from its row of `hidden`, and see whether it ends."""
+        import torch
+
+        hidden = torch.nn.functional.layer_norm(
+            hidden, hidden.shape[-1:], self._out_norm.weight, self._out_norm.bias, 1e-5
+        )
+        if self._z_proj is not None:
+            hidden = self._z_proj(hidden)
+        scores = self._out_eos(hidden)[:, 0].tolist()
+        noise = torch.stack([self._noise(run) for run in runs])
+        latents = torch.empty_like(noise)
+        for steps in {run.decode_steps for run in runs}:
+            which = [index for index, run in enumerate(runs) if run.decode_steps == steps]
+            latents[which] = self._flow.sample(hidden[which], noise[which], steps)
+        for run, score, latent in zip(runs, scores, latents, strict=True):
+            frame, run.frame = run.frame, run.frame + 1
+            if run.ends is None and frame >= self.min_frames and score > run.eos_threshold:
+                run.ends = frame + run.frames_after_eos
+            if run.ends is not None and frame >= run.ends:
+                run.over = True
+                continue
+            run.latent = latent
+            run.latents.append(latent)
+            run.over = run.frame >= run.most_frames
+
+    def _noise(self, run: Run) -> Tensor:
+        import torch
+
+        empty = torch.empty(self._latent_dim)
+        return empty.normal_(0, run.temperature**0.5, generator=run.generator)
+
+    def _transform(self, x: Tensor, parts: list[_Part]) -> Tensor:
+        """All layers, for rows [n, dim]."""
+        import torch
+
+        functional = torch.nn.functional
+        cos, sin = self._positions(parts)
+        count, width = x.shape
+        query, kv = self._heads * self._dim, self._kv_heads * self._dim
+        for index, layer in enumerate(self._layers):
+            norm = layer.norm1
+            normed = functional.layer_norm(x, (width,), norm.weight, norm.bias, norm.eps)
+            projected = layer.in_proj(normed)
+            turned = rotate(projected[:, : query + kv].view(count, -1, self._dim), cos, sin)
+            values = projected[:, query + kv :].view(count, -1, self._dim)
+            attended = self._attend(index, turned, values, parts)
+            x = x + layer.out_proj(attended)
+            norm = layer.norm2
+            normed = functional.layer_norm(x, (width,), norm.weight, norm.bias, norm.eps)
+            x = x + layer.linear2(functional.gelu(layer.linear1(normed), approximate="tanh"))
+        for part in parts:
+            part.run.length += part.count
+        return x
+
+    def _attend(self, index: int, turned: Tensor, values: Tensor, parts: list[_Part]) -> Tensor:
+        """Attention of each run's rows to its voice and to its own positions: [n, heads * dim].
+
+        The two are computed apart, because the voice is shared, and weighted by their sums of
+        exponentials.
+        """
+        import torch
+
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        count = len(turned)
+        group = self._heads // self._kv_heads
+        shape = (count, self._kv_heads, group)
+        to_voice, to_own = (torch.empty(*shape, self._dim) for _ in range(2))
+        # The last dimension is a multiple of `_LANES`, see there.
+        share = torch.zeros(count, -(-self._heads // _LANES) * _LANES)
+        for part in parts:
+            run, rows = part.run, slice(part.first, part.first + part.count)
+            end = run.length + part.count
+            keys_of, values_of = run.cache[index]
+            keys_of[:, run.length : end] = turned[rows, self._heads :].transpose(0, 1)
+            values_of[:, run.length : end] = values[rows].transpose(0, 1)
+            # Query heads that share keys are like more rows: [1, kv_heads, rows * group, dim].
+            queries = turned[rows, : self._heads].reshape(-1, *shape[1:], self._dim)
+            queries = queries.transpose(0, 1).reshape(1, self._kv_heads, -1, self._dim)
+            voice, voice_sum = attention(queries, *run.prefix.layers[index])
+            own = (keys_of[None, :, :end], values_of[None, :, :end])
+            mask = part.mask if part.mask is None else part.mask.repeat_interleave(group, 0)
+            own, own_sum = attention(queries, *own, attn_mask=mask)
+            split = (self._kv_heads, part.count, group)
+            to_voice[rows] = voice.view(*split, self._dim).transpose(0, 1)
+            to_own[rows] = own.view(*split, self._dim).transpose(0, 1)
+            difference = (voice_sum - own_sum).view(split).transpose(0, 1)
+            share[rows, : self._heads] = difference.reshape(part.count, -1)
+        part_of_voice = share.sigmoid_()[:, : self._heads].reshape(*shape, 1)
+        return to_own.addcmul_(to_voice.sub_(to_own), part_of_voice).view(count, -1)
+
+    def _mask(self, length: int, count: int) -> Tensor:
+        """For `count` new rows behind `length`: each sees what is before it, and itself."""
+        import torch
+
+        mask = torch.zeros(count, length + count)
+        return mask.masked_fill_(
+            torch.ones(count, length + count, dtype=torch.bool).triu_(length + 1), -math.inf
+        )
+
+    def _positions(self, parts: list[_Part]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding for all rows: [n, 1, dim / 2]."""
+        positions = [
+            part.run.prefix.positions + part.run.length + offset
+            for part in parts
+            for offset in range(part.count)
+        ]
+        cos, sin = self._rope
+        return cos[positions][:, None], sin[positions][:, None]
+
+
+class FlowNet:
+    """The library's flow net (`SimpleMLPAdaLN`): turns noise into latents, row by row."""
+
+    def __init__(self, net: Any, flow_type: str) -> None:
+        self._net = net
+        self._type = flow_type
+        self._cond = net.cond_embed.linear
+        self._noise_in = net.input_proj.linear
+        self._blocks = [
+            (
+                block.in_ln,
+                block.adaLN_modulation[1].linear,
+                block.mlp[0].linear,
+                block.mlp[2].linear,
+            )
+            for block in net.res_blocks
+        ]
+        self._final_modulation = net.final_layer.adaLN_modulation[1].linear
+        self._out = net.final_layer.linear.linear
+        self._final_eps = net.final_layer.norm_final.eps
+        self._times: dict[tuple[float, ...], Tensor] = {}
+
+    def sample(self, hidden: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Latents [n, ldim] from the LM's output [n, z_dim] and noise [n, ldim].
+
+        As the library's `lsd_decode` and its sisters.
+        """
+        conditions = self._cond(hidden)
+        match self._type:
+            case "drifting":
+                return self._velocity(conditions, noise)
+            case "pointwise":
+                return noise + self._velocity(conditions, noise)
+            case "flow_matching" | "lsd":
+                for step in range(steps):
+                    times = (step / steps, (step + 1) / steps)
+                    if self._type == "flow_matching":
+                        times = times[:1]
+                    velocity = self._velocity(conditions + self._time(times), noise)
+                    noise = noise + velocity / steps
+                return noise
+            case other:
+                raise ValueError(f"unknown flow type: {other}")
+
+    def _time(self, times: tuple[float, ...]) -> Tensor:
+        """The embedding of `times` [1, dim]."""
+        import torch
+
+        if times not in self._times:
+            embedded = [
+                embed(torch.full((1, 1), time))
+                for embed, time in zip(self._net.time_embed, times, strict=True)
+            ]
+            self._times[times] = sum(embedded[1:], embedded[0]) / len(embedded)
+        return self._times[times]
+
+    def _velocity(self, conditions: Tensor, x: Tensor) -> Tensor:
+        import torch
+
+        functional = torch.nn.functional
+        conditions = functional.silu(conditions)
+        x = self._noise_in(x)
+        width = x.shape[-1:]
+        for norm, modulation, first, second in self._blocks:
+            shift, scale, gate = modulation(conditions).chunk(3, -1)
+            normed = functional.layer_norm(x, width, norm.weight, norm.bias, norm.eps)
+            normed = normed.mul_(1 + scale).add_(shift)
+            x = x + gate * second(functional.silu(first(normed)))
+        shift, scale = self._final_modulation(conditions).chunk(2, -1)
+        normed = functional.layer_norm(x, width, None, None, self._final_eps)
+        return self._out(normed.mul_(1 + scale).add_(shift))
