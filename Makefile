@@ -1,6 +1,6 @@
 # Everything a newcomer needs: `make run`, `make test`. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint types check format bench soak clean
+.PHONY: help setup run test test-fast lint types check format bench bench-peers bench-memory soak clean
 
 PYTHON_ENV := .venv/bin/python
 
@@ -43,6 +43,9 @@ format: setup ## put the code into its format
 
 bench: setup ## measure speed and memory; ARGS are handed on
 	@$(PYTHON_ENV) -m tests.bench $(ARGS)
+
+bench-peers: setup ## measure against the models' own servers; ARGS="--write" puts the result into docs
+	@$(PYTHON_ENV) -m tests.bench.peers $(ARGS)
 
 bench-memory: setup ## plot how a worker's memory grows, with each measure off and on
 	@$(PYTHON_ENV) -m tests.bench.memory_growth $(ARGS)

@@ -46,6 +46,12 @@ class Table:
         lines = [line(list(self.columns)), line(rule), *(line(row) for row in body)]
         return "\n".join([self.title, "", *lines, *(f"  {note}" for note in self.notes)])
 
+    def markdown(self) -> str:
+        """The table as Markdown, without its title."""
+        body = [[_text(cell) for cell in row] for row in self.rows]
+        lines = [self.columns, ["---"] * len(self.columns), *body]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     def json(self) -> dict[str, Any]:
         """The table as JSON: each row a mapping from column to value."""
         rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]

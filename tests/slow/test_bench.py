@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.load import Plan, run
+from tests.bench.peers_report import tables
+from tests.bench.peers_results import SERVICE, load
 from tests.bench.report import Table
 from tests.support.service import ROOT
 
@@ -96,3 +98,33 @@ def test_at_a_fixed_rate_a_stall_counts_for_all_that_were_due(stalling_port: int
     # All ten were due within 0.1 s of the first, which was sent when the stall began.
     assert measured.p50 > _STALL / 2 * 1000
     assert measured.longest > _STALL * 1000
+
+
+@pytest.mark.alone
+def test_a_quick_run_against_the_peers_has_every_figure(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.bench.peers", "--quick", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    results = load(tmp_path / "peers.json")
+    speech = {SERVICE, "pocket-tts serve", "pocket-tts serve --quantize"}
+    arms = {("tts", arm) for arm in speech} | {("stt", SERVICE), ("stt", "funasr-server")}
+    alone = [burst for burst in results.bursts if not burst.beside]
+    assert {(burst.kind, burst.arm, burst.clients) for burst in alone} == {
+        (kind, arm, clients) for kind, arm in arms for clients in (1, 2)
+    }
+    for burst in results.bursts:
+        assert burst.sound > 0
+        assert 0 < max(burst.first) <= burst.seconds or burst.beside
+        assert burst.health or burst.kind == "stt"
+    assert {(each.kind, each.arm) for each in results.alone} == arms
+    assert all(each.idle_mb > 0 and min(each.again) > 0 for each in results.alone)
+    assert {join.arm for join in results.joins} == speech
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+    for table in tables(results):
+        assert table.text() in result.stdout
+    assert "failed" not in result.stdout
