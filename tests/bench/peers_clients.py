@@ -77,7 +77,7 @@ async def speak(
 ) -> None:
     """Have a sentence spoken; raises FailedRequestError if it does not have `frames` frames."""
     expected = frames * FRAME_SAMPLES / SAMPLE_RATE
-    data = {**arm.fields, "text": text(client)}
+    data = aiohttp.FormData({**arm.fields, "text": text(client)}, default_to_multipart=True)
     sent = time.perf_counter()
     received = 0
     head = b""

@@ -132,7 +132,7 @@ class Measurement:
             self._bar.set_description("starting all servers")
             with _started(together):
                 for arm in together:
-                    await self._burst(arm, 2)
+                    await self._warm_up(arm)
                 for number in range(self._plan.rounds):
                     # Every other round goes backwards, so that no arm always follows the same one.
                     for name, measure in steps if number % 2 == 0 else reversed(steps):
@@ -169,6 +169,11 @@ class Measurement:
         self._bar.set_description(name, refresh=sys.stderr.isatty())
         yield
         self._bar.update()
+
+    async def _warm_up(self, arm: Arm) -> None:
+        """Ask twice, so that the voice is known and whatever is made late has been made."""
+        if failures := (await self._burst(arm, 2)).failures:
+            raise RuntimeError(f"{arm.name} does not work: {failures}; its log: {arm.server.log()}")
 
     async def _burst(self, arm: Arm, clients: int, beside: str = "") -> Burst:
         await settle(arm)
@@ -266,7 +271,7 @@ class Measurement:
         """Memory before and under load, and the return from SIGKILL."""
         failures: list[str] = []
         clients = min(max(self._plan.clients), _MEMORY_CLIENTS)
-        await self._burst(arm, 1)
+        await self._warm_up(arm)
         await settle(arm)
         idle = _pss_mb(arm)
         async with _highest_pss(arm) as samples:
