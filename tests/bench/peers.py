@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.bench import peers_report
-from tests.bench.peers_measure import Measurement, Plan
+from tests.bench.peers_measure import ROUNDS, Measurement, Plan
 from tests.bench.peers_results import Results, load
 from tests.support.service import ROOT
 
@@ -26,18 +26,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run with tiny models")
     parser.add_argument("--more", action="store_true", help=f"also {_MORE_CLIENTS} clients")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-peers", metavar="DIR")
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="report these; measure nothing"
     )
     parser.add_argument("--write", action="store_true", help="put the report into the documents")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with this
     results: Results
     if args.results:
         results = load(args.results)
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with this
         plan = (
             Plan(quick=True, rounds=1, clients=(1, 2), frames=12, clip_seconds=2.0)
             if args.quick

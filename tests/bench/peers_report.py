@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ipc.engines import Kind
-from tests.bench.peers_measure import BOTH_KINDS, HOG, IN_A_ROW, live_bounds
+from tests.bench.peers_measure import (
+    BOTH_KINDS,
+    HOG,
+    IN_A_ROW,
+    LIVE_FIRST_SECONDS,
+    LIVE_GAP_SECONDS,
+    ROUNDS,
+    live_bounds,
+)
 from tests.bench.peers_results import SERVICE, Burst, Results
 from tests.bench.report import Cell, Table
 from tests.support.service import ROOT
@@ -268,8 +277,8 @@ def notes(results: Results) -> list[str]:
     lines = [
         f"{machine['cpus']} CPUs ({machine['cpu']}), Python {machine['python']}; "
         f"{'tiny' if conditions['quick'] else 'full-size'} random weights, the same files for all "
-        f"arms of a kind; {conditions['rounds']} rounds, each with every number of clients and "
-        f"every arm, in {results.minutes:.0f} minutes; only one arm computed at a time.",
+        f"arms of a kind; {_count(conditions['rounds'], 'round')}, each with every number of "
+        f"clients and every arm, in {results.minutes:.0f} minutes; only one arm computed at once.",
         f"All clients of a burst start together. Each has a sentence of about ten words spoken and "
         f"streamed, in a voice that the server has at hand, or {conditions['clip_seconds']:.0f} s "
         "of sound transcribed.",
@@ -278,8 +287,8 @@ def notes(results: Results) -> list[str]:
         f"stream has exactly {conditions['stream_seconds']:.2f} s of sound; the length of every "
         "answer was checked. The 0.2 s of silence that the library appends do not count.",
         "Longest gap: how far playback from the first sound on would have run dry; 0 = never. "
-        f"Live streams: so many at once that none had a gap of more than "
-        f"{conditions['live_gap_seconds']} s in any burst.",
+        f"Live streams: so many at once that in every burst each began within "
+        f"{LIVE_FIRST_SECONDS:.0f} s and had no gap of more than {LIVE_GAP_SECONDS} s.",
         "/health was asked ten times per second, on time whether or not it answered.",
         "PSS: of all processes of the arm, while no other arm was in memory (this service: front, "
         "template and worker of that kind). Serves again after: from SIGKILL of what computes "
@@ -302,9 +311,16 @@ def notes(results: Results) -> list[str]:
     return lines
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def section(results: Results) -> str:
     """What stands in the document between its marks."""
-    command = "make bench-peers" + (' ARGS="--more"' if 16 in results.conditions["clients"] else "")
+    options = ["--more"] if max(results.conditions["clients"]) > 8 else []
+    if results.conditions["rounds"] != ROUNDS:
+        options.append(f"--rounds {results.conditions['rounds']}")
+    command = "make bench-peers" + (f' ARGS="{" ".join(options)}"' if options else "")
     parts = [
         "![Sound per second, first sound and /health by number of clients](bench/peers.png)",
         *(f"**{table.title}**\n\n{table.markdown()}" for table in tables(results)),
@@ -336,10 +352,10 @@ def plot(results: Results, file: Path) -> None:
 
     figure, grid = pyplot.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
     for kind, row in zip(Kind, grid, strict=True):
-        shown = (
+        shown: tuple[tuple[Any, str, Callable[[Figures], float]], ...] = (
             (row[0], "seconds of sound per second", lambda found: found.rate),
             (row[1], f"{_FIRST[kind]}, median s", lambda found: found.first),
-            (row[2], "/health p99, ms", lambda found: found.health_p99 * 1000),
+            (row[2], "/health p99, ms", lambda found: (found.health_p99 or 0.0) * 1000),
         )
         for axes, label, value in shown:
             for arm in _arms(results, kind):
@@ -354,8 +370,10 @@ def plot(results: Results, file: Path) -> None:
             axes.set_xlabel("clients")
             axes.set_ylabel(label)
         row[0].set_ylim(bottom=0)
-        row[1].set_yscale("log")
-        row[2].set_yscale("log")
+        for axes in row[1:]:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         row[0].set_title(_TITLES[kind])
         row[0].legend(fontsize="small")
         if kind is Kind.TTS:

@@ -59,13 +59,15 @@ class Table:
 
 
 def _text(cell: Cell) -> str:
-    """Three digits of a fraction are enough, and all of a large number."""
+    """Three digits of a fraction are enough, or so many decimals, and all of a large number."""
     match cell:
         case None:
             return "-"
         case float():
             size = abs(cell)
-            decimals = 0 if size >= 100 else 1 if size >= 10 else 2
+            decimals = (
+                0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or not size else 3
+            )
             return f"{cell:,.{decimals}f}"
         case int():
             return f"{cell:,}"
