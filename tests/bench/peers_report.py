@@ -349,6 +349,7 @@ def plot(results: Results, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure, grid = pyplot.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
     for kind, row in zip(Kind, grid, strict=True):
@@ -373,7 +374,8 @@ def plot(results: Results, file: Path) -> None:
         for axes in row[1:]:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
         row[0].set_title(_TITLES[kind])
         row[0].legend(fontsize="small")
         if kind is Kind.TTS:
