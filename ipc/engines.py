@@ -106,9 +106,10 @@ ENGINES = {
             Kind.TTS,
             "production",
             "model_procs.engines.pocket.engine:PocketEngine",
-            Footprint(template=650, worker=100, request=200),
+            Footprint(template=650, worker=100, request=200, further=25),
             ("pocket-tts/config.yaml", "pocket-tts/model.safetensors", "pocket-tts/tokenizer.json"),
             default=True,
+            capacity=8,
         ),
         EngineSpec(
             "sensevoice",

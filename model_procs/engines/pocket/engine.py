@@ -33,6 +33,7 @@ from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
 from model_procs.engines.pocket.pace import live_streams
 from model_procs.engines.pocket.runs import split_runs
+from model_procs.heap import keep_large_blocks
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
@@ -150,6 +151,7 @@ class PocketEngine(SpeechEngine):
         Another inference in the worker would only copy pages that the fork shares. It would take
         five times as long as the fork and save 30 ms of the first request.
         """
+        keep_large_blocks()
         self._batch.start(self._config.threads)
 
     def step(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from model_procs.engines.pocket.rotary import rotate, tables
+from model_procs.heap import pages
 from model_procs.linears import Linear
 
 if TYPE_CHECKING:
@@ -134,11 +135,8 @@ class FlowLM:
 
     def open(self, run: Run) -> None:
         """Make room for everything that the run may say; memory is only taken as it is used."""
-        import torch
-
         positions = len(run.tokens) + 1 + run.most_frames
-        shape = (len(self._layers), 2, self._kv_heads, positions, self._dim)
-        run.cache = torch.empty(shape)
+        run.cache = pages(len(self._layers), 2, self._kv_heads, positions, self._dim)
         if run.prefix.positions + positions > len(self._rope[0]):
             self._rope = tables(2 * (run.prefix.positions + positions), self._dim, self._max_period)
 
