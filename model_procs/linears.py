@@ -167,7 +167,7 @@ def _in_blocks(weight: Tensor) -> Linear:
 
     def linear(rows: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % size))
-        blocks = [torch.nn.functional.linear(block, kept) for block in padded.split(size)]
+        blocks = [torch.nn.functional.linear(block, kept) for block in torch.split(padded, size)]
         return torch.cat(blocks)[: len(rows)]
 
     return linear
@@ -215,7 +215,20 @@ def _onednn_int8(weight: Tensor) -> Linear:
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
     product = torch.ops.onednn.qlinear_pointwise
-    rest = (1.0, 0, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], "")
+    rest: tuple[Any, ...] = (
+        1.0,
+        0,
+        packed,
+        scales,
+        zero_points,
+        None,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
+    )
 
     def linear(rows: Tensor) -> Tensor:
         largest = _largest(rows)

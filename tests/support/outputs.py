@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from ipc.operations import Sampling, SpeechResult, Transcript
@@ -32,7 +32,7 @@ def pieces_of(
     voice: Any,
     sampling: Sampling,
     stop: threading.Event | None = None,
-) -> Iterator[Samples]:
+) -> Generator[Samples, None, None]:
     """One sentence, piece by piece, from an engine that may be a batch."""
     pieces = engine.synthesize(text, voice, sampling, stop or threading.Event())
     for piece in pieces:

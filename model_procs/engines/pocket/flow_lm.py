@@ -327,10 +327,8 @@ class FlowNet:
                 return noise + self._velocity(conditions, noise)
             case "flow_matching" | "lsd":
                 for step in range(steps):
-                    times = (step / steps, (step + 1) / steps)
-                    if self._type == "flow_matching":
-                        times = times[:1]
-                    velocity = self._velocity(conditions + self._time(times), noise)
+                    times = [step / steps, (step + 1) / steps][: len(self._net.time_embed)]
+                    velocity = self._velocity(conditions + self._time(tuple(times)), noise)
                     noise = noise + velocity / steps
                 return noise
             case other:
@@ -362,4 +360,5 @@ class FlowNet:
             x = x + gate * second(functional.silu(first(normed)))
         shift, scale = self._final_modulation(conditions).chunk(2, -1)
         normed = functional.layer_norm(x, width, None, None, self._final_eps)
-        return self._out(normed.mul_(1 + scale).add_(shift))
+        result: Tensor = self._out(normed.mul_(1 + scale).add_(shift))
+        return result

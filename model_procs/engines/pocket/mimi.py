@@ -187,7 +187,7 @@ class _Depthwise(_Stateful):
         """`weight` [2 strides, channels]."""
         import torch
 
-        self._now, self._later = weight.unflatten(0, (2, -1)).unbind(0)
+        self._now, self._later = weight.chunk(2)
         self._kept = torch.zeros(slots, *self._now.shape)
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
@@ -299,8 +299,10 @@ class _Transformer:
                 cache, end = sound.caches[index], sound.end + steps
                 cache[0, :, sound.end : end] = turned[rows, self._heads :].transpose(0, 1)
                 cache[1, :, sound.end : end] = projected[rows, 2 * self._heads :].transpose(0, 1)
-                queries = turned[rows, : self._heads].split(frame_steps)
-                self._attend(queries, cache[:, None, :, :end], attended[rows].split(frame_steps))
+                queries = torch.split(turned[rows, : self._heads], frame_steps)
+                self._attend(
+                    queries, cache[:, None, :, :end], torch.split(attended[rows], frame_steps)
+                )
             change = out_proj(attended.view(len(x), -1))
             x = x + (change if scale1 is None else change.mul_(scale1))
             normed = functional.layer_norm(x, width, norm2.weight, norm2.bias, norm2.eps)

@@ -26,6 +26,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn pairs of neighbours: x [n, heads, dim]; cos, sin [n, 1, dim / 2]."""
     import torch
 
-    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = x.view(*x.shape[:-1], -1, 2).unbind(-1)
     turned = (real * cos - imaginary * sin, real * sin + imaginary * cos)
     return torch.stack(turned, -1).flatten(-2)
