@@ -27,6 +27,9 @@ CHUNK = 32
 _STEP_ROWS = 96
 """The most rows of texts in one step while others speak: their sound must not wait for long."""
 
+_ROWS_STEP = 16
+"""Steps that read have a multiple of so many rows: for each number a kernel must be generated."""
+
 _LANES = 32
 """PyTorch computes a remainder of fewer numbers with other instructions, and so other bits."""
 
@@ -170,6 +173,8 @@ class FlowLM:
                 lasts.append(first + count - 1)
             parts.append(_Part(run, first, count, self._mask(run.length, count)))
             first += count
+        if reading and first % _ROWS_STEP:
+            rows.append(torch.zeros(_ROWS_STEP - first % _ROWS_STEP, rows[0].shape[1]))
         hidden = self._transform(torch.cat(rows), parts)
         if lasts:
             for run in finished:
@@ -218,8 +223,8 @@ class FlowLM:
         import torch
 
         functional = torch.nn.functional
-        cos, sin = self._positions(parts)
         count, width = x.shape
+        cos, sin = self._positions(parts, count)
         query, kv = self._heads * self._dim, self._kv_heads * self._dim
         for index, layer in enumerate(self._layers):
             norm = layer.norm1
@@ -248,7 +253,7 @@ class FlowLM:
         count = len(turned)
         group = self._heads // self._kv_heads
         shape = (count, self._kv_heads, group)
-        to_voice, to_own = (torch.empty(*shape, self._dim) for _ in range(2))
+        to_voice, to_own = (torch.zeros(*shape, self._dim) for _ in range(2))
         # The last dimension is a multiple of `_LANES`, see there.
         share = torch.zeros(count, -(-self._heads // _LANES) * _LANES)
         for part in parts:
@@ -281,13 +286,14 @@ class FlowLM:
             torch.ones(count, length + count, dtype=torch.bool).triu_(length + 1), -math.inf
         )
 
-    def _positions(self, parts: list[_Part]) -> tuple[Tensor, Tensor]:
+    def _positions(self, parts: list[_Part], count: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding for all rows: [n, 1, dim / 2]."""
         positions = [
             part.run.prefix.positions + part.run.length + offset
             for part in parts
             for offset in range(part.count)
         ]
+        positions += [0] * (count - len(positions))
         cos, sin = self._rope
         return cos[positions][:, None], sin[positions][:, None]
 

@@ -1,4 +1,7 @@
-"""How many streams stay ahead of real time, measured when the model has loaded. In templates."""
+"""How many streams stay ahead of real time, measured when the model has loaded. In templates.
+
+This also generates the kernels for each number of runs, which all forked workers then share.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ _ROUNDS = 3
 _SPARE = 1.25
 """Other work of the worker, and longer texts, in parts of what is measured."""
 
-_FRAMES = 2
 _TOKENS = 8
 
 
@@ -43,22 +45,20 @@ def live_streams(
         lm.step(made)
         return made
 
+    live = 1
     with torch.inference_mode():
-        one, all_ = runs(1), runs(capacity)
-        few = _shortest(lambda: lm.step(one))
-        many = _shortest(lambda: lm.step(all_))
-        sounds = [mimi.open() for _ in range(capacity)]
-        latents = torch.stack([torch.stack(list(run.latents)[:_FRAMES]) for run in all_])
-        decoding = _shortest(lambda: mimi.decode(sounds, latents)) / (capacity * _FRAMES)
-        for sound in sounds:
-            mimi.close(sound)
-    for count in range(capacity, 1, -1):
-        step = few + (many - few) * (count - 1) / (capacity - 1)
-        # A step is one thread's work; sound is shared by all.
-        needed = max(step, (step + count * decoding) / threads)
-        if needed * _SPARE <= frame_seconds:
-            return count
-    return 1
+        for count in range(1, capacity + 1):
+            speaking = runs(count)
+            step = _shortest(lambda: lm.step(speaking))  # noqa: B023 - called at once
+            sounds = [mimi.open() for _ in range(count)]
+            latents = torch.stack([run.latent for run in speaking])[:, None]
+            decoding = _shortest(lambda: mimi.decode(sounds, latents))  # noqa: B023
+            for sound in sounds:
+                mimi.close(sound)
+            # A step is one thread's work; sound is shared by all.
+            if max(step, (step + decoding) / threads) * _SPARE <= frame_seconds:
+                live = count
+    return live
 
 
 def _shortest(work: Callable[[], object]) -> float:
