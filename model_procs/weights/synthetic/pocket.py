@@ -42,9 +42,6 @@ _NANO: dict[str, Any] = {
 }
 """Differences from the library's english.yaml; sample rate and frame rate are the same."""
 
-_EOS_THRESHOLD = -4.0
-"""The library's default: a sentence ends when the EOS logit exceeds it."""
-
 _SPEECH_FRAMES = 60.0
 """Mean length of a sentence in frames of 80 ms."""
 
@@ -58,6 +55,12 @@ _LOUDNESS = 0.1
 
 def write_pocket(folder: Path, size: str) -> int:
     """Write the files that the engine loads, and two voices; return the number of parameters."""
+    changes = _NANO if size == "nano" else {}
+    return write_checkpoint(folder, "english", changes)
+
+
+def write_checkpoint(folder: Path, name: str, changes: dict[str, Any]) -> int:
+    """The same with the library's configuration of this name, with some `changes`."""
     from safetensors.torch import save_file
 
     tokenizer_file = folder / "tokenizer.json"
@@ -66,12 +69,11 @@ def write_pocket(folder: Path, size: str) -> int:
         from pocket_tts.models.mimi import build_mimi
         from pocket_tts.utils.config import Config
 
-        settings = yaml.safe_load((package / "config" / "english.yaml").read_text("utf-8"))
-        if size == "nano":
-            _update(settings, _NANO)
+        settings = yaml.safe_load((package / "config" / f"{name}.yaml").read_text("utf-8"))
+        _update(settings, changes)
         table = settings["flow_lm"]["lookup_table"]
         _tokenizer(table["n_bins"]).save(str(tokenizer_file))
-        table["tokenizer_path"] = str(tokenizer_file)
+        table |= {"tokenizer": "tokenizers", "tokenizer_path": str(tokenizer_file)}
         config = Config(**settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -83,7 +85,7 @@ def write_pocket(folder: Path, size: str) -> int:
             mimi = build_mimi(config.mimi)
             for model in (flow_lm, mimi):
                 randomise(model)
-            _let_sentences_end(flow_lm)
+            _let_sentences_end(flow_lm, config.default_eos_threshold)
             _set_loudness(mimi)
             voice = mimi.downsample.conv.conv.out_channels
             flow_lm.speaker_proj_weight = nn.Parameter(
@@ -103,7 +105,8 @@ def write_pocket(folder: Path, size: str) -> int:
 def _write_voices(folder: Path, flow_lm: Any) -> None:
     """Two voices with names from the library: the default one and another."""
     shape = flow_lm.transformer
-    size = (2, 1, _VOICE_FRAMES, shape.num_heads, shape.d_model // shape.num_heads)
+    head = (shape.attn_dim or shape.d_model) // shape.num_heads
+    size = (2, 1, _VOICE_FRAMES, shape.num_kv_heads or shape.num_heads, head)
     folder.mkdir()
     for seed, name in enumerate(VOICES):
         generator = torch.Generator().manual_seed(SEED + seed)
@@ -127,14 +130,17 @@ def _update(settings: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _let_sentences_end(flow_lm: Any) -> None:
-    """Set the EOS layer so that a sentence ends after `_SPEECH_FRAMES` on average."""
+def _let_sentences_end(flow_lm: Any, threshold: float) -> None:
+    """Set the EOS layer so that a sentence ends after `_SPEECH_FRAMES` on average.
+
+    It ends when the EOS logit exceeds `threshold`.
+    """
     # The latest frame must outweigh earlier ones, or every step would decide the same.
     flow_lm.input_linear.weight.mul_(10)
     # The layer's input has unit variance, so the logit is normal with this standard deviation.
     deviation = flow_lm.out_eos.weight.norm().item()
     rare = NormalDist().inv_cdf(1 - 1 / _SPEECH_FRAMES)
-    flow_lm.out_eos.bias.fill_(_EOS_THRESHOLD - rare * deviation)
+    flow_lm.out_eos.bias.fill_(threshold - rare * deviation)
 
 
 @torch.no_grad()
