@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from model_procs.engines.pocket.rotary import rotate, tables
+from model_procs.heap import pages
 from model_procs.linears import Linear, fp32
 
 if TYPE_CHECKING:
@@ -269,11 +270,9 @@ class _Transformer:
         self._masks: dict[int, Any] = {}
 
     def caches(self, frame_steps: int) -> list[Any]:
-        """Keys and values of a run that has not begun."""
-        import torch
-
+        """Keys and values of a run that has not begun; memory is only taken as it is used."""
         positions = 2 * self._before + _FRAMES_BETWEEN_MOVES * frame_steps
-        return [torch.empty(2, self._heads, positions, self._dim) for _ in self._layers]
+        return [pages(2, self._heads, positions, self._dim) for _ in self._layers]
 
     def __call__(self, x: Tensor, sounds: Sequence[Sound], frame_steps: int) -> Tensor:
         """x [runs, steps, in] to [runs, steps, out]; each run's steps follow its last ones."""
