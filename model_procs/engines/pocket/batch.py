@@ -66,6 +66,7 @@ class Speech:
         self.busy = 0
         """How many threads compute something of it."""
         self.error: Exception | None = None
+        """What computing raised; nothing more of it is computed then."""
 
     @property
     def done(self) -> bool:
@@ -158,21 +159,25 @@ class Batch:
         """What to compute next; None when there is nothing. The caller holds the lock.
 
         First sounds come first. Then a step if it serves many of the runs, because a step takes
-        nearly the same time for one run as for all.
+        nearly the same time for one run as for all; or if it serves one that needs it more than
+        the others need their sound.
         """
-        waiting = [one for one in self._runs if one.run.latents and one not in self._decoding]
+        now = time.monotonic()
+        runs = [one for one in self._runs if one.error is None]
+        runs.sort(key=lambda one: one.listener.ahead(now))
+        waiting = [one for one in runs if one.run.latents and one not in self._decoding]
         firsts = [one for one in waiting if not one.listener.seconds]
         if firsts:
             return self._decode(firsts, 1)
-        now = time.monotonic()
-        waiting.sort(key=lambda one: one.listener.ahead(now))
-        if waiting and waiting[0].listener.ahead(now) < _SOON_SECONDS:
+        first = waiting[0].listener.ahead(now) if waiting else math.inf
+        if first < _SOON_SECONDS:
             return self._decode_first(waiting, now)
-        speaking = [one for one in self._runs if not one.run.over]
+        speaking = [one for one in runs if not one.run.over]
         hungry = [one for one in speaking if len(one.run.latents) < BLOCK]
         if hungry and not self._stepping:
-            newcomers = any(not one.run.speaks for one in hungry)
-            if newcomers or 2 * len(hungry) > len(speaking) or not waiting:
+            least = hungry[0].listener.ahead(now)
+            enough = _AHEAD_SECONDS if first >= _AHEAD_SECONDS else _SOON_SECONDS
+            if least < enough or 2 * len(hungry) > len(speaking) or not waiting:
                 return self._step(hungry)
         return self._decode_first(waiting, now) if waiting else None
 
@@ -206,11 +211,7 @@ class Batch:
         return step
 
     def _decode(self, runs: list[Speech], frames: int) -> Callable[[], None]:
-        import torch
-
-        latents = torch.stack(
-            [torch.stack([one.run.latents.popleft() for _ in range(frames)]) for one in runs]
-        )
+        latents = [[one.run.latents.popleft() for _ in range(frames)] for one in runs]
         self._decoding.update(runs)
         self._hold(runs)
 
@@ -218,8 +219,11 @@ class Batch:
             samples: Any = None
 
             def compute() -> None:
+                import torch
+
                 nonlocal samples
-                samples = self._mimi.decode([one.sound for one in runs], latents)
+                stacked = torch.stack([torch.stack(of_one) for of_one in latents])
+                samples = self._mimi.decode([one.sound for one in runs], stacked)
 
             error = _error_of(compute)
             now = time.monotonic()
@@ -245,7 +249,6 @@ class Batch:
             one.busy -= 1
             if error is not None:
                 one.error = error
-                one.run.over = True
         self._changed.notify_all()
 
 
