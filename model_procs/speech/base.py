@@ -254,11 +254,9 @@ class SpeechEngine:
     ) -> Generator[None, None, VoiceResult]:
         """Encode the voice of a recording unless it is known, and test that it speaks."""
         reference = yield from self.beside(lambda: self._decode(encode.recording))
-        key = encode.recording.key
-        voice = None if self._voices is None else self._voices.get(key, named=encode.registered)
-        known = voice is not None
-        if not known:
-            voice = yield from self._make_voice(key, reference, registered=encode.registered)
+        voice, known = yield from self._voice_of(
+            encode.recording, registered=encode.registered, reference=reference
+        )
         first: Samples | None = None
         for piece in self.synthesize("Hello.", voice, Sampling(seed=0), stop):
             if stop.is_set():
@@ -302,25 +300,33 @@ class SpeechEngine:
         return self._builtin(self.default_voice), True
 
     def _voice_of(
-        self, recording: Recording, *, registered: bool
+        self, recording: Recording, *, registered: bool, reference: Samples | None = None
     ) -> Generator[None, None, tuple[Any, bool]]:
-        """The voice in a recording, and whether it was kept."""
+        """The voice in a recording, and whether it was kept.
+
+        `reference` is what `_decode` makes of it, where that has been done.
+        """
+        key = recording.key
         if self._voices is not None:
-            while recording.key in self._encoding:  # by another request
+            while key in self._encoding:  # by another request
                 yield None
-            kept = self._voices.get(recording.key, named=registered)
+            kept = self._voices.get(key, named=registered)
             if kept is not None:
                 return kept, True
         if recording.source is None:
             raise ServiceError(
                 ErrorCode.not_found, "this voice is no longer cached; send its recording again"
             )
-        self._encoding.add(recording.key)
+        self._encoding.add(key)
         try:
-            reference = yield from self.beside(lambda: self._decode(recording))
-            voice = yield from self._make_voice(recording.key, reference, registered=registered)
+            samples = reference
+            if samples is None:
+                samples = yield from self.beside(lambda: self._decode(recording))
+            voice = yield from self.beside(lambda: self.encode_voice(samples))
+            if self._voices is not None:
+                voice = self._voices.put(key, voice, named=registered)
         finally:
-            self._encoding.discard(recording.key)
+            self._encoding.discard(key)
         return voice, False
 
     def _builtin(self, name: str) -> Any:
@@ -364,11 +370,3 @@ class SpeechEngine:
                 "speech",
             )
         return samples
-
-    def _make_voice(
-        self, key: str, reference: Samples, *, registered: bool
-    ) -> Generator[None, None, Any]:
-        voice = yield from self.beside(lambda: self.encode_voice(reference))
-        if self._voices is None:
-            return voice
-        return self._voices.put(key, voice, named=registered)
