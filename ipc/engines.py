@@ -106,7 +106,7 @@ ENGINES = {
             Kind.TTS,
             "production",
             "model_procs.engines.pocket.engine:PocketEngine",
-            Footprint(template=650, worker=100, request=200, further=25),
+            Footprint(template=760, worker=100, request=200, further=25),
             ("pocket-tts/config.yaml", "pocket-tts/model.safetensors", "pocket-tts/tokenizer.json"),
             default=True,
             capacity=8,
@@ -115,8 +115,8 @@ ENGINES = {
             "sensevoice",
             Kind.STT,
             "production",
-            "model_procs.engines.sensevoice:SenseVoiceEngine",
-            Footprint(template=620, worker=100, request=250),
+            "model_procs.engines.sensevoice.engine:SenseVoiceEngine",
+            Footprint(template=620, worker=100, request=250, further=60),
             (
                 "SenseVoiceSmall/config.yaml",
                 "SenseVoiceSmall/model.pt",
@@ -124,6 +124,7 @@ ENGINES = {
                 "SenseVoiceSmall/chn_jpn_yue_eng_ko_spectok.bpe.model",
             ),
             default=True,
+            capacity=4,
         ),
         EngineSpec(
             "flite",

@@ -10,12 +10,15 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import WorkerOptions
 from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Output = Generator[bytes | SpokenSentence | Segment | None, None, AnyResult]
 """The output of an engine for one request: it yields the stream and returns the result.
@@ -97,6 +100,22 @@ class BatchEngine(Engine, Protocol):
 
         An engine whose steps may take long ends the running one soon.
         """
+
+
+def alone(
+    engine: object, output: Generator[Item | None, None, Result]
+) -> Generator[Item, None, Result]:
+    """What `output` yields and returns, if `engine` serves nothing else: makes its steps."""
+    while True:
+        try:
+            item = next(output)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        if item is not None:
+            yield item
+        elif isinstance(engine, BatchEngine):
+            engine.step()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""glibc's heap: what it keeps, and what it gives back to the kernel. In templates and workers."""
+"""glibc's heap: what it keeps, and what it gives back to the kernel. Used in workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def keep_large_blocks() -> None:
 
     Children of the front are started with settings that map and unmap each block of 256 kB or more.
     An engine whose tensors are as large as that then spends half of its time on new pages. One that
-    calls this must call `give_back` after its work, or the heap grows by its holes.
+    calls this must also call `give_back` when the process has grown, because a heap has holes.
     """
     with contextlib.suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)

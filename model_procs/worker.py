@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -38,6 +37,7 @@ from ipc.messages import (
 from ipc.operations import AnyResult, SpokenSentence
 from model_procs import bootstrap
 from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
+from model_procs.heap import give_back
 from model_procs.sandbox import Sandbox
 
 CHUNK_SIZE = 256 * 1024
@@ -122,7 +122,7 @@ def _wait(inbox: _Inbox, baseline: int, options: WorkerOptions) -> Request:
     request = inbox.next(timeout=_IDLE_SECONDS)
     if request is None:
         if bootstrap.resident_bytes() > baseline + options.trim_growth:
-            _trim()
+            give_back()
         request = inbox.next(timeout=None)
     assert request is not None
     return request
@@ -281,12 +281,6 @@ def _raise_oom_score() -> None:
     """When memory runs out, make the kernel kill a worker: it is replaced in milliseconds."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-
-
-def _trim() -> None:
-    """Give free pages of the heap back to the kernel; otherwise glibc keeps them."""
-    with contextlib.suppress(AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":

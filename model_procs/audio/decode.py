@@ -43,21 +43,35 @@ _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool) -> Samples:
+    """Decode `source` as `decoding` does, in one go."""
+    work = decoding(source, rate=rate, max_seconds=max_seconds, truncate=truncate)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            samples: Samples = end.value
+            return samples
+
+
+def decoding(
+    source: bytes | str, *, rate: int, max_seconds: float, truncate: bool
+) -> Generator[None, None, Samples]:
     """Decode `source`: the bytes of an upload, or the path of a file with them.
 
-    Returns mono float32 of shape (n,), n > 0, at `rate` Hz, within [-1, 1]. Without `truncate`,
-    sound of more than `max_seconds` is an error, and gaps in timestamps become silence. A gap that
-    would make the result longer than `max_seconds` is shortened to `LOST_GAP_SECONDS`. With
-    `truncate`, the first `max_seconds` of sound are returned, without gaps. For invalid bytes of
-    any kind, raises only `ServiceError` (`empty_audio`, `invalid_audio`, `audio_too_long`).
+    Yields after each block. Returns mono float32 of shape (n,), n > 0, at `rate` Hz, within
+    [-1, 1]. Without `truncate`, sound of more than `max_seconds` is an error, and gaps in
+    timestamps become silence. A gap that would make the result longer than `max_seconds` is
+    shortened to `LOST_GAP_SECONDS`. With `truncate`, the first `max_seconds` of sound are returned,
+    without gaps. For invalid bytes of any kind, raises only `ServiceError` (`empty_audio`,
+    `invalid_audio`, `audio_too_long`).
     """
     with _open(source) as file:
         try:
             mixer = Mixer()
-            samples = _collect(file, mixer, rate, max_seconds, truncate)
+            samples = yield from _collect(file, mixer, rate, max_seconds, truncate)
             if better := mixer.better():
                 del samples
-                samples = _collect(file, Mixer(better), rate, max_seconds, truncate)
+                samples = yield from _collect(file, Mixer(better), rate, max_seconds, truncate)
             return samples
         except ServiceError:
             raise
@@ -79,7 +93,7 @@ def _open(source: bytes | str) -> BinaryIO:
 
 def _collect(
     file: BinaryIO, mixer: Mixer, rate: int, max_seconds: float, truncate: bool
-) -> Samples:
+) -> Generator[None, None, Samples]:
     """Read `file`, mix it, and resample it to `rate` into one array, up to the limit."""
     track = _Track(rate, max_seconds, truncate)
     with closing(_read(file)) as blocks:
@@ -88,6 +102,7 @@ def _collect(
                 track.add(mixer.mix(block.samples, block.rate), block.rate, block.gap)
             if track.full:
                 break
+            yield
     return track.finish()
 
 

@@ -71,7 +71,7 @@ class SphinxEngine(TranscriptionEngine):
         """Transcribe a second of noise that is loud enough to count as speech."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
         options = Transcribe(Recording(key=""))
-        finished(self.transcribe(noise.astype(np.float32), options, threading.Event()))
+        finished(self, self.transcribe(noise.astype(np.float32), options, threading.Event()))
 
     def info(self) -> EngineInfo:
         """Languages, and what clients must know."""
@@ -90,7 +90,7 @@ class SphinxEngine(TranscriptionEngine):
 
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Piece | None]:
         """Yield one piece per utterance, without probabilities; silence gives no piece.
 
         Raises ServiceError (`invalid_option`) for a language hint other than auto and en, and

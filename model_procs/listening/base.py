@@ -6,6 +6,7 @@ Runs in workers.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
@@ -17,13 +18,17 @@ from ipc.operations import (
     Transcribe,
     Transcript,
 )
-from model_procs.audio.decode import decode
+from model_procs.audio.decode import decoding
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Output, no_operation
+from model_procs.engine import Output, alone, no_operation
 from model_procs.listening.transcript import Piece, merge
 
 RATE = 16_000
 """Sample rate in Hz of the samples that engines recognize."""
+
+
+_TURN_SECONDS = 0.05
+"""How long a recording is decoded before other requests get a turn."""
 
 
 class TranscriptionEngine:
@@ -79,11 +84,8 @@ class TranscriptionEngine:
             raise ServiceError(
                 ErrorCode.invalid_request, "the request has no recording to transcribe; send one"
             )
-        samples = decode(
-            source,
-            rate=RATE,
-            max_seconds=TRANSCRIPT_SECONDS,
-            truncate=False,
+        samples = yield from _in_turns(
+            decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False)
         )
         segments = self.transcribe(samples, operation, stop)
         while True:
@@ -96,11 +98,28 @@ class TranscriptionEngine:
                 yield segment
 
 
-def finished(transcribing: Generator[Segment | None, None, Transcript]) -> Transcript:
-    """Run `TranscriptionEngine.transcribe` to its end and return the transcript."""
+def _in_turns(work: Generator[None, None, Samples]) -> Generator[None, None, Samples]:
+    """The result of `work`. Yields so often that other requests of the worker can go on."""
+    began = time.monotonic()
     while True:
         try:
-            next(transcribing)
+            next(work)
+        except StopIteration as end:
+            samples: Samples = end.value
+            return samples
+        if time.monotonic() >= began + _TURN_SECONDS:
+            yield None
+            began = time.monotonic()
+
+
+def finished(
+    engine: TranscriptionEngine, transcribing: Generator[Segment | None, None, Transcript]
+) -> Transcript:
+    """Run `TranscriptionEngine.transcribe` of `engine` to its end and return the transcript."""
+    segments = alone(engine, transcribing)
+    while True:
+        try:
+            next(segments)
         except StopIteration as end:
             transcript: Transcript = end.value
             return transcript

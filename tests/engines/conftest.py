@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_procs.engine import EngineConfig
-from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 
 

@@ -68,7 +68,7 @@ def speak(flite: FliteEngine, text: str, voice: FliteVoice = SLT) -> Samples:
 
 
 def hear(ears: SphinxEngine, samples: Samples) -> Transcript:
-    return finished(ears.transcribe(samples, PLAIN, threading.Event()))
+    return finished(ears, ears.transcribe(samples, PLAIN, threading.Event()))
 
 
 def silence(seconds: float) -> Samples:
@@ -447,7 +447,7 @@ def test_the_same_recording_gives_the_same_text_whatever_was_heard_before(
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        finished(ears.transcribe(recording, PLAIN, stop))
+        finished(ears, ears.transcribe(recording, PLAIN, stop))
     assert hear(ears, recording) == hear(ears, recording) == first
 
 
@@ -490,14 +490,16 @@ def test_stop_is_noticed_in_the_middle(flite: FliteEngine, ears: SphinxEngine) -
 
     stop = StopsLater()
     with pytest.raises(Cancelled):
-        finished(ears.transcribe(recording, PLAIN, stop))
+        finished(ears, ears.transcribe(recording, PLAIN, stop))
     assert stop.asked < len(recording) // 480 + 50
     assert hear(ears, speak(flite, "Hello.")).text == "hello"
 
 
 def test_other_languages_are_refused(ears: SphinxEngine) -> None:
     with pytest.raises(ServiceError, match="English only, not 'zh'") as caught:
-        finished(ears.transcribe(silence(1), replace(PLAIN, language="zh"), threading.Event()))
+        finished(
+            ears, ears.transcribe(silence(1), replace(PLAIN, language="zh"), threading.Event())
+        )
     assert caught.value.code is ErrorCode.invalid_option
     assert any("itn" in note for note in ears.info().notes)
 
@@ -546,7 +548,7 @@ for worker in range(2):
             engine.warm_up()
         samples, _ = soundfile.read(sys.argv[1], dtype="float32")
         operation = Transcribe(Recording(key=""))
-        result = finished(engines[1].transcribe(samples, operation, threading.Event()))
+        result = finished(engines[1], engines[1].transcribe(samples, operation, threading.Event()))
         print("heard", result.text, flush=True)
         os._exit(0)
     os.wait()

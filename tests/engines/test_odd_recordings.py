@@ -18,7 +18,7 @@ from ipc.operations import EncodeVoice, Recording, Sampling, Speak, Transcribe, 
 from model_procs.engine import EngineConfig
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket.engine import PocketEngine
-from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening.base import TranscriptionEngine
 from model_procs.speech.base import SpeechEngine

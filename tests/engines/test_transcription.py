@@ -27,15 +27,15 @@ from ipc.operations import (
 )
 from ipc.spacing import join
 from model_procs.audio.pcm import Samples, pcm16, wav_header
-from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engine import Cancelled, EngineConfig, alone
 from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
-from model_procs.engines.sensevoice import PIECE_SECONDS, SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import PIECE_SECONDS, SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening import ctc
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.segments import segments as cut_recording
 from model_procs.listening.transcript import LONG_SECONDS, Piece, TimedWord, divide, spell
-from tests.support.outputs import transcript
+from tests.support.outputs import collected, transcript
 from tests.support.sentences import SENTENCES
 
 TAGS = ["<|en|>", "<|NEUTRAL|>", "<|Speech|>", "<|withitn|>"]
@@ -90,7 +90,7 @@ def noise(seconds: float) -> Samples:
 
 def hear(ears: TranscriptionEngine, samples: Samples, *, language: str = "auto") -> Transcript:
     operation = replace(PLAIN, language=language, words=True)
-    return finished(ears.transcribe(samples, operation, threading.Event()))
+    return finished(ears, ears.transcribe(samples, operation, threading.Event()))
 
 
 def words_of(segment: Segment) -> tuple[Word, ...]:
@@ -465,9 +465,9 @@ def test_a_segment_is_known_before_the_rest_is_heard(
 ) -> None:
     stop = threading.Event()
     before = time.thread_time()
-    finished(ears.transcribe(two_sentences, PLAIN, stop))
+    finished(ears, ears.transcribe(two_sentences, PLAIN, stop))
     whole = time.thread_time() - before
-    following = ears.transcribe(two_sentences, PLAIN, stop)
+    following = alone(ears, ears.transcribe(two_sentences, PLAIN, stop))
     first = next(following)
     assert first is not None
     assert first.id == 0
@@ -491,8 +491,7 @@ def test_a_piece_may_wait_for_steps_of_a_batch() -> None:
                 yield Piece(1.0, "<|en|><|NEUTRAL|><|Speech|><|woitn|>yes.", words=(word,))
 
     samples = np.zeros(2 * RATE, np.float32)
-    sent, result = answer(Waiting(), samples, streamed=True)
+    sent, result = collected(Waiting().transcribe(samples, PLAIN, threading.Event()))
     assert sent == [None, result.segments[0], None, result.segments[1]]
     assert [segment.id for segment in result.segments] == [0, 1]
     assert (result.text, result.duration) == ("yes. yes.", 2.0)
-    assert answer(Waiting(), samples) == ([None, None], result)

@@ -33,7 +33,7 @@ from model_procs.audio.pcm import Samples, pcm16, wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.pocket.runs import split_runs
-from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.listening.base import finished
 from model_procs.listening.segments import segments
 from model_procs.listening.transcript import Piece, merge
@@ -84,7 +84,7 @@ def speak(pocket: PocketEngine, voice: Any) -> Callable[..., Samples]:
 
 def hear(ears: SenseVoiceEngine, samples: Samples, **options: Any) -> Transcript:
     operation = Transcribe(Recording(key=""), **options)
-    return finished(ears.transcribe(samples, operation, threading.Event()))
+    return finished(ears, ears.transcribe(samples, operation, threading.Event()))
 
 
 # Pocket TTS
@@ -386,7 +386,7 @@ def test_a_cancelled_transcription_stops(ears: SenseVoiceEngine) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        finished(ears.transcribe(noise(1, 16_000), Transcribe(Recording(key="")), stop))
+        finished(ears, ears.transcribe(noise(1, 16_000), Transcribe(Recording(key="")), stop))
     assert hear(ears, noise(1, 16_000)).text
 
 
@@ -470,7 +470,7 @@ import numpy as np
 from ipc.operations import Recording, Sampling, Transcribe
 from model_procs.engine import EngineConfig
 from model_procs.engines.pocket.engine import PocketEngine
-from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.listening.base import finished
 from tests.support.outputs import pieces_of
 
@@ -483,7 +483,7 @@ class Speak(PocketEngine):
 class Listen(SenseVoiceEngine):
     def work(self, noise):
         operation = Transcribe(Recording(key=""))
-        result = finished(self.transcribe(noise, operation, threading.Event()))
+        result = finished(self, self.transcribe(noise, operation, threading.Event()))
         return np.frombuffer(result.raw.encode(), np.uint8).astype(float)
 
 noise = (np.random.default_rng(0).standard_normal(24_000) * 0.1).astype("f4")

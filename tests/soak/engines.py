@@ -28,7 +28,7 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import Needs, Output
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket.engine import PocketEngine
-from model_procs.engines.sensevoice import SenseVoiceEngine
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
 from model_procs.listening.base import TranscriptionEngine
 from model_procs.listening.transcript import Piece
@@ -154,12 +154,10 @@ class _ChaoticRecognition(TranscriptionEngine):
 
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Piece | None]:
         if hasattr(self, "_moments"):
             self._moments.pass_by()
-        for piece in super().recognize(samples, options, stop):
-            assert piece is not None
-            yield piece
+        yield from super().recognize(samples, options, stop)
 
 
 class ChaoticFlite(_ChaoticSpeech, FliteEngine):

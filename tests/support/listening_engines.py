@@ -1,11 +1,15 @@
 """Engines that decode what they are sent as real ones do, and then do next to nothing.
 
-They run in children of the service, behind the code that all engines share.
+`GatedSenseVoice` is a real one that can be held in the midst of its work. All run in children of
+the service, behind the code that all engines share.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +18,17 @@ import numpy as np
 from ipc.engines import BuiltinVoice, EngineInfo
 from ipc.operations import Sampling, Transcribe
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engine import Cancelled, EngineConfig, Needs
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
+from model_procs.listening import batches
 from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import Piece
 from model_procs.speech.base import SpeechEngine
+
+HOLD = "VOICE_TEST_HOLD"
+"""The environment variable with the path of the file that lets `GatedSenseVoice` go on."""
+
+_STEPS_BEFORE = 2
 
 
 class Hum(SpeechEngine):
@@ -104,3 +115,32 @@ class Meter(TranscriptionEngine):
         """One piece, for which every sample is read."""
         loudness = float(np.sqrt(np.mean(samples**2)))
         yield Piece(len(samples) / RATE, f"<|en|><|NEUTRAL|><|Speech|><|withitn|>{loudness:.3f}")
+
+
+class GatedSenseVoice(SenseVoiceEngine):
+    """SenseVoiceSmall in tiny steps; holds in the midst of them until the file `HOLD` names exists.
+
+    It prints "held" when it begins to hold.
+    """
+
+    _steps = 0
+
+    @property
+    def needs(self) -> Needs:
+        """The file: a test makes it where temporary files are."""
+        return Needs(writable=(Path(tempfile.gettempdir()),))
+
+    def warm_up(self) -> None:
+        """As SenseVoiceSmall does; from now on a step ends after a layer or two."""
+        super().warm_up()
+        batches.TURN_SECONDS = 1e-4
+
+    def step(self) -> None:
+        """A step, unless it holds."""
+        if self._steps < _STEPS_BEFORE or Path(os.environ[HOLD]).exists():
+            self._steps += 1
+            super().step()
+            if self._steps == _STEPS_BEFORE:
+                print("held", flush=True)
+        else:
+            time.sleep(0.01)

@@ -1,0 +1,1 @@
+"""SenseVoiceSmall: what is said in several recordings at once, by one worker."""

@@ -1,0 +1,296 @@
+"""SenseVoiceSmall: text, language, emotion and sound events of a recording, on CPU.
+
+Loads in the template, transcribes in the workers, several clips at once. It imports only
+the model, its frontend and its tokenizer from FunASR; all of FunASR would take ten seconds and half
+a gigabyte.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ipc.engines import EngineInfo, Json
+from ipc.errors import ErrorCode, ServiceError
+from ipc.operations import NO_LANGUAGE, Recording, Transcribe
+from model_procs import bootstrap, heap, linears
+from model_procs.audio.pcm import Samples
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engines.sensevoice.encoder import BestPath, Encoder
+from model_procs.listening import ctc
+from model_procs.listening.base import RATE, TranscriptionEngine, finished
+from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
+from model_procs.listening.segments import segments
+from model_procs.listening.transcript import LANGUAGES, Piece
+from model_procs.weights import locate as weights
+from model_procs.weights.lean_import import lean_import
+from model_procs.weights.torchaudio_guard import ensure_torchaudio
+
+PIECE_SECONDS = 30.0
+"""The longest piece for the model; its training data had no longer ones."""
+
+CAPACITY = 4
+"""How many requests a worker serves at once, unless the settings say so."""
+
+_GROWTH = 96 * 1024 * 1024
+"""Growth of RSS in bytes at which a busy worker gives free memory back."""
+
+_SHORTEST = RATE // 10
+
+_ROW_SECONDS = 0.06
+"""The sound in a row of the encoder's input."""
+
+_TYPICAL_ROWS = (64, 256)
+"""Rows for which the kernel of the linear layers should be fast: a short clip, and a batch."""
+
+
+class SenseVoiceEngine(TranscriptionEngine):
+    """SenseVoiceSmall behind the BatchEngine protocol.
+
+    The option `quantize` (default true) makes the linear layers int8: a quarter of the time and
+    half of the memory.
+    """
+
+    name = "sensevoice"
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.capacity = self.live = config.capacity or CAPACITY
+        self._config = config
+        self._folder = weights.weights_folder(config.models_dir, "sensevoice")
+        self._quantize = bool(config.options.get("quantize", True))
+        self._batches: Batches[BestPath] = Batches(self._compute)
+        self._seeding = threading.Lock()
+        self._frontend: Any = None
+        self._queries: Any = None
+        self._encoder: Any = None
+        self._tokenizer: Any = None
+        self._no_speech_token = 0
+        self._trim_at = sys.maxsize
+        self._notes: list[str] = []
+        self._facts: Json = {}
+
+    def load(self) -> None:
+        """Load the weights from the models folder and transcribe once, without the network.
+
+        Raises ServiceError (model_unavailable) with the library's message and how to fix it.
+        """
+        import torch
+
+        torch.set_num_threads(1)  # here, and in each thread of the workers
+        ensure_torchaudio()
+        try:
+            model, self._frontend, self._tokenizer = _build(self._folder)
+            parameters = sum(value.numel() for value in model.parameters())
+            version = weights.fingerprint(self._folder / "model.pt")
+        except Exception as error:
+            raise weights.cannot_load("SenseVoiceSmall", self._folder, error) from error
+        kernel = _kernel(model) if self._quantize else linears.FP32[0]
+        linear = partial(linears.make, kernel) if self._quantize else linears.fp32
+        self._encoder = Encoder(model, linear)
+        self._queries = _Queries(model)
+        self._no_speech_token = self._tokenizer.sp.piece_to_id(f"<|{NO_LANGUAGE}|>")
+        self._notes = weights.notes(self._folder)
+        self._facts = {
+            "parameters": parameters,
+            "quantized": self._quantize,
+            "linear": kernel.name,
+            "version": version,
+        }
+        del model  # and with it the mapped file of the weights
+        self._recognize_once()
+        weights.release_scratch()
+
+    def warm_up(self) -> None:
+        """Only start the threads: `load` has transcribed once, for all forked workers."""
+        self._batches.start_threads(self._config.threads)
+        heap.keep_large_blocks()
+        self._trim_at = bootstrap.resident_bytes() + _GROWTH
+
+    def _recognize_once(self) -> None:
+        """Transcribe a second of noise, with one thread, because the template must fork next."""
+        noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
+        options = Transcribe(Recording(key=""))
+        finished(self, self.transcribe(noise.astype(np.float32), options, threading.Event()))
+
+    def info(self) -> EngineInfo:
+        """Languages, number of parameters, and `version`, which changes with the weights."""
+        return EngineInfo(
+            engine=self.name,
+            sample_rate=RATE,
+            languages=LANGUAGES,
+            notes=tuple(self._notes),
+            facts=self._facts,
+        )
+
+    def step(self) -> None:
+        """Compute for a short time on the clips that wait."""
+        self._batches.step()
+        if bootstrap.resident_bytes() > self._trim_at:
+            heap.give_back()
+            self._trim_at = bootstrap.resident_bytes() + _GROWTH
+
+    def wake(self) -> None:
+        """End the running step."""
+        self._batches.wake()
+
+    def recognize(
+        self, samples: Samples, options: Transcribe, stop: threading.Event
+    ) -> Iterator[Piece | None]:
+        """Yield pieces of at most `PIECE_SECONDS`, cut where it is quiet.
+
+        Raises ServiceError (invalid_option) for an unknown language hint.
+        """
+        if options.language not in LANGUAGES:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"language {options.language!r} is unknown; choose one of {', '.join(LANGUAGES)}",
+            )
+        clips = _clips(samples, options)
+        self._batches.add(clips)
+        try:
+            for clip in clips:
+                while clip.result is None:
+                    if clip.error is not None:
+                        raise clip.error
+                    if stop.is_set():
+                        raise Cancelled
+                    yield None
+                yield self._piece(clip, clip.result)
+        finally:
+            for clip in clips:
+                clip.dropped = True
+
+    def _compute(self, clips: list[Clip[BestPath]]) -> Generator[None, None, list[BestPath]]:
+        """Recognize `clips` together; yields after each layer."""
+        import torch
+
+        features = []
+        for clip in clips:
+            with torch.inference_mode():
+                features.append(self._features(clip.samples, clip.options))
+            yield
+        work = self._encoder.recognize(features)
+        while True:
+            with torch.inference_mode():
+                try:
+                    next(work)
+                except StopIteration as end:
+                    return list(end.value)
+            yield
+
+    def _features(self, samples: Samples, options: Transcribe) -> Any:
+        """What the encoder gets for a clip, [frames, features]: four queries and the sound."""
+        import torch
+
+        if len(samples) < _SHORTEST:
+            samples = np.pad(samples, (0, _SHORTEST - len(samples)))
+        with self._seeding:  # the frontend adds random dither; results must be reproducible
+            torch.manual_seed(0)
+            sound, _ = self._frontend(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+        return torch.cat([self._queries(options.language, options.itn), sound[0]])
+
+    def _piece(self, clip: Clip[BestPath], path: BestPath) -> Piece:
+        """Text, words and tags from the best path.
+
+        The first four frames have the tags: language, emotion, event, written form. The language
+        may also be "no speech"; the probability of this tag is kept too.
+        """
+        seconds = len(clip.samples) / RATE
+        found = [token for token, _, _ in ctc.tokens(path.tokens)]
+        words = ctc.align(path.tokens, self._spell, seconds, clip.offset, scores=path.scores)
+        language, emotion, event = (math.exp(score) for score in path.scores[:3])
+        return Piece(
+            seconds,
+            self._tokenizer.decode(found),
+            language,
+            emotion,
+            event,
+            tuple(words),
+            no_speech=math.exp(float(path.first[self._no_speech_token])),
+        )
+
+    def _spell(self, tokens: list[int]) -> list[str]:
+        """The part of the text that each of `tokens` adds to the text of the tokens before it."""
+        added = []
+        text = ""
+        for count in range(1, len(tokens) + 1):
+            longer = self._tokenizer.decode(tokens[:count])
+            if longer.endswith("\ufffd"):  # the first bytes of a character
+                longer = text
+            added.append(longer[len(text) :])
+            text = longer
+        return added
+
+
+class _Queries:
+    """The model's embeddings of what is asked about a clip: language, event, emotion, text."""
+
+    def __init__(self, model: Any) -> None:
+        self._embeddings = model.embed.weight.detach().clone()
+        self._languages = dict(model.lid_dict)
+        self._styles = dict(model.textnorm_dict)
+
+    def __call__(self, language: str, itn: bool) -> Any:
+        """The four queries, [4, features]; `itn`: with punctuation and numbers as digits."""
+        rows = [self._languages[language], 1, 2, self._styles["withitn" if itn else "woitn"]]
+        return self._embeddings[rows]
+
+
+def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
+    """`samples` in clips of at most `PIECE_SECONDS`, due one after the other."""
+    clips = []
+    due = time.monotonic()
+    for start, end in segments(samples, RATE, PIECE_SECONDS):
+        rows = math.ceil((end - start) / RATE / _ROW_SECONDS)
+        due += rows * ROW_SECONDS
+        clips.append(Clip[BestPath](samples[start:end], options, start / RATE, rows, due))
+    return clips
+
+
+def _kernel(model: Any) -> linears.Kernel:
+    """The fastest int8 kernel for the linear layers of `model`."""
+    import torch
+
+    layers = (*model.encoder.modules(), *model.ctc.modules())
+    weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
+    return linears.choose(linears.INT8, weights, _TYPICAL_ROWS)
+
+
+def _build(folder: Path) -> tuple[Any, Any, Any]:
+    """Model, frontend and tokenizer; the weights are mapped from the file, so forks share them."""
+    import torch
+    import yaml
+
+    with lean_import("funasr"):
+        from funasr.frontends.wav_frontend import WavFrontend
+        from funasr.models.sense_voice.model import SenseVoiceSmall
+        from funasr.tokenizer.sentencepiece_tokenizer import SentencepiecesTokenizer
+
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    bpe_model = folder / "chn_jpn_yue_eng_ko_spectok.bpe.model"
+    tokenizer = SentencepiecesTokenizer(**config["tokenizer_conf"] | {"bpemodel": str(bpe_model)})
+    cmvn = {"cmvn_file": str(folder / "am.mvn")}
+    frontend = WavFrontend(**config["frontend_conf"] | cmvn)
+    with torch.device("meta"):
+        model = SenseVoiceSmall(
+            encoder=config["encoder"],
+            encoder_conf=config["encoder_conf"],
+            input_size=frontend.output_size(),
+            vocab_size=tokenizer.get_vocab_size(),
+            **config["model_conf"],
+        )
+    state = torch.load(folder / "model.pt", map_location="cpu", mmap=True, weights_only=True)
+    for wrapper in ("state_dict", "model_state_dict", "model"):  # as FunASR's own loader does
+        state = state.get(wrapper, state)
+    missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
+    if missing:
+        raise KeyError(f"model.pt lacks {len(missing)} tensors, the first is {missing[0]}")
+    return model.float().eval(), frontend, tokenizer

@@ -1,0 +1,192 @@
+"""SenseVoice in batches: as the library computes it, and to the last bit as each clip alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ipc.operations import Recording, Segment, Transcribe, Transcript
+from model_procs.audio.pcm import Samples
+from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engines.sensevoice import engine as module
+from model_procs.engines.sensevoice.encoder import BestPath
+from model_procs.engines.sensevoice.engine import SenseVoiceEngine
+from model_procs.listening.base import RATE, finished
+
+SECONDS = (0.05, 0.7, 3.0, 8.0, 10.0, 29.0)
+OPTIONS = (("auto", True), ("ja", False), ("yue", True), ("nospeech", False))
+
+
+def noise(seconds: float, seed: int = 0) -> Samples:
+    sound = np.random.default_rng(seed).standard_normal(int(seconds * RATE)) * 0.1
+    return sound.astype(np.float32)
+
+
+def loaded(models: Path, **config: Any) -> SenseVoiceEngine:
+    engine = SenseVoiceEngine(EngineConfig(models, **config))
+    engine.load()
+    engine.warm_up()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def exact(nano_models: Path) -> SenseVoiceEngine:
+    return loaded(nano_models, options={"quantize": False})
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["int8", "fp32"])
+def engine(request: pytest.FixtureRequest, nano_models: Path) -> SenseVoiceEngine:
+    return loaded(nano_models, threads=2, options={"quantize": request.param})
+
+
+@pytest.fixture(scope="module")
+def library(nano_models: Path) -> Any:
+    """The library's own model, frontend and tokenizer."""
+    return module._build(nano_models / "SenseVoiceSmall")
+
+
+def finish(work: Generator[None, None, Any]) -> Any:
+    with torch.inference_mode():
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+
+
+def features(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 560, generator=torch.Generator().manual_seed(seed))
+
+
+# Against the library
+
+
+@pytest.mark.parametrize("frames", [4, 5, 60, 171, 500])
+def test_frames_are_encoded_as_by_the_library(
+    exact: SenseVoiceEngine, library: Any, frames: int
+) -> None:
+    model = library[0]
+    clip = features(frames)
+    with torch.inference_mode():
+        expected = model.encoder(clip[None].clone(), torch.tensor([frames]))[0]
+        logarithms = model.ctc.log_softmax(expected)[0]
+    encoded = finish(exact._encoder.encode([clip]))
+    assert (encoded - expected[0]).norm() <= 1e-5 * expected.norm()
+    (path,) = finish(exact._encoder.recognize([clip]))
+    assert path.tokens == logarithms.argmax(-1).tolist()
+    assert torch.allclose(torch.tensor(path.scores), logarithms.amax(-1), atol=1e-4)
+    assert torch.allclose(path.first, logarithms[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("language", "itn"), OPTIONS)
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 20.0])
+def test_a_recording_is_heard_as_by_the_library(
+    exact: SenseVoiceEngine, library: Any, seconds: float, language: str, itn: bool
+) -> None:
+    model, frontend, tokenizer = library
+    samples = noise(seconds)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        results, _ = model.inference(
+            [torch.from_numpy(samples)],
+            tokenizer=tokenizer,
+            frontend=frontend,
+            device="cpu",
+            language=language,
+            use_itn=itn,
+        )
+    assert hear(exact, samples, language, itn).raw == results[0]["text"]
+
+
+def test_int8_is_close_to_fp32(nano_models: Path, exact: SenseVoiceEngine) -> None:
+    quantized = loaded(nano_models)
+    clip = features(100)
+    one, two = (finish(e._encoder.encode([clip])) for e in (quantized, exact))
+    assert 0 < (one - two).norm() < 0.05 * two.norm()
+
+
+# Together and alone
+
+
+def same(one: BestPath, two: BestPath) -> bool:
+    return (
+        one.tokens == two.tokens
+        and one.scores == two.scores
+        and bool(torch.equal(one.first, two.first))
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clip_has_the_same_bits_in_every_company(
+    engine: SenseVoiceEngine, seed: int, threads: int
+) -> None:
+    sizes = np.random.default_rng(seed).integers(5, 260, 4)
+    clips = [features(int(size), index) for index, size in enumerate(sizes)]
+    alone = [finish(engine._encoder.recognize([clip]))[0] for clip in clips]
+    torch.set_num_threads(threads)
+    try:
+        for company in (clips, clips[::-1], clips[1:3], clips[2:] + clips[:1]):
+            together = finish(engine._encoder.recognize(company))
+            for clip, path in zip(company, together, strict=True):
+                index = next(index for index, one in enumerate(clips) if one is clip)
+                assert same(path, alone[index])
+    finally:
+        torch.set_num_threads(1)
+
+
+def hear(
+    engine: SenseVoiceEngine, samples: Samples, language: str = "auto", itn: bool = True
+) -> Transcript:
+    operation = Transcribe(Recording(key=""), language=language, itn=itn, words=True)
+    return finished(engine, engine.transcribe(samples, operation, threading.Event()))
+
+
+def hear_together(
+    engine: SenseVoiceEngine, recordings: Sequence[Samples], stops: Sequence[threading.Event]
+) -> list[Transcript | None]:
+    """As a worker does. The last one is cancelled after the first step."""
+    works: dict[int, Generator[Segment | None, None, Transcript]] = {}
+    for index, samples in enumerate(recordings):
+        language, itn = OPTIONS[index % len(OPTIONS)]
+        operation = Transcribe(Recording(key=""), language=language, itn=itn, words=True)
+        works[index] = engine.transcribe(samples, operation, stops[index])
+    results: list[Transcript | None] = [None] * len(recordings)
+    while works:
+        for index, work in list(works.items()):
+            try:
+                while next(work) is not None:
+                    pass
+            except StopIteration as end:
+                results[index] = end.value
+                del works[index]
+            except Cancelled:
+                del works[index]
+        engine.step()
+        stops[-1].set()
+    return results
+
+
+def test_transcripts_are_the_same_together_and_alone(engine: SenseVoiceEngine) -> None:
+    recordings = [noise(seconds, seed) for seed, seconds in enumerate((*SECONDS, 70.0))]
+    stops = [threading.Event() for _ in recordings]
+    together = hear_together(engine, [*recordings, noise(5)], [*stops, threading.Event()])
+    options = [OPTIONS[index % len(OPTIONS)] for index in range(len(recordings))]
+    alone = [hear(engine, one, *option) for one, option in zip(recordings, options, strict=True)]
+    assert together[:-1] == alone
+    assert len({transcript.text for transcript in alone}) == len(alone)
+
+
+def test_each_clip_gets_its_own_frames(exact: SenseVoiceEngine) -> None:
+    clips = [features(70), features(3), features(130, 1)]
+    paths = finish(exact._encoder.recognize(clips))
+    assert [len(path.tokens) for path in paths] == [len(path.scores) for path in paths]
+    assert [len(path.tokens) for path in paths] == [70, 3, 130]
+    assert all(path.first.shape == paths[0].first.shape for path in paths)
+    assert [path.first.argmax().item() for path in paths] == [path.tokens[0] for path in paths]
