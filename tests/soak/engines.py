@@ -21,6 +21,7 @@ import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ipc.engines import Kind
 from ipc.operations import AnyOperation, EncodeVoice, Sampling, Speak, Transcribe
@@ -99,10 +100,12 @@ class _Moments:
             _obey(order)
 
 
+_moments: WeakKeyDictionary[threading.Event, _Moments] = WeakKeyDictionary()
+"""Of the requests that are being served, by their stop events; a warm-up has none."""
+
+
 class _ChaoticSpeech(SpeechEngine):
     """Looks before decoding, after each piece of speech, and before the answer is complete."""
-
-    _moments: _Moments
 
     @property
     def needs(self) -> Needs:
@@ -110,10 +113,10 @@ class _ChaoticSpeech(SpeechEngine):
         return Needs(("flite", "setpriv"), (Path(os.environ[ORDERS]),))
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
-        self._moments = _Moments(Kind.TTS, operation)
-        self._moments.pass_by()
+        moments = _moments[stop] = _Moments(Kind.TTS, operation)
+        moments.pass_by()
         result = yield from super().run(operation, stop)
-        self._moments.pass_by(1.0)
+        moments.pass_by(1.0)
         return result
 
     def synthesize(
@@ -122,14 +125,14 @@ class _ChaoticSpeech(SpeechEngine):
         voice: Any,
         sampling: Sampling,
         stop: threading.Event,
-    ) -> Generator[Samples, None, None]:
+    ) -> Generator[Samples | None, None, None]:
         pieces = super().synthesize(text, voice, sampling, stop)
+        moments = _moments.get(stop)
         try:
             for piece in pieces:
-                assert piece is not None  # no engine here serves several requests at once
                 yield piece
-                if hasattr(self, "_moments"):  # not while it warms up
-                    self._moments.pass_by()
+                if piece is not None and moments is not None:
+                    moments.pass_by()
         finally:
             if isinstance(pieces, Generator):
                 pieces.close()
@@ -138,25 +141,23 @@ class _ChaoticSpeech(SpeechEngine):
 class _ChaoticRecognition(TranscriptionEngine):
     """Looks before decoding, around the inference, and before the answer is complete."""
 
-    _moments: _Moments
-
     @property
     def needs(self) -> Needs:
         """The orders: they are files."""
         return Needs(writable=(Path(os.environ[ORDERS]),))
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
-        self._moments = _Moments(Kind.STT, operation)
-        self._moments.pass_by()
+        moments = _moments[stop] = _Moments(Kind.STT, operation)
+        moments.pass_by()
         result = yield from super().run(operation, stop)
-        self._moments.pass_by(1.0)
+        moments.pass_by(1.0)
         return result
 
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece | None]:
-        if hasattr(self, "_moments"):
-            self._moments.pass_by()
+        if (moments := _moments.get(stop)) is not None:
+            moments.pass_by()
         yield from super().recognize(samples, options, stop)
 
 

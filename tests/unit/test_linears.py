@@ -21,7 +21,8 @@ Build = Callable[[torch.Tensor], Linear]
 
 
 def weight_of(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)) / shape[1] ** 0.5
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    return values / float(shape[1]) ** 0.5
 
 
 def right(weight: torch.Tensor) -> Linear:
