@@ -125,7 +125,7 @@ class _ChaoticSpeech(SpeechEngine):
         voice: Any,
         sampling: Sampling,
         stop: threading.Event,
-    ) -> Generator[Samples | None, None, None]:
+    ) -> Generator[Any, None, None]:
         pieces = super().synthesize(text, voice, sampling, stop)
         moments = _moments.get(stop)
         try:

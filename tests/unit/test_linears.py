@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,7 +23,7 @@ Build = Callable[[torch.Tensor], Linear]
 
 def weight_of(*shape: int) -> torch.Tensor:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-    return values / float(shape[1]) ** 0.5
+    return values / math.sqrt(shape[1])
 
 
 def right(weight: torch.Tensor) -> Linear:
