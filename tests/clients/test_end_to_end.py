@@ -120,11 +120,7 @@ async def test_a_stream_is_the_same_sound(service: RunningService, recording: by
         _, whole = await clone(client, text, recording, seed="3")
         response, streamed = await clone(client, text, recording, seed="3", stream="true")
     assert response.headers["Transfer-Encoding"] == "chunked"
-    first = np.frombuffer(whole[44:], "<i2").astype(int)
-    second = np.frombuffer(streamed[44:], "<i2").astype(int)
-    assert len(first) == len(second)
-    # Frames decoded in other groups differ in the last bits of a float.
-    assert np.abs(first - second).max() <= 32
+    assert streamed[44:] == whole[44:]
 
 
 async def test_a_stream_survives_the_death_of_its_worker(
@@ -140,10 +136,7 @@ async def test_a_stream_survives_the_death_of_its_worker(
             (worker,) = service.children(model="tts")
             os.kill(worker["pid"], signal.SIGKILL)
             streamed += await response.read()
-    first = np.frombuffer(whole[44:], "<i2").astype(int)
-    second = np.frombuffer(streamed[44:], "<i2").astype(int)
-    assert len(first) == len(second)
-    assert np.abs(first - second).max() <= 32
+    assert streamed[44:] == whole[44:]
 
 
 async def test_the_program_that_speaks_dies_with_its_worker(recording: bytes) -> None:

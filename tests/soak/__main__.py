@@ -143,7 +143,7 @@ async def _soak(
     # As long as a model may take to load, on a machine with something else to do.
     await asyncio.to_thread(service.wait_until, _serves, net=300.0)
     catalog = make_catalog(random.Random(options.seed), long_texts=preset.long_texts)
-    traffic = Traffic(service.url, catalog, preset.tolerance, options.seed)
+    traffic = Traffic(service.url, catalog, options.seed)
     _step("asking every request of the catalog once, to know the right answers")
     async with aiohttp.ClientSession(service.url) as session:
         await traffic.learn(session)
@@ -193,7 +193,6 @@ async def _soak(
         machine=machine(),
         seconds=traffic.now(),
         calm_seconds=chaos_at,
-        tolerance=preset.tolerance,
         left_out=left_out,
         lines=list(watcher.lines.values()),
         before=before,

@@ -37,7 +37,6 @@ class Outcome:
     machine: dict[str, Any]
     seconds: float
     calm_seconds: float
-    tolerance: int
     left_out: dict[str, str]
     """Kinds of chaos that were wanted and not possible, and why."""
     records: list[Record]

@@ -117,8 +117,8 @@ def _how_verified(outcome: Outcome) -> str:
     )
     return (
         "Every answer was compared with the one that the undisturbed service gave to the same "
-        "request: speech in its number of samples and in each sample (int16, tolerance "
-        f"{outcome.tolerance}), streamed speech with the whole one, transcripts in all their "
+        "request: speech in its number of samples and to the last bit of each sample, "
+        "streamed speech with the whole one, transcripts in all their "
         "fields, WAV headers, Content-Length and X-Audio-Duration, health in its shape." + heard
     )
 

@@ -66,13 +66,11 @@ class Options:
 class Preset:
     """What one set of engines is run with; memory in MB.
 
-    `tolerance` is how far two int16 samples of the same speech may lie apart; `limits` are growth
-    over a fresh worker (soft, hard); `leaks` are what one order leaks: some orders below the soft
-    limit, which add up, one above it, one above the hard limit.
+    `limits` are growth over a fresh worker (soft, hard); `leaks` are what one order leaks: some
+    orders below the soft limit, which add up, one above it, one above the hard limit.
     """
 
     engines: tuple[str, str]
-    tolerance: int
     workers: int
     limits: tuple[int, int]
     leaks: tuple[int, int, int]
@@ -108,7 +106,6 @@ _PRODUCTION = ("ChaoticPocket", "ChaoticSenseVoice")
 PRESETS = {
     "embedded": Preset(
         engines=("ChaoticFlite", "ChaoticSphinx"),
-        tolerance=0,
         workers=2,
         limits=(100, 250),
         leaks=(40, 130, 300),
@@ -116,7 +113,6 @@ PRESETS = {
     ),
     "nano": Preset(
         engines=_PRODUCTION,
-        tolerance=32,
         workers=2,
         limits=(150, 350),
         leaks=(60, 180, 400),
@@ -125,7 +121,6 @@ PRESETS = {
     ),
     "full": Preset(
         engines=_PRODUCTION,
-        tolerance=32,
         workers=1,
         limits=(400, 800),
         leaks=(150, 450, 900),
