@@ -1,4 +1,4 @@
-"""glibc's heap: what it keeps, and what it gives back to the kernel. Used in workers."""
+"""glibc's heap: what it keeps, and what it gives back to the kernel. In templates and workers."""
 
 from __future__ import annotations
 

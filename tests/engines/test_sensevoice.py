@@ -76,7 +76,7 @@ def test_frames_are_encoded_as_by_the_library(
     with torch.inference_mode():
         expected = model.encoder(clip[None].clone(), torch.tensor([frames]))[0]
         logarithms = model.ctc.log_softmax(expected)[0]
-    encoded = finish(exact._encoder.encode([clip]))
+    encoded = finish(exact._encoder.encode([clip]))[:frames]
     assert (encoded - expected[0]).norm() <= 1e-5 * expected.norm()
     (path,) = finish(exact._encoder.recognize([clip]))
     assert path.tokens == logarithms.argmax(-1).tolist()

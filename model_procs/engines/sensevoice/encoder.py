@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 _Make = Callable[["Tensor", "Tensor | None"], Linear]
 
+_ROUND = 16
+"""Products and convolutions get a multiple of so many rows, filled up with zeros.
+
+oneDNN generates code for each number of rows, and keeps it: this takes time and memory.
+"""
+
 _CTC_ROWS = 64
-"""Rows whose logits are in memory at once; a row has 100 kB of them."""
+"""Rows whose logits are in memory at once, a multiple of `_ROUND`; a row has 100 kB of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,15 @@ class Encoder:
         ]
 
     def encode(self, clips: Sequence[Tensor]) -> Generator[None, None, Tensor]:
-        """The encoder's output for all frames of `clips`, [frames, width]; yields after a layer."""
+        """The encoder's output for all frames of `clips`, [frames, width]; yields after a layer.
+
+        Behind the last clip are rows without a meaning, up to a multiple of `_ROUND`.
+        """
         import torch
 
         lengths = [len(clip) for clip in clips]
         rows = torch.cat([self._positions((clip * self._scale)[None])[0] for clip in clips])
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _ROUND))
         for layer in self._layers:
             rows = layer(rows, lengths)
             yield
@@ -112,7 +122,7 @@ class _Layer:
         self._out = linear(attention.linear_out.weight, attention.linear_out.bias)
         # In two dimensions, because PyTorch has a quick kernel for rows of channels only there.
         self._memory = attention.fsmn_block.weight.detach().clone()[..., None]
-        self._padding = (0, 0, *attention.pad_fn.padding)
+        self._padding = attention.pad_fn.padding
         self._residual = layer.in_size == layer.size
         self._norm_2 = _Norm(layer.norm2)
         self._first = linear(network.w_1.weight, network.w_1.bias)
@@ -124,7 +134,7 @@ class _Layer:
 
         projected = self._queries_keys_values(self._norm(rows))
         width = projected.shape[1] // 3
-        attended = torch.empty(len(rows), width)
+        attended = torch.zeros(len(rows), width)
         if not self._residual:
             rows = torch.zeros(len(rows), width)
         start = 0
@@ -156,10 +166,12 @@ class _Layer:
         """The memory block of one clip: a convolution over the frames of each channel."""
         import torch
 
-        padded = torch.nn.functional.pad(values, self._padding)
+        before, after = self._padding
+        after += -len(values) % _ROUND
+        padded = torch.nn.functional.pad(values, (0, 0, before, after))
         image = padded.t()[None, :, :, None].to(memory_format=torch.channels_last)
         result = torch.nn.functional.conv2d(image, self._memory, groups=len(self._memory))
-        return result[0, :, :, 0].t()
+        return result[0, :, : len(values), 0].t()
 
 
 class _Norm:
