@@ -243,13 +243,13 @@ def check_against_library(models: Path, *, frames: int = 70, steps: int = 1) -> 
     assert check(NEVER).frame == frames
     first = model._MIN_FRAMES_BEFORE_EOS
     of_frames = scores[-frames:]
-    # The last frame whose score is higher than those before; it and they decide the threshold.
+    # The last frame whose score is higher than those before.
     last = max(
         frame
         for frame in range(first + 1, frames - 5)
         if of_frames[frame] > max(of_frames[first:frame]) + 1e-3
     )
-    run = check((of_frames[last] + max(of_frames[first:last])) / 2)
+    run = check(of_frames[last] - 5e-4)
     assert run.frame == last + run.frames_after_eos
     run = check(-NEVER)
     assert run.frame == first + run.frames_after_eos
