@@ -127,7 +127,7 @@ def check_samples(engine: PocketEngine, lengths: list[int], random: Random) -> N
 @pytest.mark.parametrize("quantize", [False, True])
 def test_a_run_has_the_same_bits_in_every_company(odd_models: Path, quantize: bool) -> None:
     engine = loaded(odd_models, quantize=quantize)
-    for draw in range(4):
+    for draw in range(3):
         random = Random(draw)
         check_latents(engine, speakers(random, 40), random)
         check_samples(engine, [random.randint(1, 100) for _ in range(8)], random)
@@ -285,11 +285,11 @@ def test_so_have_the_other_published_configurations(
     if "drifting" in name:  # its decoder is as its encoder
         mimi = SMALL_ENCODER | {"outer_dim": 32, "quantizer": {"output_dimension": 32}}
     write_odd_checkpoint(tmp_path, name, {"flow_lm": lm, "mimi": mimi})
-    check_against_library(tmp_path, steps=steps)
+    check_against_library(tmp_path, frames=40, steps=steps)
     engine = loaded(tmp_path)
     random = Random(0)
-    check_latents(engine, speakers(random, 20), random)
-    check_samples(engine, [1, 2, 3, 5, 8, 9, 10, 11], random)
+    check_latents(engine, speakers(random, 12), random)
+    check_samples(engine, [1, 2, 3, 4, 5, 6, 7, 30], random)
 
 
 def test_fp32_has_the_numbers_of_the_library_at_the_published_size(
