@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -106,16 +107,17 @@ def alone(
     engine: object, output: Generator[Item | None, None, Result]
 ) -> Generator[Item, None, Result]:
     """What `output` yields and returns, if `engine` serves nothing else: makes its steps."""
-    while True:
-        try:
-            item = next(output)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        if item is not None:
-            yield item
-        elif isinstance(engine, BatchEngine):
-            engine.step()
+    with closing(output):
+        while True:
+            try:
+                item = next(output)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if item is not None:
+                yield item
+            elif isinstance(engine, BatchEngine):
+                engine.step()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from model_procs.audio.ffmpeg import KINDS, read_ffmpeg
 from model_procs.audio.ogg import read_ogg
 from model_procs.audio.pcm import Samples
 from model_procs.audio.slices import Slice, find
+from model_procs.audio.turns import result_of
 from model_procs.audio.wav import wav_parts
 
 BLOCK_SAMPLES = 65_536
@@ -44,13 +45,7 @@ _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 def decode(source: bytes | str, *, rate: int, max_seconds: float, truncate: bool) -> Samples:
     """Decode `source` as `decoding` does, in one go."""
-    work = decoding(source, rate=rate, max_seconds=max_seconds, truncate=truncate)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            samples: Samples = end.value
-            return samples
+    return result_of(decoding(source, rate=rate, max_seconds=max_seconds, truncate=truncate))
 
 
 def decoding(

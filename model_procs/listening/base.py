@@ -6,7 +6,6 @@ Runs in workers.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from ipc.operations import (
 )
 from model_procs.audio.decode import decoding
 from model_procs.audio.pcm import Samples
+from model_procs.audio.turns import in_turns, result_of
 from model_procs.engine import Output, alone, no_operation
 from model_procs.listening.transcript import Piece, merge
 
@@ -84,8 +84,9 @@ class TranscriptionEngine:
             raise ServiceError(
                 ErrorCode.invalid_request, "the request has no recording to transcribe; send one"
             )
-        samples = yield from _in_turns(
-            decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False)
+        samples = yield from in_turns(
+            decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False),
+            _TURN_SECONDS,
         )
         segments = self.transcribe(samples, operation, stop)
         while True:
@@ -98,28 +99,8 @@ class TranscriptionEngine:
                 yield segment
 
 
-def _in_turns(work: Generator[None, None, Samples]) -> Generator[None, None, Samples]:
-    """The result of `work`. Yields so often that other requests of the worker can go on."""
-    began = time.monotonic()
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            samples: Samples = end.value
-            return samples
-        if time.monotonic() >= began + _TURN_SECONDS:
-            yield None
-            began = time.monotonic()
-
-
 def finished(
     engine: TranscriptionEngine, transcribing: Generator[Segment | None, None, Transcript]
 ) -> Transcript:
     """Run `TranscriptionEngine.transcribe` of `engine` to its end and return the transcript."""
-    segments = alone(engine, transcribing)
-    while True:
-        try:
-            next(segments)
-        except StopIteration as end:
-            transcript: Transcript = end.value
-            return transcript
+    return result_of(alone(engine, transcribing))

@@ -131,8 +131,8 @@ class SpeechEngine:
 
         The same arguments give the same samples, to the last bit, on every worker: a replay leaves
         out what has been sent. None means that the next piece needs a step of the batch
-        (`BatchEngine`); `stop` tells which request it is for. `voice`
-        must not change, because later requests may use it.
+        (`BatchEngine`); `stop` tells which request it is for. `voice` must not change, because
+        later requests may use it.
         """
         raise NotImplementedError
 

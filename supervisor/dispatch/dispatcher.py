@@ -17,7 +17,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AnyOperation, AnyResult, ResultT, Transcript
 from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import CostModel, Unit, Work
-from supervisor.dispatch.fair_queue import FairQueue, Pace
+from supervisor.dispatch.fair_queue import FairQueue, Pace, anything
 from supervisor.dispatch.forecast import Load, Room, forecast
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
@@ -55,10 +55,6 @@ class _Attempt:
     """When it went to its worker."""
     before: Sequence[float] = ()
     """The seconds of `Company` then."""
-
-
-def _anything(_: _Attempt) -> bool:
-    return True
 
 
 def _needs_no_live_slot(attempt: _Attempt) -> bool:
@@ -168,7 +164,7 @@ class Dispatcher:
         """Give waiting jobs to workers."""
         while True:
             # Live streams that wait for a slot of theirs do not hold up the others.
-            fits = _anything if self._pool.free_worker(live=True) else _needs_no_live_slot
+            fits = anything if self._pool.free_worker(live=True) else _needs_no_live_slot
             first = self._waiting.first(fits)
             # A job that must run alone waits for an empty worker; no other job overtakes it.
             if first is None or self._free_worker(first.call) is None:

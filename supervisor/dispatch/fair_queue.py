@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-def _anything(_: object) -> bool:
+def anything(_: object) -> bool:
+    """Fits whatever waits."""
     return True
 
 
@@ -63,13 +64,13 @@ class FairQueue(Generic[T]):
         """Add a request that has waited before: it goes first, at no cost to its client."""
         self._entries.append(_Entry(item, client, cost, -1.0, math.inf))
 
-    def first(self, fits: Callable[[T], bool] = _anything) -> T | None:
+    def first(self, fits: Callable[[T], bool] = anything) -> T | None:
         """The request that is next by fairness alone; None when none waits that `fits`."""
         entry = self._first(fits)
         return None if entry is None else entry.item
 
     def pop(
-        self, now: float = 0.0, pace: Pace = _ONE_BY_ONE, fits: Callable[[T], bool] = _anything
+        self, now: float = 0.0, pace: Pace = _ONE_BY_ONE, fits: Callable[[T], bool] = anything
     ) -> T:
         """Take the next request that `fits`; `now` is on the clock of the deadlines.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 from ipc.operations import Sampling, SpeechResult, Transcript
 from model_procs.audio.pcm import Samples
-from model_procs.engine import BatchEngine, Output
+from model_procs.engine import BatchEngine, Output, alone
 from model_procs.speech.base import SpeechEngine
 
 
@@ -35,11 +35,7 @@ def pieces_of(
 ) -> Generator[Samples, None, None]:
     """One sentence, piece by piece, from an engine that may be a batch."""
     pieces = engine.synthesize(text, voice, sampling, stop or threading.Event())
-    for piece in pieces:
-        if piece is not None:
-            yield piece
-        elif isinstance(engine, BatchEngine):
-            engine.step()
+    return alone(engine, cast("Generator[Samples | None, None, None]", pieces))
 
 
 def speech(output: Output, engine: object = None) -> tuple[list[bytes], SpeechResult]:
