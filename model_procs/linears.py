@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def choose(kernels: Sequence[Kernel], weights: Sequence[Tensor], rows: Sequence[
     chosen: Kernel | None = None
     shortest = math.inf
     for kernel in kernels:
-        if _exact(kernel, by_shape):
-            seconds = _seconds([kernel.build(weight) for weight in by_shape], by_shape, rows)
+        if linears := _exact(kernel, by_shape):
+            seconds = _seconds(linears, by_shape, rows)
             if seconds < _GAIN * shortest:
                 chosen, shortest = kernel, seconds
     if chosen is None:
@@ -84,15 +85,20 @@ def choose(kernels: Sequence[Kernel], weights: Sequence[Tensor], rows: Sequence[
     return chosen
 
 
-def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> bool:
-    """Whether `kernel` runs here, does not overflow, and computes each row as if it were alone."""
+def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> list[Linear]:
+    """The layers with `weights`; none unless `kernel` is exact.
+
+    It is if it runs here, does not overflow, and computes each row as if it were alone.
+    """
     try:
         linears = [kernel.build(weight) for weight in weights]
-        return _true(kernel) and all(map(_independent, linears, weights))
+        exact = _true(kernel) and all(map(_independent, linears, weights))
     except (RuntimeError, NotImplementedError, AttributeError):
-        return False  # this processor, or this build of PyTorch, does not have it
+        return []  # this processor, or this build of PyTorch, does not have it
+    return linears if exact else []
 
 
+@cache
 def _true(kernel: Kernel) -> bool:
     """Whether the largest sums are right; 8 bits times 8 bits overflow on some processors."""
     import torch
@@ -194,13 +200,17 @@ FP32 = (
 # scale for all activations, as PyTorch's dynamic quantisation has it, rows depend on each other.
 
 
-def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values [out, in] and float32 scales [out] of a weight, symmetric."""
     import torch
 
-    scales = (weight.abs().amax(1) / 127).clamp_min(1e-9)
+    scales = _scales(weight)
     values = (weight / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
     return values, scales
+
+
+def _scales(weight: Tensor) -> Tensor:
+    return (weight.abs().amax(1) / 127).clamp_min(1e-9)
 
 
 def _largest(rows: Tensor) -> Tensor:
@@ -211,7 +221,7 @@ def _onednn_int8(weight: Tensor) -> Linear:
     """oneDNN: VNNI or AMX instructions where the processor has them."""
     import torch
 
-    values, scales = quantized(weight)
+    values, scales = _quantized(weight)
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
     product = torch.ops.onednn.qlinear_pointwise
@@ -245,7 +255,7 @@ def _fbgemm(weight: Tensor, steps: int) -> Linear:
     """
     import torch
 
-    scales = (weight.abs().amax(1) / 127).clamp_min(1e-9).double()
+    scales = _scales(weight).double()
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch calls its quantised types deprecated
@@ -270,7 +280,7 @@ def _weights_only(weight: Tensor) -> Linear:
     """int8 weights, activations in bf16: PyTorch's kernel for processors of all kinds."""
     import torch
 
-    values, scales = quantized(weight)
+    values, scales = _quantized(weight)
     scales = scales.bfloat16()
 
     def linear(rows: Tensor) -> Tensor:
@@ -284,7 +294,7 @@ def _int_mm(weight: Tensor) -> Linear:
     """PyTorch's product of int8 matrices."""
     import torch
 
-    values, scales = quantized(weight)
+    values, scales = _quantized(weight)
     values = values.t().contiguous()
 
     def linear(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from model_procs.audio.pcm import Samples
 from model_procs.engines.pocket.batch import Listener
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.pocket.flow_lm import Run
-from model_procs.engines.pocket.rotary import tables
+from model_procs.engines.pocket.transformer import tables
 from model_procs.heap import give_back
 from model_procs.weights.synthetic.pocket import write_pocket
 from tests.support.outputs import pieces_of

@@ -27,7 +27,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
 from model_procs import linears
 from model_procs.audio.pcm import Samples
-from model_procs.engine import EngineConfig
+from model_procs.engine import EngineConfig, alone
 from model_procs.engines.pocket.batch import Batch, Listener
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
@@ -90,8 +90,7 @@ class PocketEngine(SpeechEngine):
         self._batch: Any = None
         self._encoder = ThreadPoolExecutor(1, "voices")
         """Encodes one voice at a time, beside the batch."""
-        self._listeners: weakref.WeakKeyDictionary[threading.Event, Listener]
-        self._listeners = weakref.WeakKeyDictionary()
+        self._listeners = weakref.WeakKeyDictionary[threading.Event, Listener]()
         """By the stop event of their request."""
         self._notes: list[str] = []
         self._facts: Json = {}
@@ -167,9 +166,9 @@ class PocketEngine(SpeechEngine):
         noise = np.random.default_rng(0).standard_normal(self.reference_rate) * 0.05
         voice = self.encode_voice(noise.astype(np.float32))
         self._find_builtin_voices(voice)
-        pieces = self.synthesize("Hello.", voice, Sampling(seed=0), threading.Event())
-        while next(pieces) is None:
-            self.step()
+        stop = threading.Event()
+        pieces = alone(self, self.synthesize("Hello.", voice, Sampling(seed=0), stop))
+        next(pieces)
         pieces.close()
         return voice
 

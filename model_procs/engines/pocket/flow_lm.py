@@ -12,11 +12,11 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from model_procs.engines.pocket.rotary import rotate, tables
+from model_procs.engines.pocket.transformer import Layer, Rotary
 from model_procs.heap import pages
-from model_procs.linears import Linear
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -84,16 +84,6 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    norm1: Any
-    in_proj: Linear
-    out_proj: Linear
-    norm2: Any
-    linear1: Linear
-    linear2: Linear
-
-
-@dataclass(frozen=True, slots=True)
 class _Part:
     """The rows of one run in a step: `count` of them from `first` on."""
 
@@ -116,32 +106,19 @@ class FlowLM:
         self._dim = attention.dim_per_head
         self._conditioner = lm.conditioner
         self._latent_dim = lm.ldim
-        self._layers = [
-            _Layer(
-                layer.norm1,
-                layer.self_attn.in_proj.linear,
-                layer.self_attn.out_proj.linear,
-                layer.norm2,
-                layer.linear1.linear,
-                layer.linear2.linear,
-            )
-            for layer in lm.transformer.layers
-        ]
+        self._layers = [Layer(layer, attrgetter("linear")) for layer in lm.transformer.layers]
         self._latent_in = lm.input_linear.linear
-        self._bos = lm.bos_emb.detach()
+        self._bos = self._latent_in(lm.bos_emb.detach()[None])
         self._out_norm = lm.out_norm
         self._z_proj = None if lm.z_proj is None else lm.z_proj.linear
         self._out_eos = lm.out_eos.linear
         self._flow = FlowNet(lm.flow_net, lm.flow_type)
-        self._max_period = lm.transformer.max_period
-        self._rope = tables(_POSITIONS, self._dim, self._max_period)
+        self._rotary = Rotary(self._dim, lm.transformer.max_period, _POSITIONS)
 
     def open(self, run: Run) -> None:
         """Make room for everything that the run may say; memory is only taken as it is used."""
         positions = len(run.tokens) + 1 + run.most_frames
         run.cache = pages(len(self._layers), 2, self._kv_heads, positions, self._dim)
-        if run.prefix.positions + positions > len(self._rope[0]):
-            self._rope = tables(2 * (run.prefix.positions + positions), self._dim, self._max_period)
 
     def step(self, runs: Sequence[Run]) -> None:
         """Compute the next latent of each run that speaks; read more of the texts of others.
@@ -167,7 +144,7 @@ class FlowLM:
             count = len(chunk)
             run.read += count
             if run.speaks:
-                rows.append(self._latent_in(self._bos[None]))
+                rows.append(self._bos)
                 count += 1
                 finished.append(run)
                 lasts.append(first + count - 1)
@@ -220,23 +197,10 @@ class FlowLM:
 
     def _transform(self, x: Tensor, parts: list[_Part]) -> Tensor:
         """All layers, for rows [n, dim]."""
-        import torch
-
-        functional = torch.nn.functional
-        count, width = x.shape
-        cos, sin = self._positions(parts, count)
-        query, kv = self._heads * self._dim, self._kv_heads * self._dim
+        cos, sin = self._rotary.at(self._positions(parts, len(x)))
         for index, layer in enumerate(self._layers):
-            norm = layer.norm1
-            normed = functional.layer_norm(x, (width,), norm.weight, norm.bias, norm.eps)
-            projected = layer.in_proj(normed)
-            turned = rotate(projected[:, : query + kv].view(count, -1, self._dim), cos, sin)
-            values = projected[:, query + kv :].view(count, -1, self._dim)
-            attended = self._attend(index, turned, values, parts)
-            x = x + layer.out_proj(attended)
-            norm = layer.norm2
-            normed = functional.layer_norm(x, (width,), norm.weight, norm.bias, norm.eps)
-            x = x + layer.linear2(functional.gelu(layer.linear1(normed), approximate="tanh"))
+            turned, values = layer.project(x, cos, sin)
+            x = layer.finish(x, self._attend(index, turned, values, parts))
         for part in parts:
             part.run.length += part.count
         return x
@@ -286,16 +250,14 @@ class FlowLM:
             torch.ones(count, length + count, dtype=torch.bool).triu_(length + 1), -math.inf
         )
 
-    def _positions(self, parts: list[_Part], count: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary embedding for all rows: [n, 1, dim / 2]."""
+    def _positions(self, parts: list[_Part], count: int) -> list[int]:
+        """The position of each of `count` rows; those that belong to no run have any."""
         positions = [
             part.run.prefix.positions + part.run.length + offset
             for part in parts
             for offset in range(part.count)
         ]
-        positions += [0] * (count - len(positions))
-        cos, sin = self._rope
-        return cos[positions][:, None], sin[positions][:, None]
+        return positions + [0] * (count - len(positions))
 
 
 class FlowNet:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model_procs.engines.pocket.rotary import rotate, tables
+from model_procs.engines.pocket.transformer import Layer, Rotary
 from model_procs.heap import pages
 from model_procs.linears import Linear, fp32
 
@@ -248,25 +248,12 @@ class _Transformer:
         self._in = None if projected.input_proj is None else _linear(projected.input_proj)
         (out,) = projected.output_projs
         self._out = _linear(out) if hasattr(out, "weight") else None
-        self._layers = [
-            (
-                layer.norm1,
-                _linear(layer.self_attn.in_proj),
-                _linear(layer.self_attn.out_proj),
-                getattr(layer.layer_scale_1, "scale", None),
-                layer.norm2,
-                _linear(layer.linear1),
-                _linear(layer.linear2),
-                getattr(layer.layer_scale_2, "scale", None),
-            )
-            for layer in transformer.layers
-        ]
+        self._layers = [Layer(layer, _linear) for layer in transformer.layers]
         attention = transformer.layers[0].self_attn
         self._heads, self._dim = attention.num_heads, attention.dim_per_head
         self._before = attention.context - 1
         """How many positions before its own a step sees."""
-        self._max_period = transformer.max_period
-        self._tables = tables(_POSITIONS, self._dim, self._max_period)
+        self._rotary = Rotary(self._dim, transformer.max_period, _POSITIONS)
         self._masks: dict[int, Any] = {}
 
     def caches(self, frame_steps: int) -> list[Any]:
@@ -278,35 +265,27 @@ class _Transformer:
         """x [runs, steps, in] to [runs, steps, out]; each run's steps follow its last ones."""
         import torch
 
-        functional = torch.nn.functional
         count, steps, _ = x.shape
         x = x.reshape(count * steps, -1)
         if self._in is not None:
             x = self._in(x)
-        width = x.shape[-1:]
         for sound in sounds:
             self._make_room(sound, steps)
-        cos, sin = self._positions(sounds, steps)
+        positions = [sound.steps + step for sound in sounds for step in range(steps)]
+        cos, sin = self._rotary.at(positions)
         for index, layer in enumerate(self._layers):
-            norm1, in_proj, out_proj, scale1, norm2, linear1, linear2, scale2 = layer
-            normed = functional.layer_norm(x, width, norm1.weight, norm1.bias, norm1.eps)
-            projected = in_proj(normed).view(len(x), 3 * self._heads, self._dim)
-            turned = rotate(projected[:, : 2 * self._heads], cos, sin)
+            turned, values = layer.project(x, cos, sin)
             attended = torch.empty(len(x), self._heads, self._dim)
             for number, sound in enumerate(sounds):
                 rows = slice(number * steps, (number + 1) * steps)
                 cache, end = sound.caches[index], sound.end + steps
                 cache[0, :, sound.end : end] = turned[rows, self._heads :].transpose(0, 1)
-                cache[1, :, sound.end : end] = projected[rows, 2 * self._heads :].transpose(0, 1)
+                cache[1, :, sound.end : end] = values[rows].transpose(0, 1)
                 queries = torch.split(turned[rows, : self._heads], frame_steps)
                 self._attend(
                     queries, cache[:, None, :, :end], torch.split(attended[rows], frame_steps)
                 )
-            change = out_proj(attended.view(len(x), -1))
-            x = x + (change if scale1 is None else change.mul_(scale1))
-            normed = functional.layer_norm(x, width, norm2.weight, norm2.bias, norm2.eps)
-            change = linear2(functional.gelu(linear1(normed), approximate="tanh"))
-            x = x + (change if scale2 is None else change.mul_(scale2))
+            x = layer.finish(x, attended.view(len(x), -1))
         for sound in sounds:
             sound.end += steps
             sound.steps += steps
@@ -350,14 +329,3 @@ class _Transformer:
             self._masks[steps] = torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
         mask: Tensor = self._masks[steps]
         return mask
-
-    def _positions(self, sounds: Sequence[Sound], steps: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for the new steps of all runs: [runs * steps, 1, dim / 2]."""
-        import torch
-
-        last = max(sound.steps for sound in sounds) + steps
-        if last > len(self._tables[0]):
-            self._tables = tables(2 * last, self._dim, self._max_period)
-        cos, sin = self._tables
-        where = torch.cat([torch.arange(sound.steps, sound.steps + steps) for sound in sounds])
-        return cos[where][:, None], sin[where][:, None]
