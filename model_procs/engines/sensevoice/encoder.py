@@ -62,6 +62,20 @@ class Encoder:
         self._last_norm = _Norm(encoder.tp_norm)
         self._ctc = linear(model.ctc.ctc_lo.weight, model.ctc.ctc_lo.bias)
 
+    def prepare(self, rows: int) -> None:
+        """Let oneDNN generate its code for all batches of up to `rows` rows.
+
+        After this in a template, its workers share the code, and no first request waits for it.
+        """
+        import torch
+
+        with torch.inference_mode():
+            for count in range(_ROUND, rows + _ROUND, _ROUND):
+                for layer in self._layers[:2]:  # the others are like the second
+                    layer(torch.zeros(count, layer.inputs), [count])
+            for count in range(_ROUND, _CTC_ROWS + _ROUND, _ROUND):
+                self._ctc(torch.zeros(count, self._layers[-1].outputs))
+
     def recognize(self, clips: Sequence[Tensor]) -> Generator[None, None, list[BestPath]]:
         """The best path of each of `clips`, features of shape [frames, features].
 
@@ -124,6 +138,8 @@ class _Layer:
         self._memory = attention.fsmn_block.weight.detach().clone()[..., None]
         self._padding = attention.pad_fn.padding
         self._residual = layer.in_size == layer.size
+        self.inputs: int = layer.in_size
+        self.outputs: int = layer.size
         self._norm_2 = _Norm(layer.norm2)
         self._first = linear(network.w_1.weight, network.w_1.bias)
         self._second = linear(network.w_2.weight, network.w_2.bias)

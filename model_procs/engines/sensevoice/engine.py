@@ -105,6 +105,7 @@ class SenseVoiceEngine(TranscriptionEngine):
             "version": version,
         }
         del model  # and with it the mapped file of the weights
+        self._encoder.prepare(ctc.QUERIES + math.ceil(PIECE_SECONDS / _ROW_SECONDS))
         self._recognize_once()
         weights.release_scratch()
 
@@ -249,7 +250,7 @@ def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
     clips = []
     due = time.monotonic()
     for start, end in segments(samples, RATE, PIECE_SECONDS):
-        rows = math.ceil((end - start) / RATE / _ROW_SECONDS)
+        rows = ctc.QUERIES + math.ceil((end - start) / RATE / _ROW_SECONDS)
         due += rows * ROW_SECONDS
         clips.append(Clip[BestPath](samples[start:end], options, start / RATE, rows, due))
     return clips
