@@ -24,6 +24,9 @@ from model_procs.audio.pcm import Samples
 BATCH_ROWS = 320
 """The most rows of a batch of several clips. More rows make a row hardly cheaper."""
 
+SHARE_ROWS = 128
+"""Clips that wait are not divided into batches of fewer rows: the less rows, the dearer is each."""
+
 ROW_SECONDS = 0.01
 """How much later a clip is due for each of its rows."""
 
@@ -159,9 +162,10 @@ class Batches(Generic[Result]):
 def together(waiting: list[Clip[Result]], lanes: int) -> list[Clip[Result]]:
     """The first of `waiting`, and as many of the others as have room beside it in a batch.
 
-    `lanes` batches can be computed at once; each of them shall get its share.
+    `lanes` batches can be computed at once; each of them shall get its share, unless that is small.
     """
-    room = min(BATCH_ROWS, sum(clip.rows for clip in waiting) / lanes)
+    share = sum(clip.rows for clip in waiting) / lanes
+    room = min(max(share, SHARE_ROWS), BATCH_ROWS)
     chosen: list[Clip[Result]] = []
     rows = 0
     for clip in waiting:

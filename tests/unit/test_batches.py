@@ -79,6 +79,15 @@ def test_clips_that_wait_are_computed_together(model: Model) -> None:
     assert [one.result for one in clips] == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "names"), [((150, 60, 60, 30), "a"), ((100, 100, 100), "a"), ((40, 40, 40, 40), "abc")]
+)
+def test_lanes_share_what_waits_unless_it_is_little(rows: tuple[int, ...], names: str) -> None:
+    clips = [clip("abcd"[index], count, index) for index, count in enumerate(rows)]
+    assert [name(one) for one in batches.together(clips, lanes=2)] == list(names)
+    assert batches.together(clips, lanes=1) == clips
+
+
 def test_the_one_that_is_due_first_is_computed_first(model: Model) -> None:
     clips = [clip("long", BATCH_ROWS, 3.0), clip("short", 40, 1.0), clip("middle", 100, 2.0)]
     model.add(*clips)
@@ -174,7 +183,7 @@ def test_threads_compute_batches_at_once() -> None:
 
     made = Batches(recognize)
     made.start_threads(2)
-    clips = [clip(letter, 100, due) for due, letter in enumerate("abcd")]
+    clips = [clip(letter, 128, due) for due, letter in enumerate("abcd")]
     made.add(clips)
     while not all(one.result for one in clips):
         made.step()
