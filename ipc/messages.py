@@ -141,7 +141,7 @@ class Pong:
 class WorkerOptions:
     """The options of a worker. Sizes are in bytes, folders are paths or None.
 
-    - `trim_growth`: the growth of RSS above which an idle worker trims its heap;
+    - `trim_growth`: the growth of RSS above which a worker gives free pages back;
     - `voice_dir`: folder for the encoded voices of registered voices;
     - `voice_cache_dir`: folder for other encoded voices, up to `voice_cache_bytes` (0 = none);
     - `voice_cache_memory_bytes`: how many of them are also kept in memory;

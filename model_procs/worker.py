@@ -37,7 +37,7 @@ from ipc.messages import (
 from ipc.operations import AnyResult, SpokenSentence
 from model_procs import bootstrap
 from model_procs.engine import BatchEngine, Cancelled, Engine, Output, VoiceKeeper
-from model_procs.heap import give_back
+from model_procs.heap import Trimmer
 from model_procs.sandbox import Sandbox
 
 CHUNK_SIZE = 256 * 1024
@@ -95,8 +95,8 @@ def serve(
     capacity = 1 if batch is None else batch.capacity
     live = 1 if batch is None else max(1, min(batch.live, capacity))
     inbox = _Inbox(channel, (lambda: None) if batch is None else batch.wake)
-    baseline = bootstrap.resident_bytes()
-    channel.send(Ready(engine.info(), baseline, capacity, live, layers))
+    trimmer = Trimmer(bootstrap.resident_bytes, options.trim_growth)
+    channel.send(Ready(engine.info(), bootstrap.resident_bytes(), capacity, live, layers))
     threading.Thread(target=inbox.read_forever, name="reader", daemon=True).start()
 
     def start(request: Request) -> _Running:
@@ -108,21 +108,21 @@ def serve(
     running: list[_Running] = []
     while True:
         if not running:
-            running.append(start(_wait(inbox, baseline, options)))
+            running.append(start(_wait(inbox, trimmer)))
         while len(running) < capacity and (request := inbox.next(timeout=0)) is not None:
             running.append(start(request))
         running = [one for one in running if one.advance()]
         if batch is not None and running:
             _step(batch, running)
             running = [one for one in running if not one.over]
+        trimmer.busy()
 
 
-def _wait(inbox: _Inbox, baseline: int, options: WorkerOptions) -> Request:
+def _wait(inbox: _Inbox, trimmer: Trimmer) -> Request:
     """Wait for the next request. An idle worker that has grown trims its heap first."""
     request = inbox.next(timeout=_IDLE_SECONDS)
     if request is None:
-        if bootstrap.resident_bytes() > baseline + options.trim_growth:
-            give_back()
+        trimmer.idle()
         request = inbox.next(timeout=None)
     assert request is not None
     return request

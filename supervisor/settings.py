@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         description="share by which the two limits before differ between workers, 0 to 1",
     )
     trim_growth_mb: int = Field(
-        64, ge=0, description="MB of growth at which an idle worker gives free memory back"
+        64, ge=0, description="MB of growth at which a worker gives free memory back"
     )
 
     @field_validator(

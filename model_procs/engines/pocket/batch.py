@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BLOCK = 4
 """The most frames of a run that are decoded at once, and latents that wait for it."""
 
-_DECODED_TOGETHER = 8
+DECODED_TOGETHER = 8
 """The most frames of all runs that one thread decodes at once: more gain nothing."""
 
 _AHEAD_SECONDS = 1.0
@@ -194,7 +194,7 @@ class Batch:
             for one in waiting
             if len(one.run.latents) >= frames and one.listener.ahead(now) < furthest
         ]
-        return self._decode(together[: _DECODED_TOGETHER // frames], frames)
+        return self._decode(together[: DECODED_TOGETHER // frames], frames)
 
     def _step(self, runs: list[Speech]) -> Callable[[], None]:
         self._stepping = True

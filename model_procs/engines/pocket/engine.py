@@ -134,7 +134,7 @@ class PocketEngine(SpeechEngine):
         self.language = _language(self._folder)
         prepare(self.language)
         voice = self._speak_once()
-        self.live = self._config.live or live_streams(
+        measured = live_streams(
             lm,
             mimi,
             self._prefix(voice),
@@ -142,6 +142,7 @@ class PocketEngine(SpeechEngine):
             threads=self._config.threads,
             capacity=self.capacity,
         )
+        self.live = self._config.live or measured
         weights.release_scratch()
 
     def warm_up(self) -> None:

@@ -1,6 +1,7 @@
 """How many streams stay ahead of real time, measured when the model has loaded. In templates.
 
-This also generates the kernels for each number of runs, which all forked workers then share.
+This also generates oneDNN's code for each number of rows. All forked workers then share it;
+otherwise each would have its own, half a megabyte for each shape of a product.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from model_procs.engines.pocket.batch import DECODED_TOGETHER
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
 
@@ -58,6 +60,10 @@ def live_streams(
             # A step is one thread's work; sound is shared by all.
             if max(step, (step + decoding) / threads) * _SPARE <= frame_seconds:
                 live = count
+        for frames in range(capacity + 1, DECODED_TOGETHER + 1):
+            sound = mimi.open()
+            mimi.decode([sound], latents[:1].expand(1, frames, -1))
+            mimi.close(sound)
     return live
 
 

@@ -8,7 +8,6 @@ a gigabyte.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -21,10 +20,11 @@ import numpy as np
 from ipc.engines import EngineInfo, Json
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import NO_LANGUAGE, Recording, Transcribe
-from model_procs import bootstrap, heap, linears
+from model_procs import linears
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.sensevoice.encoder import BestPath, Encoder
+from model_procs.heap import keep_large_blocks
 from model_procs.listening import ctc
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
@@ -39,9 +39,6 @@ PIECE_SECONDS = 30.0
 
 CAPACITY = 4
 """How many requests a worker serves at once, unless the settings say so."""
-
-_GROWTH = 96 * 1024 * 1024
-"""Growth of RSS in bytes at which a busy worker gives free memory back."""
 
 _SHORTEST = RATE // 10
 
@@ -73,7 +70,6 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._encoder: Any = None
         self._tokenizer: Any = None
         self._no_speech_token = 0
-        self._trim_at = sys.maxsize
         self._notes: list[str] = []
         self._facts: Json = {}
 
@@ -112,8 +108,7 @@ class SenseVoiceEngine(TranscriptionEngine):
     def warm_up(self) -> None:
         """Only start the threads: `load` has transcribed once, for all forked workers."""
         self._batches.start_threads(self._config.threads)
-        heap.keep_large_blocks()
-        self._trim_at = bootstrap.resident_bytes() + _GROWTH
+        keep_large_blocks()
 
     def _recognize_once(self) -> None:
         """Transcribe a second of noise, with one thread, because the template must fork next."""
@@ -134,9 +129,6 @@ class SenseVoiceEngine(TranscriptionEngine):
     def step(self) -> None:
         """Compute for a short time on the clips that wait."""
         self._batches.step()
-        if bootstrap.resident_bytes() > self._trim_at:
-            heap.give_back()
-            self._trim_at = bootstrap.resident_bytes() + _GROWTH
 
     def wake(self) -> None:
         """End the running step."""
