@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ipc.engines import Kind
 from tests.bench import peers_clients
+from tests.bench.cpu_group import cpu_quota
 from tests.bench.peers_clients import FailedRequestError, Stream, session_of, speak, transcribe
 from tests.bench.peers_results import SERVICE, Alone, Burst, Join, Results
 from tests.bench.peers_servers import (
@@ -55,6 +56,9 @@ _PROBES = 2
 _MEMORY_CLIENTS = 8
 _BESIDE_HOG = (1, 4)
 HOG = "a busy process on one core"
+QUOTA = "a quota of one core"
+_QUOTA_CORES = 1.0
+"""Less than the service has threads for, which it started without a quota."""
 BOTH_KINDS = "the other kind"
 IN_A_ROW = "nothing, one after the other"
 _TOGETHER = {Kind.TTS: 4, Kind.STT: 2}
@@ -159,8 +163,10 @@ class Measurement:
             for clients in _BESIDE_HOG:
                 if clients in self._plan.clients:
                     arm = by_kind[kind][0]
-                    name = f"{arm.name}, {kind.value}, {clients} beside a hog"
-                    steps.append((name, functools.partial(self._beside_hog, arm, clients)))
+                    name = f"{arm.name}, {kind.value}, {clients}"
+                    beside_hog = functools.partial(self._beside_hog, arm, clients)
+                    with_quota = functools.partial(self._with_quota, arm, clients)
+                    steps += [(f"{name} beside a hog", beside_hog), (f"{name}, quota", with_quota)]
         ours = {kind: by_kind[kind][0] for kind in Kind}
         steps.append((f"{SERVICE}, both kinds", functools.partial(self._both_kinds, ours)))
         for arm in by_kind[Kind.TTS]:
@@ -199,6 +205,13 @@ class Measurement:
     async def _beside_hog(self, arm: Arm, clients: int) -> None:
         with _hog():
             self.results.bursts.append(await self._burst(arm, clients, HOG))
+
+    async def _with_quota(self, arm: Arm, clients: int) -> None:
+        await settle(arm)
+        pids = [process.pid for process in arm.server.processes(arm.kind)]
+        with cpu_quota(pids, _QUOTA_CORES) as enforced:
+            if enforced:
+                self.results.bursts.append(await self._burst_now(arm, clients, QUOTA))
 
     async def _both_kinds(self, ours: dict[Kind, Arm]) -> None:
         """Speech beside recognition, then the same recognition for as long without speech."""

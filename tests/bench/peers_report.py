@@ -17,6 +17,7 @@ from tests.bench.peers_measure import (
     IN_A_ROW,
     LIVE_FIRST_SECONDS,
     LIVE_GAP_SECONDS,
+    QUOTA,
     ROUNDS,
     live_bounds,
 )
@@ -237,7 +238,7 @@ def _live(results: Results, arm: str) -> str:
 def _beside(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for burst in {(b.kind, b.clients, b.beside): b for b in results.bursts}.values():
-        if burst.beside not in (HOG, BOTH_KINDS):
+        if burst.beside not in (HOG, QUOTA, BOTH_KINDS):
             continue
         kind = Kind(burst.kind)
         in_a_row = burst.beside == BOTH_KINDS and kind is Kind.STT
@@ -257,10 +258,10 @@ def _beside(results: Results) -> Table:
             )
         )
     return Table(
-        "This service with something beside it / alone",
+        "This service with something beside it, or with less of the processor / alone",
         (
-            *("kind", "clients", "beside it", "sound per second", "first sound or transcript"),
-            *("sound per second, beside", "longest gap s, beside"),
+            *("kind", "clients", "with", "sound per second", "first sound or transcript"),
+            *("sound per second, with it", "longest gap s, with it"),
         ),
         sorted(rows, key=lambda row: (str(row[2]), str(row[0]), row[1])),
     )
