@@ -2,7 +2,8 @@
 
 First each arm alone in memory: PSS, and its return from SIGKILL. Then all servers are started, and
 rounds go through every number of clients and every arm, so that a machine that changes its speed
-changes it for all. Only one arm computes at a time.
+changes it for all. Only one arm computes at a time. A quick run, whose figures mean nothing, starts
+all servers once and at the same time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 import psutil
@@ -116,28 +117,33 @@ class Measurement:
     async def run(self) -> Results:
         """Measure everything."""
         started = time.monotonic()
-        alone = [
-            arm
-            for kind in Kind
-            for arm in arms(self._models, kind, ServiceServer(self._models, only=kind))
-        ]
         service = ServiceServer(self._models)
-        by_kind = {kind: arms(self._models, kind, service) for kind in Kind}
+        alone: list[Arm] = []
+        by_kind: dict[Kind, list[Arm]] = {}
+        for kind in Kind:
+            ours, *peers = arms(self._models, kind, ServiceServer(self._models, only=kind))
+            alone += [ours, *peers]
+            by_kind[kind] = [replace(ours, server=service), *peers]
         together = [arm for kind in Kind for arm in by_kind[kind]]
         steps = self._round(by_kind)
+        quick = self._plan.quick
+        started_for_each = _already_started if quick else _started
         interval = 1.0 if sys.stderr.isatty() else 30.0
-        with tqdm(
-            total=len(alone) + self._plan.rounds * len(steps) + len(by_kind[Kind.TTS]),
-            unit="step",
-            file=sys.stderr,
-            mininterval=interval,
-            maxinterval=interval,
-        ) as self._bar:
+        with (
+            tqdm(
+                total=len(alone) + self._plan.rounds * len(steps) + len(by_kind[Kind.TTS]),
+                unit="step",
+                file=sys.stderr,
+                mininterval=interval,
+                maxinterval=interval,
+            ) as self._bar,
+            _started([*alone, *together] if quick else [], at_once=True),
+        ):
             for arm in alone:
-                with self._step(f"{arm.name}, {arm.kind.value}, alone"), _started([arm]):
+                with self._step(f"{arm.name}, {arm.kind.value}, alone"), started_for_each([arm]):
                     self.results.alone.append(await self._alone(arm))
             self._bar.set_description("starting all servers")
-            with _started(together):
+            with started_for_each(together):
                 for arm in together:
                     await self._warm_up(arm)
                 for number in range(self._plan.rounds):
@@ -395,17 +401,28 @@ async def _highest_pss(arm: Arm) -> AsyncIterator[list[float]]:
 
 
 @contextlib.contextmanager
-def _started(wanted: list[Arm]) -> Iterator[None]:
-    """Have the servers of these arms ready; they are gone afterwards."""
+def _started(wanted: list[Arm], *, at_once: bool = False) -> Iterator[None]:
+    """Have the servers of these arms ready; they are gone afterwards.
+
+    One starts after the other, because large models take longer together, or all `at_once`.
+    """
     servers = list({id(arm.server): arm.server for arm in wanted}.values())
     try:
         for server in servers:
             server.start()
-            server.wait_ready()  # one after the other: together they take longer
+            if not at_once:
+                server.wait_ready()
+        for server in servers:
+            server.wait_ready()
         yield
     finally:
         for server in servers:
             server.end()
+
+
+def _already_started(_: list[Arm]) -> contextlib.AbstractContextManager[None]:
+    """As `_started`, for arms whose servers run already and go on."""
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -137,22 +137,32 @@ class PeerServer:
 
     command: list[str]
     kills: int = 1
-    port: int = 0
+    _address: socket.socket | None = None
+    """Holds the port, so that nobody else is given it, even while the server is gone."""
     _process: subprocess.Popen[bytes] | None = None
-    _log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    _log: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def _port(self) -> int:
+        assert self._address is not None
+        port: int = self._address.getsockname()[1]
+        return port
 
     def start(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self._address = socket.socket()
+        # With this option, which servers set too, one of those who are bound to it may listen.
+        self._address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._address.bind(("127.0.0.1", 0))
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         self._launch()
 
     def _launch(self) -> None:
         self._process = subprocess.Popen(
-            [*self.command, "--host", "127.0.0.1", "--port", str(self.port)],
+            [*self.command, "--host", "127.0.0.1", "--port", str(self._port)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -183,6 +193,7 @@ class PeerServer:
         return [process, *process.children(recursive=True)]
 
     def log(self) -> str:
+        assert self._log is not None
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 3000))
         return self._log.read().decode(errors="replace")
 
@@ -190,7 +201,9 @@ class PeerServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._log.close()
+        for held in (self._address, self._log):
+            if held is not None:
+                held.close()
 
 
 def checkpoints(*, quick: bool, frames: int) -> Path:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.recordings import spoken
 from tests.support.sentences import SENTENCES
-from tests.support.service import Gate, RunningService, production, running
+from tests.support.service import SCRIPTED, Gate, RunningService, production, running
 from tests.support.voice_engines import AT_THE_GATE, GATED
 
 STREAMS = 8
@@ -40,15 +40,19 @@ def recordings() -> list[bytes]:
 
 
 class Place:
-    """A service whose speech worker serves eight streams, and the gate at which these wait."""
+    """A service whose speech worker serves eight streams, and the gate at which these wait.
 
-    def __init__(self, service: RunningService, folder: Path, recordings: list[bytes]) -> None:
+    `alone` is what each stream is alone; empty: to be learnt here.
+    """
+
+    def __init__(
+        self, service: RunningService, folder: Path, recordings: list[bytes], alone: list[bytes]
+    ) -> None:
         self.service = service
         self.gate = Gate(folder / "gate")
         self._leak = folder / "leak"
         self._recordings = recordings
-        self.alone: list[bytes] = []
-        """What each stream is alone."""
+        self.alone = alone
 
     def form(self, number: int) -> aiohttp.FormData:
         """The request of a stream; every third has a built-in voice."""
@@ -62,9 +66,9 @@ class Place:
         return form
 
     async def learn(self, client: aiohttp.ClientSession) -> None:
-        """Let each stream be spoken alone, and close the gate."""
+        """Let each stream be spoken alone, if that is not known yet, and close the gate."""
         self.gate.open()
-        self.alone = [await self.stream(client, number) for number in range(STREAMS)]
+        self.alone = self.alone or [await self.stream(client, number) for number in range(STREAMS)]
         self.gate.path.unlink()
 
     async def stream(
@@ -107,11 +111,14 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(models: Path, recordings: list[bytes], **settings: str) -> Iterator[Place]:
+def place(
+    models: Path, recordings: list[bytes], alone: Sequence[bytes] = (), **settings: str
+) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="voice-engine-gated-") as folder:
         environment = {
             **production(models),
             "VOICE_ENGINE_TTS_ENGINE": "tests.support.voice_engines:GatedPocket",
+            "VOICE_ENGINE_STT_ENGINE": SCRIPTED["VOICE_ENGINE_STT_ENGINE"],  # nothing is recognized
             "VOICE_ENGINE_TTS_WORKERS": "1",
             "VOICE_ENGINE_TTS_CAPACITY": str(STREAMS),
             "VOICE_ENGINE_TTS_LIVE": str(STREAMS),
@@ -121,7 +128,7 @@ def place(models: Path, recordings: list[bytes], **settings: str) -> Iterator[Pl
         }
         with running(environment) as service:
             service.wait_ready()
-            yield Place(service, Path(folder), recordings)
+            yield Place(service, Path(folder), recordings, list(alone))
 
 
 @pytest.fixture(scope="module")

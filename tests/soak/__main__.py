@@ -180,7 +180,7 @@ async def _soak(
     await showing
     if not (settled and await watcher.settle(preset.workers)):
         traffic.failed(f"the service did not come to rest: {service.health()}")
-    after = await watcher.census(str(spool))
+    after = await watcher.census(str(spool), before)
     finished.set()
     await watching
     health = service.health()

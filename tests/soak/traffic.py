@@ -236,12 +236,17 @@ class Traffic:
 
     async def learn(self, session: aiohttp.ClientSession) -> None:
         """Keep the undisturbed answers, and see that each comes twice."""
+        await asyncio.gather(self._learn_clones(session), self._learn_transcribes(session))
+
+    async def _learn_clones(self, session: aiohttp.ClientSession) -> None:
         for clone in self.catalog.clones:
             async with session.post("/v1/clone", data=clone.form(stream=False)) as response:
                 body = await response.read()
                 await _raise_for(response)
             clone.keep(body)
             await self._send(session, "stream", clone)
+
+    async def _learn_transcribes(self, session: aiohttp.ClientSession) -> None:
         for item in self.catalog.transcribes:
             async with session.post("/v1/transcribe", data=item.form()) as response:
                 await response.read()

@@ -33,6 +33,16 @@ class Census:
     fds: int
     spooled: int
 
+    def settled(self, before: Census) -> bool:
+        """Whether there is nothing more open than before."""
+        return (
+            self.front_fds <= before.front_fds
+            and self.front_tasks <= before.front_tasks
+            and self.front_threads <= before.front_threads
+            and self.processes <= before.processes
+            and self.fds <= before.fds
+        )
+
 
 @dataclass(slots=True)
 class Line:
@@ -89,10 +99,15 @@ class Watcher:
                 await asyncio.sleep(0.1)
         return False
 
-    async def census(self, spool: str) -> Census:
-        """Count; the most settled of a few tries, as sockets close a moment after their clients."""
+    async def census(self, spool: str, before: Census | None = None) -> Census:
+        """Count; the most settled of a few tries, as sockets close a moment after their clients.
+
+        One that shows nothing more than `before` is settled enough.
+        """
         found = [await self._count(spool)]
         for _ in range(10):
+            if before is not None and found[-1].settled(before):
+                return found[-1]
             await asyncio.sleep(0.3)
             found.append(await self._count(spool))
         return min(found, key=lambda c: (c.front_fds, c.front_tasks, c.fds, c.front_rss))
