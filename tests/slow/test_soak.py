@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.service import ROOT
 
-
 KILLS = 15
 """Of a storm; they come as densely as in `make soak`."""
 
