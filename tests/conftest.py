@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from supervisor.workers.launch import CHILD_ENVIRONMENT
 from tests.support.service import ROOT, Gate
 
 # The same cases every time, however slow the machine is.
@@ -30,6 +31,11 @@ for name in list(os.environ):
         del os.environ[name]
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "localhost,127.0.0.1"
+
+# Test processes that compute do so as the service's children: with one thread each, unless a test
+# says how many, and without spinning, because they share the cores with other tests.
+for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = CHILD_ENVIRONMENT[name]
 
 
 # Tiers
