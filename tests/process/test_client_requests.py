@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from model_procs.audio.pcm import wav_header
+from model_procs.audio.wav_header import wav_header
 from tests.support.recordings import spoken
 from tests.support.service import EMBEDDED, RunningService, running
 

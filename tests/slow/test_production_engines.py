@@ -29,7 +29,8 @@ from ipc.operations import (
     Transcript,
     Voice,
 )
-from model_procs.audio.pcm import Samples, pcm16, wav_header
+from model_procs.audio.pcm import Samples, pcm16
+from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.pocket.runs import split_runs
