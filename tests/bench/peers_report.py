@@ -291,10 +291,11 @@ def notes(results: Results) -> list[str]:
         f"Live streams: so many at once that in every burst each began within "
         f"{LIVE_FIRST_SECONDS:.0f} s and had no gap of more than {LIVE_GAP_SECONDS} s.",
         "/health was asked ten times per second, on time whether or not it answered.",
-        "PSS: of all processes of the arm, while no other arm was in memory (this service: front, "
-        "template and worker of that kind). Serves again after: from SIGKILL of what computes "
-        "(this service: the worker; the peers: the server, started again at once) until the first "
-        "sound of the next request, or the transcript of 1 s.",
+        f"PSS: of all processes of the arm, while {'every' if conditions['quick'] else 'no'} other "
+        "arm was in memory (this service: front, template and worker of that kind). Serves again "
+        "after: from SIGKILL of what computes (this service: the worker; the peers: the server, "
+        "started again at once) until the first sound of the next request, or the transcript of "
+        "1 s.",
         "`pocket-tts serve` and `--quantize` are the library's own program; "
         + (
             "torchao is installed, and was hidden from it, because the library would take it."
