@@ -29,8 +29,8 @@ HEADER = 44
 
 def text_of(number: int) -> str:
     """A text of several sentences with the gate in its middle."""
-    first, second, third = (SENTENCES[(number + offset) % len(SENTENCES)] for offset in range(3))
-    return f"{first} {AT_THE_GATE} {second} {third}"
+    before, after = (SENTENCES[(number + offset) % len(SENTENCES)] for offset in range(2))
+    return f"{before} {AT_THE_GATE} {after}"
 
 
 @pytest.fixture(scope="module")
