@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,15 @@ def recordings() -> list[bytes]:
 
 
 class Place:
-    """A service whose speech worker serves eight streams, and the gate at which these wait.
+    """A service whose speech worker serves eight streams, and the gate at which these wait."""
 
-    `alone` is what each stream is alone; empty: to be learnt here.
-    """
-
-    def __init__(
-        self, service: RunningService, folder: Path, recordings: list[bytes], alone: list[bytes]
-    ) -> None:
+    def __init__(self, service: RunningService, folder: Path, recordings: list[bytes]) -> None:
         self.service = service
         self.gate = Gate(folder / "gate")
         self._leak = folder / "leak"
         self._recordings = recordings
-        self.alone = alone
+        self.alone: list[bytes] = []
+        """What each stream is alone, once that is known."""
 
     def form(self, number: int) -> aiohttp.FormData:
         """The request of a stream; every third has a built-in voice."""
@@ -111,9 +107,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(
-    models: Path, recordings: list[bytes], alone: Sequence[bytes] = (), **settings: str
-) -> Iterator[Place]:
+def place(models: Path, recordings: list[bytes], **settings: str) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="voice-engine-gated-") as folder:
         environment = {
             **production(models),
@@ -128,7 +122,7 @@ def place(
         }
         with running(environment) as service:
             service.wait_ready()
-            yield Place(service, Path(folder), recordings, list(alone))
+            yield Place(service, Path(folder), recordings)
 
 
 @pytest.fixture(scope="module")
