@@ -46,7 +46,7 @@ class Kernel:
 
 def make(kernel: Kernel, weight: Tensor, bias: Tensor | None = None) -> Linear:
     """The layer with this weight [out, in] and bias [out]."""
-    linear = kernel.build(weight.detach())
+    linear = kernel.build(weight.detach().contiguous())
     if bias is None:
         return linear
     kept = bias.detach().clone()
@@ -91,7 +91,7 @@ def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> list[Linear]:
     It is if it runs here, does not overflow, and computes each row as if it were alone.
     """
     try:
-        linears = [kernel.build(weight) for weight in weights]
+        linears = [make(kernel, weight) for weight in weights]
         exact = _true(kernel) and all(map(_independent, linears, weights))
     except (RuntimeError, NotImplementedError, AttributeError):
         return []  # this processor, or this build of PyTorch, does not have it

@@ -314,6 +314,16 @@ def test_int8_is_within_a_hundredth_of_fp32(full: Callable[[bool], PocketEngine]
     print(f"{kernel}: mean error {errors.mean():.2%}, at most {errors.max():.2%}")
     assert 0 < errors.max() < 0.01
 
+    latents = torch.stack(list(exact))
+    sound, rounded = (
+        decoded_frame_by_frame(full(quantize)._batch._mimi, latents).view(len(latents), -1)
+        for quantize in (False, True)
+    )
+    errors = (rounded - sound).norm(dim=1) / sound.norm(dim=1)
+    decibels = 20 * torch.log10(sound.norm() / (rounded - sound).norm())
+    print(f"the sound of the same latents: at most {errors.max():.2%}, {decibels:.0f} dB")
+    assert 0 < errors.max() < 0.01
+
 
 # Joins and memory
 

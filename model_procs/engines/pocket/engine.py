@@ -71,8 +71,8 @@ class PocketEngine(SpeechEngine):
     The same seed, text, voice and options give the same samples to the last bit, on the same
     processor, whoever else is in the batch and however many threads compute it.
 
-    The option `quantize` (default true) makes the transformer's layers int8: half the time and a
-    quarter less memory.
+    The option `quantize` (default true) makes the layers of both transformers int8: half the time
+    and a quarter less memory.
     """
 
     name = "pocket"
@@ -112,15 +112,15 @@ class PocketEngine(SpeechEngine):
             with _local_config(self._folder) as path:
                 self._model = TTSModel.load_model(config=path).eval()
             self._notes = weights.notes(self._folder)
-            kernel = _exact_linears(self._model.flow_lm, quantize=self._quantize)
+            kernel = _exact_linears(self._model, quantize=self._quantize)
             lm = FlowLM(self._model.flow_lm)
-            mimi = Mimi(self._model, self.capacity)
+            mimi = Mimi(self._model, self.capacity, kernel)
             # Only the encoder is used from here on.
             self._model.mimi.decoder = self._model.mimi.decoder_transformer = None
             self._facts = {
                 "parameters": _count_parameters(file),
                 "quantized": self._quantize,
-                "linear": kernel,
+                "linear": (kernel or linears.FP32[0]).name,
                 "version": weights.fingerprint(file),
             }
         except Exception as error:
@@ -319,40 +319,36 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _exact_linears(lm: Any, *, quantize: bool) -> str:
-    """Put exact linear layers into the flow LM; returns the name of the transformer's kernel.
+def _exact_linears(model: Any, *, quantize: bool) -> linears.Kernel | None:
+    """Put exact linear layers into the flow LM; returns the kernel for transformers, None for fp32.
 
-    The layers' attention and feed-forward are int8 with `quantize`, as in the library. The flow net
-    loses too much by it.
+    The transformers' layers are int8 with `quantize`, those of the flow LM as in the library. The
+    flow net and Mimi's convolutions lose too much by it.
     """
     import torch
 
-    attention_and_ffn = [
-        (module, name)
-        for layer in lm.transformer.layers
-        for module, name in (
-            (layer.self_attn, "in_proj"),
-            (layer.self_attn, "out_proj"),
-            (layer, "linear1"),
-            (layer, "linear2"),
-        )
-    ]
+    lm = model.flow_lm
+    layers = lm.transformer.layers
     kernel = None
     if quantize:
-        first = [getattr(module, name).weight for module, name in attention_and_ffn[:4]]
-        kernel = linears.choose(linears.INT8, first, _BATCHES)
-    for module, name in attention_and_ffn:
-        layer = getattr(module, name)
-        linears.replace(
-            module,
-            name,
-            linears.fp32(layer.weight) if kernel is None else linears.make(kernel, layer.weight),
-        )
+        examples = (layers[0], model.mimi.decoder_transformer.transformer.layers[0])
+        weights = [getattr(*product).weight for layer in examples for product in _products(layer)]
+        kernel = linears.choose(linears.INT8, weights, _BATCHES)
+    for module, name in (product for layer in layers for product in _products(layer)):
+        weight = getattr(module, name).weight
+        exact = linears.fp32(weight) if kernel is None else linears.make(kernel, weight)
+        linears.replace(module, name, exact)
     for module in list(lm.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, torch.nn.Linear):
                 linears.replace(module, name, linears.fp32(layer.weight, layer.bias))
-    return linears.FP32[0].name if kernel is None else kernel.name
+    return kernel
+
+
+def _products(layer: Any) -> list[tuple[Any, str]]:
+    """The linear layers of a transformer's layer: in which module, and their names."""
+    attention = layer.self_attn
+    return [(attention, "in_proj"), (attention, "out_proj"), (layer, "linear1"), (layer, "linear2")]
 
 
 def _encode_in_blocks(mimi: Any) -> None:

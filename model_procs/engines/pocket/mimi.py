@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_procs.engines.pocket.transformer import Layer, Rotary
 from model_procs.heap import pages
-from model_procs.linears import Linear, fp32
+from model_procs.linears import Kernel, Linear, fp32, make
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,15 +46,18 @@ class Mimi:
     Several threads may decode at once, if no run is in two of them.
     """
 
-    def __init__(self, tts: Any, slots: int) -> None:
-        """`tts` is the library's `TTSModel`."""
+    def __init__(self, tts: Any, slots: int, kernel: Kernel | None) -> None:
+        """`tts` is the library's `TTSModel`; `kernel` is for the transformer, None means fp32.
+
+        In int8 the convolutions lose a hundred times more than the transformer.
+        """
         import torch
 
         mimi = tts.mimi
         self._std, self._mean = tts.flow_lm.emb_std.detach(), tts.flow_lm.emb_mean.detach()
         self._latent_in = fp32(mimi.quantizer.output_proj.weight[:, :, 0])
         self._up = _depthwise(mimi.upsample.convtr, slots) if hasattr(mimi, "upsample") else None
-        self._transformer = _Transformer(mimi.decoder_transformer)
+        self._transformer = _Transformer(mimi.decoder_transformer, kernel)
         self._frame_steps = round(mimi.encoder_frame_rate / mimi.frame_rate)
         self._layers = [_layer(module, slots) for module in mimi.decoder.model]
         self.frame_size = mimi.frame_size
@@ -243,12 +246,15 @@ def _layer(module: Any, slots: int) -> Callable[[Tensor, Tensor], Tensor]:
 class _Transformer:
     """The library's `ProjectedTransformer` with attention in a window."""
 
-    def __init__(self, projected: Any) -> None:
+    def __init__(self, projected: Any, kernel: Kernel | None) -> None:
+        def linear(layer: Any) -> Linear:
+            return _linear(layer) if kernel is None else make(kernel, layer.weight, layer.bias)
+
         transformer = projected.transformer
         self._in = None if projected.input_proj is None else _linear(projected.input_proj)
         (out,) = projected.output_projs
         self._out = _linear(out) if hasattr(out, "weight") else None
-        self._layers = [Layer(layer, _linear) for layer in transformer.layers]
+        self._layers = [Layer(layer, linear) for layer in transformer.layers]
         attention = transformer.layers[0].self_attn
         self._heads, self._dim = attention.num_heads, attention.dim_per_head
         self._before = attention.context - 1
