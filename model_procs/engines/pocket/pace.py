@@ -6,6 +6,7 @@ otherwise each would have its own, half a megabyte for each shape of a product.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from model_procs.engines.pocket.batch import DECODED_TOGETHER
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
 
-_ROUNDS = 3
+_ROUNDS = 4
 """Measurements of each; the shortest counts, because others may use the processor too."""
 
 _SPARE = 1.25
@@ -38,7 +39,7 @@ def live_streams(
                 decode_steps=1,
                 eos_threshold=float("inf"),
                 frames_after_eos=0,
-                most_frames=_ROUNDS + 1,
+                most_frames=2,
             )
             for _ in range(count)
         ]
@@ -47,30 +48,33 @@ def live_streams(
         lm.step(made)
         return made
 
-    live = 1
+    counts = range(1, capacity + 1)
+    steps, decodings = ([math.inf] * (capacity + 1) for _ in range(2))
     with torch.inference_mode():
-        for count in range(1, capacity + 1):
-            speaking = runs(count)
-            step = _shortest(lambda: lm.step(speaking))  # noqa: B023 - called at once
-            sounds = [mimi.open() for _ in range(count)]
-            latents = torch.stack([run.latent for run in speaking])[:, None]
-            decoding = _shortest(lambda: mimi.decode(sounds, latents))  # noqa: B023
-            for sound in sounds:
-                mimi.close(sound)
-            # A step is one thread's work; sound is shared by all.
-            if max(step, (step + decoding) / threads) * _SPARE <= frame_seconds:
-                live = count
+        for _ in range(_ROUNDS):  # of all, so that none is measured in a bad moment only
+            for count in counts:
+                speaking = runs(count)
+                steps[count] = min(steps[count], _seconds(lambda: lm.step(speaking)))  # noqa: B023
+                latents = torch.stack([run.latent for run in speaking])[:, None]
+                sounds = [mimi.open() for _ in speaking]
+                decoding = _seconds(lambda: mimi.decode(sounds, latents))  # noqa: B023
+                decodings[count] = min(decodings[count], decoding)
+                for sound in sounds:
+                    mimi.close(sound)
         for frames in range(capacity + 1, DECODED_TOGETHER + 1):
             sound = mimi.open()
             mimi.decode([sound], latents[:1].expand(1, frames, -1))
             mimi.close(sound)
-    return live
+    # A step is one thread's work; sound is shared by all.
+    live = (
+        count
+        for count in counts
+        if max(steps[count], (steps[count] + decodings[count]) / threads) * _SPARE <= frame_seconds
+    )
+    return max(live, default=1)
 
 
-def _shortest(work: Callable[[], object]) -> float:
-    taken = []
-    for _ in range(_ROUNDS):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
