@@ -62,6 +62,8 @@ async def test_templates_killed_while_they_load_do_not_make_a_model_failed(
             (worker,) = service.children(model="tts")
             kill(template(service)["pid"])
             kill(worker["pid"])
+            # Else its death may be the last message instead of a template's.
+            await asyncio.to_thread(service.wait_for, "worker_died", child=worker["name"])
             asking = asyncio.create_task(speak(client, "say 1"))
             for count in range(1, 6):
                 await asyncio.to_thread(
