@@ -17,6 +17,7 @@ from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import WorkerOptions
 from ipc.operations import AnyOperation, AnyResult, Segment, SpokenSentence
+from model_procs.audio.turns import Work
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,16 +109,13 @@ def alone(
 ) -> Generator[Item, None, Result]:
     """What `output` yields and returns, if `engine` serves nothing else: makes its steps."""
     with closing(output):
-        while True:
-            try:
-                item = next(output)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        work = Work(output)
+        for item in work:
             if item is not None:
                 yield item
             elif isinstance(engine, BatchEngine):
                 engine.step()
+        return work.result
 
 
 @dataclass(frozen=True, slots=True)

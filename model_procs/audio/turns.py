@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterator
+from typing import Any, Generic, TypeVar
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def result_of(work: Generator[Any, None, Result]) -> Result:
-    """What `work` returns, after all that it yields."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+class Work(Generic[Part, Result]):
+    """The parts of a generator, to loop over once; then `result` is what it has returned."""
+
+    result: Result
+
+    def __init__(self, generator: Generator[Part, None, Result]) -> None:
+        self._generator = generator
+
+    def __iter__(self) -> Iterator[Part]:
+        self.result = yield from self._generator
 
 
-def in_turns(work: Generator[None, None, Result], seconds: float) -> Generator[None, None, Result]:
-    """The result of `work`; yields once in so many seconds, so that others can go on."""
+def result_of(generator: Generator[Any, None, Result]) -> Result:
+    """What `generator` returns, after all that it yields."""
+    work = Work(generator)
+    for _ in work:
+        pass
+    return work.result
+
+
+def in_turns(
+    generator: Generator[None, None, Result], seconds: float
+) -> Generator[None, None, Result]:
+    """The result of `generator`; yields once in so many seconds, so that others can go on."""
+    work = Work(generator)
     began = time.monotonic()
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for _ in work:
         if time.monotonic() >= began + seconds:
             yield None
             began = time.monotonic()
+    return work.result

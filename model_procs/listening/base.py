@@ -19,7 +19,7 @@ from ipc.operations import (
 )
 from model_procs.audio.decode import decoding
 from model_procs.audio.pcm import Samples
-from model_procs.audio.turns import in_turns, result_of
+from model_procs.audio.turns import Work, in_turns, result_of
 from model_procs.engine import Output, alone, no_operation
 from model_procs.listening.transcript import Piece, merge
 
@@ -88,15 +88,11 @@ class TranscriptionEngine:
             decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False),
             _TURN_SECONDS,
         )
-        segments = self.transcribe(samples, operation, stop)
-        while True:
-            try:
-                segment = next(segments)
-            except StopIteration as end:
-                transcript: Transcript = end.value
-                return transcript
+        work = Work(self.transcribe(samples, operation, stop))
+        for segment in work:
             if segment is None or operation.streamed:
                 yield segment
+        return work.result
 
 
 def finished(

@@ -56,7 +56,7 @@ def find_container(
 ) -> Container:
     """The limit that applies to this process. `override`, in bytes, can only lower it."""
     found = Container(psutil.virtual_memory().total, "machine")
-    for version, controllers, path in _groups(membership):
+    for version, controllers, path in groups(membership):
         if version == 2:
             root, file = cgroups, "memory.max"
         elif "memory" in controllers:
@@ -87,7 +87,7 @@ def find_cores(
     """The cores that this process may use; with a quota of time this may be a fraction."""
     allowed = len(os.sched_getaffinity(0))
     found = Cores(allowed, "machine" if allowed == os.cpu_count() else "affinity")
-    for version, controllers, path in _groups(membership):
+    for version, controllers, path in groups(membership):
         if version == 1 and "cpu" not in controllers.split(","):
             continue
         for group in _upwards(cgroups if version == 2 else cgroups / "cpu", path):
@@ -109,17 +109,17 @@ def _quota(group: Path, version: int) -> float:
         return 0
 
 
-def _groups(membership: Path) -> list[tuple[int, str, str]]:
+def groups(membership: Path) -> list[tuple[int, str, str]]:
     """(version, controllers, path) of each group that this process is in."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         return []
-    groups = []
+    found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        groups.append((1 if controllers else 2, controllers, path))
-    return groups
+        found.append((1 if controllers else 2, controllers, path))
+    return found
 
 
 def _upwards(root: Path, path: str) -> list[Path]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from supervisor.memory.cgroup import groups
+
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000
 """Microseconds; the kernel's own default."""
@@ -49,13 +51,13 @@ def cpu_quota(pids: Sequence[int], cores: float) -> Iterator[bool]:
 
 def _parent() -> tuple[Path, int]:
     """The folder of this process's group, and the version of control groups."""
-    groups = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        groups.update(dict.fromkeys(names.split(","), path.lstrip("/")))
-    if "cpu" in groups:
-        return _ROOT / "cpu" / groups["cpu"], 1
-    return _ROOT / groups[""], 2
+    parent = _ROOT
+    for version, controllers, path in groups(Path("/proc/self/cgroup")):
+        if "cpu" in controllers.split(","):
+            return _ROOT / "cpu" / path.lstrip("/"), 1
+        if version == 2:
+            parent = _ROOT / path.lstrip("/")
+    return parent, 2
 
 
 def _remove(folder: Path, parent: Path) -> None:
