@@ -47,6 +47,8 @@ class EngineInfo:
     - `options`: the fields of `Sampling` that it has besides the seed.
     - `approximation`: what the engine can only approximate.
     - `facts`: other facts, such as parameters, quantization, version of the weights.
+    - `chosen`: options that it has chosen by measuring. Whoever loads it again hands them to it,
+      because a replay must have the same bits.
     """
 
     engine: str
@@ -59,6 +61,7 @@ class EngineInfo:
     options: tuple[str, ...] = ()
     approximation: str | None = None
     facts: Json = field(default_factory=dict)
+    chosen: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class SpeechEngine:
         """Facts about the engine: number of parameters, version of the weights."""
         return {}
 
+    def chosen(self) -> Json:
+        """The options that loading has chosen by measuring, see `EngineInfo`."""
+        return {}
+
     def builtin_voices(self) -> list[BuiltinVoice]:
         """The voices that need no recording."""
         return []
@@ -148,6 +152,7 @@ class SpeechEngine:
             options=self.options,
             approximation=self.approximation,
             facts=self.facts(),
+            chosen=self.chosen(),
         )
 
     def keep_voices(self, options: WorkerOptions) -> None:

@@ -359,6 +359,8 @@ class Pool:
         """The worker is READY: its RSS now is its baseline."""
         worker = slot.worker
         self.info = worker.info
+        if worker.info is not None:
+            self.templates.chose(worker.info.chosen)
         self._capacity, self._live = worker.capacity, worker.live
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox

@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ipc.channel import ControlSocket
 from ipc.codec import FrameError
-from ipc.engines import EngineInfo
+from ipc.engines import EngineInfo, Json
 from ipc.messages import Exited, Failed, Fork, Forked, ForkFailed, Ready
 from supervisor.log import logger
 from supervisor.memory.usage import to_mb
@@ -266,6 +267,7 @@ class Templates:
         self._backoff = backoff
         self._not_before = 0.0
         self._on_death = on_death
+        self._chosen: Json = {}
         self._spawner = SpawnLauncher(config.launch)
         self._lock = asyncio.Lock()
 
@@ -298,7 +300,7 @@ class Templates:
         Raises `LaunchError` when a new one cannot be loaded; then everything stays as it was.
         """
         if config.start_method == "spawn":
-            self._spawner = SpawnLauncher(config.launch)
+            self._spawner = SpawnLauncher(self._as_chosen(config))
             old, self.current = self.current, None
         else:
             async with self._lock:
@@ -307,13 +309,26 @@ class Templates:
         self._config = config
         return old
 
+    def chose(self, options: Json) -> None:
+        """A model has been loaded, and chose these options: later ones get the same.
+
+        What it chooses may depend on the moment. But a request that began in one worker must have
+        the same bits in the next.
+        """
+        if options != self._chosen:
+            self._chosen = options
+            self._spawner = SpawnLauncher(self._as_chosen(self._config))
+
     async def close(self) -> None:
         """Ask the current template to exit."""
         if self.current is not None:
             await self.current.close()
 
+    def _as_chosen(self, config: PoolConfig) -> LaunchConfig:
+        return replace(config.launch, options=config.launch.options | self._chosen)
+
     async def _load(self, config: PoolConfig) -> Template:
-        template = self.loading = Template(config.launch, self._on_exit)
+        template = self.loading = Template(self._as_chosen(config), self._on_exit)
         started = time.monotonic()
         try:
             await template.start()

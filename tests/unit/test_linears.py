@@ -143,8 +143,7 @@ def test_every_shape_of_the_weights_is_checked() -> None:
 def test_an_earlier_kernel_is_kept_unless_a_later_is_much_faster(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], expected: str
 ) -> None:
-    times = iter(seconds)
-    monkeypatch.setattr(linears, "_seconds", lambda *_: next(times))
+    monkeypatch.setattr(linears, "_seconds", lambda *_: seconds)
     kernels = [Kernel(name, right) for name in ("first", "second", "third")]
     assert choose(kernels, [WEIGHT], [1]).name == expected
 
@@ -152,13 +151,38 @@ def test_an_earlier_kernel_is_kept_unless_a_later_is_much_faster(
 def test_time_is_measured_with_every_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Any] = []
 
-    def note(layers: Any, weights: Any, rows: Any) -> float:
-        measured.append((len(layers), [tuple(weight.shape) for weight in weights], rows))
-        return 1.0
+    def noted(weight: torch.Tensor) -> Linear:
+        linear = right(weight)
 
-    monkeypatch.setattr(linears, "_seconds", note)
-    choose([Kernel("right", right)], [WEIGHT, WEIGHT, weight_of(8, 4)], (1, 4, 8))
-    assert measured == [(2, [(32, 64), (8, 4)], (1, 4, 8))]
+        def note(rows: torch.Tensor) -> torch.Tensor:
+            if measuring:
+                measured.append((tuple(weight.shape), len(rows)))
+            return linear(rows)
+
+        return note
+
+    measuring = False
+    seconds = linears._seconds
+
+    def measure(*of: Any) -> list[float]:
+        nonlocal measuring
+        measuring = True
+        return seconds(*of)
+
+    monkeypatch.setattr(linears, "_seconds", measure)
+    choose([Kernel("noted", noted)] * 2, [WEIGHT, WEIGHT, weight_of(8, 4)], (1, 4))
+    once = [((32, 64), 1), ((32, 64), 4), ((8, 4), 1), ((8, 4), 4)]
+    assert measured == once * 2 * linears._ROUNDS
+
+
+def test_nothing_is_measured_for_a_kernel_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [Kernel("first", right), Kernel("second", right), Kernel("bad", overflows)]
+    monkeypatch.setattr(linears, "_seconds", lambda *_: [1.0, 2.0])
+    assert choose(kernels, [WEIGHT], [1]).name == "first"
+    assert choose(kernels, [WEIGHT], [1], "bad").name == "first"
+    assert choose(kernels, [WEIGHT], [1], "unknown").name == "first"
+    monkeypatch.setattr(linears, "_seconds", None)
+    assert choose(kernels, [WEIGHT], [1], "second").name == "second"
 
 
 @pytest.mark.parametrize("shape", SHAPES)

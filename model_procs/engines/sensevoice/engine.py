@@ -72,6 +72,7 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._no_speech_token = 0
         self._notes: list[str] = []
         self._facts: Json = {}
+        self._chosen: Json = {}
 
     def load(self) -> None:
         """Load the weights from the models folder and transcribe once, without the network.
@@ -88,7 +89,7 @@ class SenseVoiceEngine(TranscriptionEngine):
             version = weights.fingerprint(self._folder / "model.pt")
         except Exception as error:
             raise weights.cannot_load("SenseVoiceSmall", self._folder, error) from error
-        kernel = _kernel(model) if self._quantize else linears.FP32[0]
+        kernel = self._kernel(model) if self._quantize else linears.FP32[0]
         linear = partial(linears.make, kernel) if self._quantize else linears.fp32
         self._encoder = Encoder(model, linear)
         self._queries = _Queries(model)
@@ -110,6 +111,17 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._batches.start_threads(self._config.threads)
         keep_large_blocks()
 
+    def _kernel(self, model: Any) -> linears.Kernel:
+        """The int8 kernel for the linear layers of `model`: the option `linear`, or the fastest."""
+        import torch
+
+        layers = (*model.encoder.modules(), *model.ctc.modules())
+        weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
+        wanted = self._config.options.get("linear")
+        kernel = linears.choose(linears.INT8, weights, _TYPICAL_ROWS, wanted)
+        self._chosen = {"linear": kernel.name}
+        return kernel
+
     def _recognize_once(self) -> None:
         """Transcribe a second of noise, with one thread, because the template must fork next."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
@@ -124,6 +136,7 @@ class SenseVoiceEngine(TranscriptionEngine):
             languages=LANGUAGES,
             notes=tuple(self._notes),
             facts=self._facts,
+            chosen=self._chosen,
         )
 
     def step(self) -> None:
@@ -246,15 +259,6 @@ def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
         due += rows * ROW_SECONDS
         clips.append(Clip[BestPath](samples[start:end], options, start / RATE, rows, due))
     return clips
-
-
-def _kernel(model: Any) -> linears.Kernel:
-    """The fastest int8 kernel for the linear layers of `model`."""
-    import torch
-
-    layers = (*model.encoder.modules(), *model.ctc.modules())
-    weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
-    return linears.choose(linears.INT8, weights, _TYPICAL_ROWS)
 
 
 def _build(folder: Path) -> tuple[Any, Any, Any]:
