@@ -69,6 +69,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """`count` of the worker's requests may be live streams from now on: it is faster or slower."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """The engine has begun request `id`: if the worker dies from now on, it may be the cause.
 
@@ -197,6 +204,7 @@ Message = (
     | Cancel
     | Ping
     | Ready
+    | Live
     | Begun
     | Chunk
     | Recognized

@@ -84,14 +84,14 @@ class BatchEngine(Engine, Protocol):
     advances all waiting requests; then each continues. For a cancelled request, `Cancelled` is
     raised where it waits.
 
-    Both numbers are asked for after `warm_up`.
+    Both numbers are asked for after `warm_up`, `live` also after each step.
     """
 
     capacity: int
     live: int
     """How many of them may be live streams: more would fall behind real time.
 
-    The engine measures it; where it cannot, this is `capacity`.
+    The engine measures it, also while it works; where it cannot, this is `capacity`.
     """
 
     def step(self) -> None:

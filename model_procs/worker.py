@@ -26,6 +26,7 @@ from ipc.messages import (
     Chunk,
     Done,
     Failed,
+    Live,
     Ping,
     Pong,
     Ready,
@@ -93,7 +94,7 @@ def serve(
         raise
     batch = engine if isinstance(engine, BatchEngine) else None
     capacity = 1 if batch is None else batch.capacity
-    live = 1 if batch is None else max(1, min(batch.live, capacity))
+    live = 1 if batch is None else _live(batch)
     inbox = _Inbox(channel, (lambda: None) if batch is None else batch.wake)
     trimmer = Trimmer(bootstrap.resident_bytes, options.trim_growth)
     channel.send(Ready(engine.info(), bootstrap.resident_bytes(), capacity, live, layers))
@@ -115,6 +116,9 @@ def serve(
         if batch is not None and running:
             _step(batch, running)
             running = [one for one in running if not one.over]
+        if batch is not None and (now := _live(batch)) != live:
+            live = now
+            channel.send(Live(live))
         trimmer.busy()
 
 
@@ -126,6 +130,11 @@ def _wait(inbox: _Inbox, trimmer: Trimmer) -> Request:
         request = inbox.next(timeout=None)
     assert request is not None
     return request
+
+
+def _live(engine: BatchEngine) -> int:
+    """How many of its requests may be live streams."""
+    return max(1, min(engine.live, engine.capacity))
 
 
 def _step(engine: BatchEngine, running: list[_Running]) -> None:

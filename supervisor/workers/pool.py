@@ -54,6 +54,8 @@ class Pool:
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self.recycles: Counter[Reason] = Counter()
         self._capacity = self._live = config.capacity
+        self._live_learned = False
+        """Whether a worker has corrected `_live` while it spoke."""
         self._changed = asyncio.Event()
         self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff
@@ -183,7 +185,7 @@ class Pool:
         """
         previous = await self.templates.reload(config)
         self.config = config
-        self._limit_reported = False
+        self._limit_reported = self._live_learned = False
         self._not_before = 0.0  # the failures were those of the previous configuration
         if previous is not None:
             self._spawn_task(previous.close())
@@ -350,6 +352,8 @@ class Pool:
             elif worker.state is State.READY:
                 if not slot.bounded:
                     self._on_ready(slot)
+                elif worker.live != self._live:
+                    self._live, self._live_learned = worker.live, True
                 self._apply_policy(slot)  # before it gets the next request
         if worker.state is not State.READY:  # mere requests need no maintenance of the pool
             self._changed.set()
@@ -361,7 +365,10 @@ class Pool:
         self.info = worker.info
         if worker.info is not None:
             self.templates.chose(worker.info.chosen)
-        self._capacity, self._live = worker.capacity, worker.live
+        self._capacity = worker.capacity
+        if self._live_learned:  # as the one before: it has measured longer
+            worker.live = min(self._live, worker.capacity)
+        self._live = worker.live
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox
             self._log_sandbox()

@@ -16,6 +16,7 @@ from ipc.messages import (
     Chunk,
     Done,
     Failed,
+    Live,
     Message,
     Ping,
     Pong,
@@ -196,19 +197,13 @@ class Worker:
         match message:
             case Pong():
                 self.unanswered_pings = 0
-            case Chunk() if (call := self._in_flight.get(message.id)) is not None:
-                self._take(call, message.data)
-            case Done() if (call := self._in_flight.get(message.id)) is not None:
-                self._finish(call, message.result, message.rss)
-            case Recognized() if (call := self._in_flight.get(message.id)) is not None:
-                self._take(call, message.segment)
-            case Spoken() if (call := self._in_flight.get(message.id)) is not None:
-                self._take(call, message.sentence)
-            case Begun() if (call := self._in_flight.get(message.id)) is not None:
-                call.begun = True
-            case Failed() if (call := self._in_flight.get(message.id)) is not None:
-                code = ErrorCode.from_wire(message.code)
-                self._finish(call, ServiceError(code, message.message), message.rss)
+            case Live() if self.state is not State.STARTING:
+                self.live = message.count
+                self._on_change(self)
+            case Chunk() | Done() | Recognized() | Spoken() | Begun() | Failed() if (
+                call := self._in_flight.get(message.id)
+            ) is not None:
+                self._on_reply(call, message)
             case Ready() if self.state is State.STARTING and not self.ready.done():
                 self.info = message.info
                 self.capacity = message.capacity
@@ -227,6 +222,24 @@ class Worker:
                 pass
             case _:
                 raise FrameError(f"{type(message).__name__} is not expected in this state")
+
+    def _on_reply(
+        self, call: Call, message: Chunk | Done | Recognized | Spoken | Begun | Failed
+    ) -> None:
+        match message:
+            case Chunk():
+                self._take(call, message.data)
+            case Recognized():
+                self._take(call, message.segment)
+            case Spoken():
+                self._take(call, message.sentence)
+            case Begun():
+                call.begun = True
+            case Done():
+                self._finish(call, message.result, message.rss)
+            case Failed():
+                code = ErrorCode.from_wire(message.code)
+                self._finish(call, ServiceError(code, message.message), message.rss)
 
     @staticmethod
     def _take(call: Call, item: Item) -> None:

@@ -168,6 +168,32 @@ async def test_whole_answers_may_take_all_slots_and_a_live_stream_then_waits(
         assert len(await live) == 960
 
 
+async def test_a_worker_that_is_faster_than_it_thought_takes_more_live_streams(
+    two_live: RunningService, tmp_path: Path
+) -> None:
+    doors = [Gate(tmp_path / "first"), Gate(tmp_path / "second")]
+    async with client_of(two_live) as client:
+        streams = await begin_live(two_live, client, doors)
+        waiting = [asyncio.create_task(stream(client, "say 3")) for _ in range(2)]
+        await asyncio.to_thread(two_live.wait_until, queued(2))
+        assert (await speak(client, "live 3; say 1"))[0] == 200
+        assert [len(received) for received in await asyncio.gather(*waiting)] == [3 * 960] * 2
+        assert not any(task.done() for task in streams)
+        # The next worker need not learn it again.
+        (worker,) = two_live.children(model="tts")
+        assert worker["live"] == 3
+        os.kill(worker["pid"], signal.SIGKILL)
+        for door in doors:
+            door.open()
+        assert [len(received) for received in await asyncio.gather(*streams)] == [2 * 960] * 2
+        (successor,) = two_live.children(model="tts")
+        assert (successor["pid"] != worker["pid"], successor["live"]) == (True, 3)
+        assert (await speak(client, "live 1; say 1"))[0] == 200
+        await asyncio.to_thread(
+            two_live.wait_until, lambda _: two_live.children(model="tts")[0]["live"] == 1
+        )
+
+
 async def test_live_streams_and_whole_answers_are_all_replayed(
     two_live: RunningService, gate: Gate
 ) -> None:
@@ -276,6 +302,23 @@ async def test_requests_that_have_not_begun_bear_no_blame(gate: Gate) -> None:
             os.kill(worker["pid"], signal.SIGSEGV)  # as if by its own fault
             assert error_code(await blocking) == (500, "worker_crashed")
             assert await statuses(waiting) == [200] * 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+async def test_a_model_that_is_loaded_again_has_what_was_chosen(method: str, gate: Gate) -> None:
+    engine = "tests.support.script_engine:Choosing"
+    settings = {"VOICE_ENGINE_TTS_ENGINE": engine, "VOICE_ENGINE_START_METHOD": method}
+    with running(settings) as service:
+        service.wait_ready()
+        async with client_of(service) as client:
+            whole = (await speak(client, "say 20; say 20", seed="0"))[1]
+            half = asyncio.create_task(stream(client, f"say 20; print half; wait {gate}; say 20"))
+            await asyncio.to_thread(service.wait_for, "child_output", line="half")
+            for child in service.children("template", "tts") + service.children(model="tts"):
+                os.kill(child["pid"], signal.SIGKILL)
+            gate.open()
+            assert await half == whole[44:]
+            assert service.health()["models"]["tts"]["replays"] == 1
 
 
 # Hangs and departures

@@ -21,11 +21,13 @@ The text of a request is a script of commands separated by ";":
     raise TEXT     fail as a model's bug would
     alarm SECONDS  die so much later
     thread         leave a thread behind, for which the process waits at its end
+    live N         let so many requests be live streams from now on (`ScriptedBatch`)
     pid            nothing: for recordings, whose transcript tells the pid in any case
     segment TEXT   hear a sentence of one second
 
 `Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of
 them live, unless the settings say otherwise: while one waits or sleeps, the others go on.
+`Choosing` makes up a number when it loads, unless it is told one; its sound depends on it.
 `Multiplying` computes with PyTorch besides. `ScriptedRecognizer` transcribes: the script is the
 recording, and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the
 number of bytes. Nothing here imports numpy at its start: hundreds of tests start these engines.
@@ -79,6 +81,7 @@ class Script:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._chosen: dict[str, int] = {}
 
     @property
     def needs(self) -> Needs:
@@ -97,12 +100,12 @@ class Script:
 
     def info(self) -> EngineInfo:
         """As real engines describe themselves."""
-        return EngineInfo(engine="script", sample_rate=SAMPLE_RATE)
+        return EngineInfo(engine="script", sample_rate=SAMPLE_RATE, chosen=self._chosen)
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """Run the script in `text`."""
         assert isinstance(operation, Speak)
-        rng = random.Random(operation.sampling.seed)
+        rng = random.Random(operation.sampling.seed + sum(self._chosen.values()))
         samples = 0
         pieces: list[bytes] = []
         marks: list[SentenceTime] = []
@@ -166,6 +169,8 @@ class ScriptedBatch(Script):
             end = time.monotonic() + float(argument)
             while time.monotonic() < end:
                 yield None
+        elif command == "live":
+            self.live = int(argument)
         elif command == "work":
             yield from self._work(float(argument))
         elif command == "wait":
@@ -186,6 +191,14 @@ class ScriptedBatch(Script):
                 before = now
         finally:
             self._working -= 1
+
+
+class Choosing(Script):
+    """Makes up a number when it loads, which all that are loaded later must be told."""
+
+    def load(self) -> None:
+        """Choose."""
+        self._chosen = {"number": self._config.options.get("number", random.getrandbits(32))}
 
 
 class Multiplying(Script):

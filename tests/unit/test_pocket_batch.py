@@ -19,6 +19,7 @@ from model_procs.engines.pocket import batch as batch_module
 from model_procs.engines.pocket.batch import BLOCK, Batch, Listener, Speech
 from model_procs.engines.pocket.flow_lm import Prefix, Run
 from model_procs.engines.pocket.mimi import Sound
+from model_procs.engines.pocket.pace import Pace
 from tests.support.service import NET
 
 FRAME = 0.08
@@ -375,3 +376,57 @@ def test_threads_never_decode_the_same_run_at_once(company: Company) -> None:
     assert company.model.clashes == []
     assert all(samples == list(range(frames)) for samples in heard.values())
     assert sorted(company.model.closed) == list("abcdefgh")
+
+
+# How fast it is
+
+
+class Told(Pace):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__([1.0])
+        self.all: list[tuple[int, float]] = []
+
+    def made(self, now: float, streams: int, seconds: float) -> None:
+        self.all.append((streams, seconds))
+
+    def changes(self) -> None:
+        self.all.append((-1, 0.0))
+
+
+def test_the_pace_is_told_how_much_sound_there_is_and_for_how_many(company: Company) -> None:
+    pace = company.batch.pace = Told()
+    for name in "ab":
+        company.join(name, listener(0.5), waiting=BLOCK)
+    company.compute()
+    assert pace.all == [(-1, 0.0), (-1, 0.0), (2, 2 * BLOCK * FRAME)]
+    pace.all.clear()
+    company.join("n", listener(0.1), tokens=2)
+    company.compute(2)  # the first step only reads
+    company.speeches["a"].run.latents.append(torch.zeros(1))
+    company.batch.leave(company.speeches["b"])
+    assert pace.all == [(-1, 0.0), (-1, 0.0)]
+    assert company.speeches["n"].run.speaks
+    while company.compute()[0][0] != "decode":
+        pass
+    streams, seconds = pace.all[-1]
+    assert streams == 2
+    assert seconds >= FRAME
+
+
+def test_the_pace_is_told_when_a_text_is_read_meanwhile(company: Company) -> None:
+    pace = company.batch.pace = Told()
+    company.join("a", listener(0.1), waiting=BLOCK)
+    company.join("n", tokens=2)
+    while company.compute()[0][:2] != ("decode", "a"):
+        company.speeches["n"].run.read = 0
+    assert pace.all[-1] == (0, BLOCK * FRAME)
+
+
+def test_sound_of_runs_that_are_over_does_not_count(company: Company) -> None:
+    pace = company.batch.pace = Told()
+    company.join("a", listener(0.1), waiting=BLOCK, frames=BLOCK)
+    company.join("b", listener(0.1), waiting=BLOCK)
+    company.compute()
+    assert pace.all[-1] == (1, BLOCK * FRAME)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_procs.engines.pocket.flow_lm import FlowLM, Run
 from model_procs.engines.pocket.mimi import Mimi, Sound
+from model_procs.engines.pocket.pace import Pace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +82,8 @@ class Batch:
         self._lm = lm
         self._mimi = mimi
         self._frame_seconds = frame_seconds
+        self.pace: Pace | None = None
+        """Is told how much sound there is; None until it is known how much there should be."""
         self._runs: list[Speech] = []
         self._stepping = False
         self._decoding: set[Speech] = set()
@@ -101,6 +104,7 @@ class Batch:
         with self._changed:
             speech = Speech(run, self._mimi.open(), listener)
             self._runs.append(speech)
+            self._changes()
             self._changed.notify_all()
         return speech
 
@@ -117,6 +121,7 @@ class Batch:
         """Forget a run, done or not, as soon as no thread computes something of it."""
         with self._changed:
             self._runs.remove(speech)
+            self._changes()
             while speech.busy:
                 self._changed.wait()
             self._mimi.close(speech.sound)
@@ -234,10 +239,24 @@ class Batch:
                         one.listener.began = one.listener.began or now
                         one.listener.seconds += frames * self._frame_seconds
                         one.pieces.append(piece)
+                    self._made(runs, frames, now)
                 self._let_go(runs, error)
                 self._news.set()
 
         return decode
+
+    def _made(self, runs: list[Speech], frames: int, now: float) -> None:
+        """There is sound of so many frames for each of `runs`; the caller holds the lock."""
+        if self.pace is not None:
+            speaking = [one.run for one in self._runs if not one.run.over]
+            streams = len(speaking) if all(run.speaks for run in speaking) else 0
+            seconds = frames * self._frame_seconds * sum(not one.run.over for one in runs)
+            self.pace.made(now, streams, seconds)
+
+    def _changes(self) -> None:
+        """A run comes or goes; the caller holds the lock."""
+        if self.pace is not None:
+            self.pace.changes()
 
     def _hold(self, runs: list[Speech]) -> None:
         for one in runs:

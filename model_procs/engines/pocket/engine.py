@@ -28,10 +28,10 @@ from ipc.operations import Sampling
 from model_procs import linears
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig, alone
-from model_procs.engines.pocket.batch import Batch, Listener
+from model_procs.engines.pocket.batch import DECODED_TOGETHER, Batch, Listener
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
-from model_procs.engines.pocket.pace import live_streams
+from model_procs.engines.pocket.pace import measure
 from model_procs.engines.pocket.runs import split_runs
 from model_procs.heap import keep_large_blocks
 from model_procs.speech.base import SpeechEngine
@@ -135,15 +135,16 @@ class PocketEngine(SpeechEngine):
         self.language = _language(self._folder)
         prepare(self.language)
         voice = self._speak_once()
-        measured = live_streams(
+        self._batch.pace = measure(
             lm,
             mimi,
             self._prefix(voice),
             frame_seconds=frame_seconds,
             threads=self._config.threads,
             capacity=self.capacity,
+            most_frames=DECODED_TOGETHER,
         )
-        self.live = self._config.live or measured
+        self.live = self._config.live or self._batch.pace.live
         weights.release_scratch()
 
     def _exact_linears(self) -> linears.Kernel | None:
@@ -187,6 +188,8 @@ class PocketEngine(SpeechEngine):
     def step(self) -> None:
         """Wait until one of the requests can go on."""
         self._batch.wait()
+        if self._config.live is None and self._batch.pace is not None:
+            self.live = self._batch.pace.live
 
     def wake(self) -> None:
         """End a step, from any thread."""

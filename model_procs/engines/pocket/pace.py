@@ -1,6 +1,6 @@
-"""How many streams stay ahead of real time, measured when the model has loaded. In templates.
+"""How many streams stay ahead of real time: measured in the template, corrected in workers.
 
-This also generates oneDNN's code for each number of rows. All forked workers then share it;
+Measuring also generates oneDNN's code for each number of rows. All forked workers then share it;
 otherwise each would have its own, half a megabyte for each shape of a product.
 """
 
@@ -8,25 +8,83 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from model_procs.engines.pocket.batch import DECODED_TOGETHER
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
 from model_procs.engines.pocket.mimi import Mimi
 
 _ROUNDS = 4
 """Measurements of each; the shortest counts, because others may use the processor too."""
 
-_SPARE = 1.25
-"""Other work of the worker, and longer texts, in parts of what is measured."""
-
 _TOKENS = 8
 
+_REACHED = 0.8
+"""What part of the measured rates is expected beside other work, until more is known."""
 
-def live_streams(
-    lm: FlowLM, mimi: Mimi, prefix: Prefix, *, frame_seconds: float, threads: int, capacity: int
-) -> int:
-    """The most streams that `threads` cores speak in real time together, 1 to `capacity`."""
+_WINDOW = (0.5, 2.0)
+"""Seconds for which a rate is measured: less says nothing, more would be old."""
+
+_WEIGHT = 0.3
+"""How much a new measurement counts against those before."""
+
+
+class Pace:
+    """How much sound streams get together, and so how many may be live.
+
+    `rates` are the seconds of sound per second for 1, 2, ... streams, measured at load. In use the
+    machine may be slower, or faster: others compute beside it, or did when it was measured. That
+    changes all rates alike, so each number of streams tells about the others.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self._rates = rates
+        self._reached = _REACHED
+        self._streams = 0
+        """How many have been speaking from `_since` to `_until`; 0: nothing is being measured."""
+        self._since = self._until = 0.0
+        self._made = 0.0
+
+    @property
+    def live(self) -> int:
+        """The most streams that get at least a second of sound per second each; at least 1."""
+        counts = enumerate(self._rates, 1)
+        return max((count for count, rate in counts if rate * self._reached >= count), default=1)
+
+    def made(self, now: float, streams: int, seconds: float) -> None:
+        """`streams` speak, and so much more of their sound is there.
+
+        0 streams mean that something else is computed as well, such as reading a text.
+        """
+        if streams == self._streams:
+            self._made += seconds
+            self._until = now
+        if streams != self._streams or now - self._since >= _WINDOW[1]:
+            self.changes()
+            self._streams, self._since, self._until, self._made = streams, now, now, 0.0
+
+    def changes(self) -> None:
+        """Other streams speak from now on."""
+        elapsed = self._until - self._since
+        if self._streams and elapsed >= _WINDOW[0]:
+            reached = self._made / elapsed / self._rates[self._streams - 1]
+            self._reached += _WEIGHT * (reached - self._reached)
+        self._streams = 0
+
+
+def measure(
+    lm: FlowLM,
+    mimi: Mimi,
+    prefix: Prefix,
+    *,
+    frame_seconds: float,
+    threads: int,
+    capacity: int,
+    most_frames: int,
+) -> Pace:
+    """How much sound `threads` cores make for 1 to `capacity` streams.
+
+    `most_frames` is how many will be decoded at once.
+    """
     import torch
 
     def runs(count: int) -> list[Run]:
@@ -61,17 +119,17 @@ def live_streams(
                 decodings[count] = min(decodings[count], decoding)
                 for sound in sounds:
                     mimi.close(sound)
-        for frames in range(capacity + 1, DECODED_TOGETHER + 1):
+        for frames in range(capacity + 1, most_frames + 1):
             sound = mimi.open()
             mimi.decode([sound], latents[:1].expand(1, frames, -1))
             mimi.close(sound)
     # A step is one thread's work; sound is shared by all.
-    live = (
-        count
-        for count in counts
-        if max(steps[count], (steps[count] + decodings[count]) / threads) * _SPARE <= frame_seconds
+    return Pace(
+        [
+            count * frame_seconds / max(steps[count], (steps[count] + decodings[count]) / threads)
+            for count in counts
+        ]
     )
-    return max(live, default=1)
 
 
 def _seconds(work: Callable[[], object]) -> float:

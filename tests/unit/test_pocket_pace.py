@@ -1,0 +1,81 @@
+"""How many streams are live: the rates of load, corrected by what is measured in use."""
+
+from __future__ import annotations
+
+import pytest
+
+from model_procs.engines.pocket.pace import Pace
+
+RATES = [2.5, 4.0, 5.0, 5.6, 6.0, 6.2, 6.4, 6.5]
+"""Seconds of sound per second for one to eight streams."""
+
+
+def speak(pace: Pace, streams: int, rate: float, seconds: float = 30.0, begin: float = 0.0) -> None:
+    """So many streams get so much sound together, in blocks of a third of a second each."""
+    now, block = begin, 0.32
+    while now < begin + seconds:
+        pace.made(now, streams, block)
+        now += block / rate
+
+
+def test_less_than_was_measured_is_expected_at_first() -> None:
+    assert Pace(RATES).live == 4  # 5.6 * 0.8, but 6.0 * 0.8 is less than five
+    assert Pace([9.0] * 8).live == 7
+    assert Pace([0.2, 0.3]).live == 1
+
+
+@pytest.mark.parametrize(
+    ("streams", "rate", "live"),
+    [
+        (1, 2.5, 6),
+        (4, 5.6, 6),
+        (4, 7.2, 8),
+        (8, 6.5, 6),
+        (8, 4.8, 4),
+        (2, 2.0, 2),
+        (8, 0.5, 1),
+    ],
+)
+def test_each_number_of_streams_tells_about_all(streams: int, rate: float, live: int) -> None:
+    pace = Pace(RATES)
+    speak(pace, streams, rate)
+    assert pace.live == live
+
+
+def test_a_machine_that_becomes_slower_and_faster_again_is_followed() -> None:
+    pace = Pace(RATES)
+    seen = []
+    for number, rate in enumerate((5.6, 2.8, 5.6)):
+        speak(pace, 4, rate, begin=100.0 * number)
+        seen.append(pace.live)
+    assert seen == [6, 2, 6]
+
+
+def test_one_bad_moment_changes_little() -> None:
+    pace = Pace(RATES)
+    speak(pace, 4, 5.6)
+    pace.changes()
+    speak(pace, 4, 4.2, 2.5, begin=40.0)
+    assert pace.live == 5
+
+
+def test_time_without_streams_is_not_counted() -> None:
+    pace = Pace(RATES)
+    for number in range(20):
+        speak(pace, 1, 2.5, seconds=3.0, begin=100.0 * number)
+        pace.changes()
+    assert pace.live == 6
+
+
+def test_a_moment_is_too_short_to_tell() -> None:
+    pace = Pace(RATES)
+    for number in range(100):
+        speak(pace, 4, 1.0, seconds=0.4, begin=float(number))
+        pace.changes()
+    assert pace.live == 4
+
+
+def test_while_a_text_is_read_nothing_is_measured() -> None:
+    pace = Pace(RATES)
+    speak(pace, 0, 0.1)
+    assert pace.live == 4
