@@ -342,6 +342,36 @@ def test_a_run_that_leaves_while_it_is_computed_keeps_its_place_until_then(
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("ahead", "waiting", "last", "decoded"),
+    [
+        (0.3, BLOCK - 1, False, BLOCK - 1),  # soon there will be silence
+        (0.5, BLOCK - 1, False, 0),
+        (9.0, 1, False, 0),
+        (0.5, BLOCK, False, BLOCK),
+        (0.5, BLOCK - 1, True, BLOCK - 1),  # no more will come
+    ],
+)
+def test_who_has_time_waits_for_a_block_while_a_step_is_made(
+    company: Company,
+    held: threading.Event,
+    *,
+    ahead: float,
+    waiting: int,
+    last: bool,
+    decoded: int,
+) -> None:
+    company.join("b", listener(0.3))
+    stepping = in_thread(company.batch.wait)
+    assert company.model.stepping.wait(NET)
+    company.join("a", listener(ahead), waiting=waiting, frames=waiting if last else 100)
+    assert company.compute() == ([("decode", "a", decoded)] if decoded else [])
+    held.set()
+    stepping.join(NET)
+    assert company.model.calls[0] == ("step", "b")
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_wait_can_be_ended(company: Company) -> None:
     company.batch.start(1)
     waiting = in_thread(company.batch.wait)
