@@ -65,11 +65,11 @@ def depends_on_place(weight: torch.Tensor) -> Linear:
 
 
 def depends_on_count(weight: torch.Tensor) -> Linear:
-    """Another order of the sums from 33 rows on."""
+    """Another order of the sums from 64 rows on."""
 
     def linear(rows: torch.Tensor) -> torch.Tensor:
         half = weight.shape[1] // 2
-        if len(rows) < 33:
+        if len(rows) < 64:
             return right(weight)(rows)
         first = right(weight[:, :half].contiguous())(rows[:, :half])
         return first + right(weight[:, half:].contiguous())(rows[:, half:])
@@ -133,14 +133,14 @@ def test_every_shape_of_the_weights_is_checked() -> None:
     ("seconds", "expected"),
     [
         ([1.0, 1.0, 1.0], "first"),
-        ([1.0, 0.9, 0.8], "first"),  # nearly equal
-        ([1.0, 0.75, 0.69], "third"),
-        ([1.0, 0.5, 0.4], "second"),  # and the third is nearly as fast as the second
+        ([1.0, 0.95, 0.91], "first"),  # nearly equal
+        ([1.0, 0.95, 0.89], "third"),
+        ([1.0, 0.5, 0.46], "second"),  # and the third is nearly as fast as the second
         ([0.1, 0.5, 1.0], "first"),
         ([1.0, 0.5, 0.2], "third"),
     ],
 )
-def test_an_earlier_kernel_is_kept_unless_a_later_is_much_faster(
+def test_an_earlier_kernel_is_kept_unless_a_later_is_faster(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], expected: str
 ) -> None:
     monkeypatch.setattr(linears, "_seconds", lambda *_: seconds)
