@@ -351,3 +351,27 @@ def replace(module: Any, name: str, linear: Linear) -> None:
 
     width = len(getattr(module, name).weight)
     setattr(module, name, RowModule())
+
+
+def join(layers: Sequence[tuple[Any, str]]) -> Linear:
+    """One fp32 layer for `layers` with the same input, given by their modules and names there.
+
+    Its output is theirs, one after the other. A single large product is faster than small ones. The
+    library's layers become parts of it, so that their weights may be freed.
+    """
+    import torch
+
+    parts = [getattr(module, name) for module, name in layers]
+    joined = fp32(
+        torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+    )
+
+    def part_of(start: int, end: int) -> Linear:
+        return lambda rows: joined(rows)[:, start:end]
+
+    start = 0
+    for (module, name), part in zip(layers, parts, strict=True):
+        end = start + len(part.weight)
+        replace(module, name, part_of(start, end))
+        start = end
+    return joined

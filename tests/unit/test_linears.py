@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_procs import linears
-from model_procs.linears import FP32, INT8, Kernel, Linear, choose, fp32, make, replace
+from model_procs.linears import FP32, INT8, Kernel, Linear, choose, fp32, join, make, replace
 
 SHAPES = ((1, 1024), (512, 32), (3, 64), (1024, 4096), (32, 32), (7, 13))
 WEIGHT = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
@@ -282,3 +282,16 @@ def test_a_replaced_layer_takes_what_is_not_contiguous() -> None:
     x = torch.randn(64, 7, 3).permute(1, 2, 0)
     expected = torch.nn.functional.linear(x, weight).detach()
     torch.testing.assert_close(module.layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_with_the_same_input_are_joined() -> None:
+    layers = [torch.nn.Linear(64, size) for size in (32, 8, 32)]
+    module = torch.nn.Sequential(*layers)
+    rows = torch.randn(2, 3, 64)
+    with torch.inference_mode():
+        expected = [layer(rows) for layer in layers]
+        joined = join([(module, str(index)) for index in range(3)])
+        parts = joined(rows.flatten(0, 1)).view(2, 3, -1).split([32, 8, 32], -1)
+        for one, part, layer in zip(expected, parts, module, strict=True):
+            torch.testing.assert_close(part, one, rtol=1e-5, atol=1e-5)
+            assert torch.equal(layer(rows), part)

@@ -29,7 +29,7 @@ from model_procs import linears
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig, alone
 from model_procs.engines.pocket.batch import DECODED_TOGETHER, Batch, Listener
-from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
+from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run, modulations
 from model_procs.engines.pocket.mimi import Mimi
 from model_procs.engines.pocket.pace import measure
 from model_procs.engines.pocket.runs import split_runs
@@ -170,6 +170,7 @@ class PocketEngine(SpeechEngine):
             weight = getattr(module, name).weight
             exact = linears.fp32(weight) if kernel is None else linears.make(kernel, weight)
             linears.replace(module, name, exact)
+        lm.flow_net.modulations = linears.join(modulations(lm.flow_net))
         for module in list(lm.modules()):
             for name, layer in list(module.named_children()):
                 if isinstance(layer, torch.nn.Linear):

@@ -102,7 +102,10 @@ class FlowLM:
     """No run ends earlier: the library's `_MIN_FRAMES_BEFORE_EOS`."""
 
     def __init__(self, lm: Any) -> None:
-        """All linear layers of `lm` must be those of `model_procs.linears`."""
+        """All linear layers of `lm` must be those of `model_procs.linears`.
+
+        Those that modulate the flow net must be joined: see `modulations`.
+        """
         attention = lm.transformer.layers[0].self_attn
         self._heads, self._kv_heads = attention.num_heads, attention.num_kv_heads
         self._dim = attention.dim_per_head
@@ -262,6 +265,15 @@ class FlowLM:
         return positions + [0] * (count - len(positions))
 
 
+def modulations(net: Any) -> list[tuple[Any, str]]:
+    """The layers of the flow net with the same input, its conditions: their modules and names.
+
+    The attribute `modulations` of `net` must be all of them in one, as `linears.join` makes it.
+    """
+    blocks = (*net.res_blocks, net.final_layer)
+    return [(block.adaLN_modulation, "1") for block in blocks]
+
+
 class FlowNet:
     """The library's flow net (`SimpleMLPAdaLN`): turns noise into latents, row by row."""
 
@@ -271,15 +283,9 @@ class FlowNet:
         self._cond = net.cond_embed.linear
         self._noise_in = net.input_proj.linear
         self._blocks = [
-            (
-                block.in_ln,
-                block.adaLN_modulation[1].linear,
-                block.mlp[0].linear,
-                block.mlp[2].linear,
-            )
-            for block in net.res_blocks
+            (block.in_ln, block.mlp[0].linear, block.mlp[2].linear) for block in net.res_blocks
         ]
-        self._final_modulation = net.final_layer.adaLN_modulation[1].linear
+        self._modulations = net.modulations
         self._out = net.final_layer.linear.linear
         self._final_eps = net.final_layer.norm_final.eps
         self._times: dict[tuple[float, ...], Tensor] = {}
@@ -320,15 +326,16 @@ class FlowNet:
         import torch
 
         functional = torch.nn.functional
-        conditions = functional.silu(conditions)
         x = self._noise_in(x)
         width = x.shape[-1:]
-        for norm, modulation, first, second in self._blocks:
-            shift, scale, gate = modulation(conditions).chunk(3, -1)
+        # Three for each block, two for the end.
+        changes = iter(self._modulations(functional.silu(conditions)).split(width[0], -1))
+        for norm, first, second in self._blocks:
+            shift, scale, gate = next(changes), next(changes), next(changes)
             normed = functional.layer_norm(x, width, norm.weight, norm.bias, norm.eps)
             normed = normed.mul_(1 + scale).add_(shift)
             x = x + gate * second(functional.silu(first(normed)))
-        shift, scale = self._final_modulation(conditions).chunk(2, -1)
+        shift, scale = changes
         normed = functional.layer_norm(x, width, None, None, self._final_eps)
         result: Tensor = self._out(normed.mul_(1 + scale).add_(shift))
         return result
