@@ -291,7 +291,7 @@ def test_layers_with_the_same_input_are_joined() -> None:
     with torch.inference_mode():
         expected = [layer(rows) for layer in layers]
         joined = join([(module, str(index)) for index in range(3)])
-        parts = joined(rows.flatten(0, 1)).view(2, 3, -1).split([32, 8, 32], -1)
+        parts = torch.split(joined(rows.flatten(0, 1)).view(2, 3, -1), [32, 8, 32], -1)
         for one, part, layer in zip(expected, parts, module, strict=True):
             torch.testing.assert_close(part, one, rtol=1e-5, atol=1e-5)
             assert torch.equal(layer(rows), part)
