@@ -32,6 +32,11 @@ for name in list(os.environ):
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "localhost,127.0.0.1"
 
+# Nobody speaks TLS here, but every process with an HTTP library reads the certificates that it
+# would trust, and the SDKs do for each client: a tenth of a second for the system's 140, so here is
+# one, whose key nobody has.
+os.environ["SSL_CERT_FILE"] = str(ROOT / "tests" / "support" / "authority.pem")
+
 # Test processes that compute do so as the service's children: with one thread each, unless a test
 # says how many, and without spinning, because they share the cores with other tests.
 for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
