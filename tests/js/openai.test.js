@@ -32,8 +32,10 @@ async function speak(options = {}) {
     return { answer, data: Buffer.from(await answer.arrayBuffer()) };
 }
 
-const recording = async () =>
-    toFile((await speak({ voice: "slt", response_format: "wav" })).data, "recording.wav");
+const recording = async () => {
+    const options = { input: "Hello world.", voice: "slt", response_format: "wav" };
+    return toFile((await speak(options)).data, "recording.wav");
+};
 
 const bytes = (text) => ({
     mp3: (data) => data[0] === 0xff && (data[1] & 0xe0) === 0xe0,
