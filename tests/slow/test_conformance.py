@@ -33,7 +33,7 @@ Mode = Literal["positive", "negative"]
 """The kinds of cases that Schemathesis generates."""
 KEY = "k-51a7"
 OPERATIONS = build_app(Service.__new__(Service))[ALL_OPERATIONS]
-WITH_BODY, WITHOUT_BODY, FEW = 56, 30, 8
+WITH_BODY, WITHOUT_BODY, FEW = 28, 30, 8
 """Cases of one operation: of each kind with a body, of one that has none; without a key."""
 
 
