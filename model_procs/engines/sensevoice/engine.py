@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,26 @@ def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
     return clips
 
 
+def _without_values() -> AbstractContextManager[object]:
+    """Modules that are made within it get no random values, because others are loaded next.
+
+    Drawing them on the device "meta" has no effect either, but imports PyTorch's compiler, which
+    takes over a second and tens of megabytes.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class WithoutValues(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", "") == "torch.nn.init":  # not each function has one
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    return WithoutValues()
+
+
 def _build(folder: Path) -> tuple[Any, Any, Any]:
     """Model, frontend and tokenizer; the weights are mapped from the file, so forks share them."""
     import torch
@@ -276,7 +297,7 @@ def _build(folder: Path) -> tuple[Any, Any, Any]:
     tokenizer = SentencepiecesTokenizer(**config["tokenizer_conf"] | {"bpemodel": str(bpe_model)})
     cmvn = {"cmvn_file": str(folder / "am.mvn")}
     frontend = WavFrontend(**config["frontend_conf"] | cmvn)
-    with torch.device("meta"):
+    with torch.device("meta"), _without_values():
         model = SenseVoiceSmall(
             encoder=config["encoder"],
             encoder_conf=config["encoder_conf"],
