@@ -181,7 +181,7 @@ class Batch:
             return self._decode(firsts, 1)
         first = waiting[0].listener.ahead(now) if waiting else math.inf
         if first < _SOON_SECONDS:
-            return self._decode_first(waiting, now)
+            return self._decode(*_block(waiting, now))
         speaking = [one for one in runs if not one.run.over]
         hungry = [one for one in speaking if len(one.run.latents) < BLOCK]
         if hungry and not self._stepping:
@@ -189,24 +189,12 @@ class Batch:
             enough = _AHEAD_SECONDS if first >= _AHEAD_SECONDS else _SOON_SECONDS
             if least < enough or 2 * len(hungry) > len(speaking) or not waiting:
                 return self._step(hungry)
-        if not waiting or (self._stepping and first >= _LEISURE_SECONDS and _few(waiting)):
+        if not waiting:
+            return None
+        block, frames = _block(waiting, now)
+        if self._stepping and first >= _LEISURE_SECONDS and _grows(block, frames):
             return None  # the step brings more, which then are decoded together
-        return self._decode_first(waiting, now)
-
-    def _decode_first(self, waiting: list[Speech], now: float) -> Callable[[], None]:
-        """Decode for the first of `waiting`, and for others that have as many latents.
-
-        Who is far ahead is left out while another is not.
-        """
-        first = waiting[0]
-        frames = min(BLOCK, len(first.run.latents))
-        furthest = math.inf if first.listener.ahead(now) >= _AHEAD_SECONDS else _AHEAD_SECONDS
-        together = [
-            one
-            for one in waiting
-            if len(one.run.latents) >= frames and one.listener.ahead(now) < furthest
-        ]
-        return self._decode(together[: DECODED_TOGETHER // frames], frames)
+        return self._decode(block, frames)
 
     def _step(self, runs: list[Speech]) -> Callable[[], None]:
         self._stepping = True
@@ -278,10 +266,25 @@ class Batch:
         self._changed.notify_all()
 
 
-def _few(waiting: list[Speech]) -> bool:
-    """Whether these are fewer latents than a block, and more will come of each run."""
-    latents = sum(len(one.run.latents) for one in waiting)
-    return latents < BLOCK and not any(one.run.over for one in waiting)
+def _block(waiting: list[Speech], now: float) -> tuple[list[Speech], int]:
+    """The first of `waiting`, others that have as many latents, and how many frames of each.
+
+    Who is far ahead is left out while another is not.
+    """
+    first = waiting[0]
+    frames = min(BLOCK, len(first.run.latents))
+    furthest = math.inf if first.listener.ahead(now) >= _AHEAD_SECONDS else _AHEAD_SECONDS
+    together = [
+        one
+        for one in waiting
+        if len(one.run.latents) >= frames and one.listener.ahead(now) < furthest
+    ]
+    return together[: DECODED_TOGETHER // frames], frames
+
+
+def _grows(block: list[Speech], frames: int) -> bool:
+    """Whether a block is small, and more will come of each of its runs."""
+    return frames * len(block) < BLOCK and not any(one.run.over for one in block)
 
 
 def _error_of(compute: Callable[[], None]) -> Exception | None:
