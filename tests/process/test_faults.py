@@ -193,7 +193,6 @@ async def test_a_whole_answer_comes_from_one_worker(service: RunningService, gat
     assert set(samples) == {second["pid"] % 2**15}
 
 
-@pytest.mark.alone
 async def test_kills_at_random_under_load_fail_no_request() -> None:
     """SIGKILL to the busy worker, the idle one and the template, 20 times each, under load."""
     rng = random.Random(20)

@@ -85,7 +85,6 @@ async def test_only_workers_can_be_recycled() -> None:
                     assert response.status == 404
 
 
-@pytest.mark.alone
 async def test_fifty_recycles_under_load_fail_no_request() -> None:
     with running({"VOICE_ENGINE_TTS_WORKERS": "2"}) as service:
         service.wait_ready()
