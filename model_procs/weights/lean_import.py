@@ -1,4 +1,4 @@
-"""Import submodules of a package without running its `__init__`.
+"""Import submodules of a package without running its `__init__`, or PyTorch's compiler.
 
 Runs in templates, spawned workers and `voice-engine models`. `import funasr` imports every
 submodule of the package, which takes ten seconds and half a gigabyte. Its model, frontend and
@@ -13,6 +13,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -38,3 +39,26 @@ def lean_import(package: str) -> Iterator[Path]:
     finally:
         if sys.modules.get(package) is namespace:
             del sys.modules[package]
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Make `torch.compiler.disable` do nothing in the block, for libraries that use it on import.
+
+    It keeps the compiler off a function, but imports the compiler for that, which takes over a
+    second and tens of megabytes. Nothing is compiled here.
+    """
+    import torch.compiler
+
+    compiler = vars(torch.compiler)
+    disable = compiler["disable"]
+    compiler["disable"] = _unchanged
+    try:
+        yield
+    finally:
+        compiler["disable"] = disable
+
+
+def _unchanged(function: Any = None, *_: object, **__: object) -> Any:
+    """As `torch.compiler.disable` is used: on a function, or with options to get a decorator."""
+    return _unchanged if function is None else function

@@ -492,8 +492,7 @@ noise = (np.random.default_rng(0).standard_normal(24_000) * 0.1).astype("f4")
 for cls in (Listen, Speak):
     engine = cls(EngineConfig(Path(sys.argv[1]), threads=2))
     engine.load()
-    if cls is Listen:
-        assert "torch._dynamo" not in sys.modules  # the compiler: a second and tens of megabytes
+    assert "torch._dynamo" not in sys.modules  # the compiler: a second and tens of megabytes
     print(cls.__name__, "threads", len(os.listdir("/proc/self/task")), flush=True)
     for worker in range(2):
         pid = os.fork()

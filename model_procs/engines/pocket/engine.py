@@ -38,6 +38,7 @@ from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
 from model_procs.weights import pocket_voice
+from model_procs.weights.lean_import import without_compiler
 
 _TOKENS_PER_SECOND = 2.0
 """The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
@@ -107,7 +108,8 @@ class PocketEngine(SpeechEngine):
             import torch
 
             torch.set_num_threads(1)
-            from pocket_tts import TTSModel
+            with without_compiler():
+                from pocket_tts import TTSModel
 
             file = self._folder / "model.safetensors"
             with _local_config(self._folder) as path:
