@@ -202,9 +202,9 @@ class FlowLM:
 
     def _transform(self, x: Tensor, parts: list[_Part]) -> Tensor:
         """All layers, for rows [n, dim]."""
-        cos, sin = self._rotary.at(self._positions(parts, len(x)))
+        turns = self._rotary.at(self._positions(parts, len(x)))
         for index, layer in enumerate(self._layers):
-            turned, values = layer.project(x, cos, sin)
+            turned, values = layer.project(x, turns)
             x = layer.finish(x, self._attend(index, turned, values, parts))
         for part in parts:
             part.run.length += part.count
@@ -214,37 +214,40 @@ class FlowLM:
         """Attention of each run's rows to its voice and to its own positions: [n, heads * dim].
 
         The two are computed apart, because the voice is shared, and weighted by their sums of
-        exponentials.
+        exponentials. Each call of PyTorch counts here: there are many, and threads take turns.
         """
         import torch
 
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        count = len(turned)
-        group = self._heads // self._kv_heads
-        shape = (count, self._kv_heads, group)
-        to_voice, to_own = (torch.zeros(*shape, self._dim) for _ in range(2))
-        # The last dimension is a multiple of `_LANES`, see there.
-        share = torch.zeros(count, -(-self._heads // _LANES) * _LANES)
+        split = (self._kv_heads, self._heads // self._kv_heads, self._dim)
+        added = torch.stack((turned[:, self._heads :], values), 1)
+        # Query heads that share keys are like more rows: [n, kv_heads, group, dim].
+        queries = turned[:, : self._heads].view(-1, *split)
+        one_by_one = torch.split(queries, 1)
+        results: list[Sequence[Tensor]] = []
         for part in parts:
-            run, rows = part.run, slice(part.first, part.first + part.count)
-            end = run.length + part.count
-            keys_of, values_of = run.cache[index]
-            keys_of[:, run.length : end] = turned[rows, self._heads :].transpose(0, 1)
-            values_of[:, run.length : end] = values[rows].transpose(0, 1)
-            # Query heads that share keys are like more rows: [1, kv_heads, rows * group, dim].
-            queries = turned[rows, : self._heads].reshape(-1, *shape[1:], self._dim)
-            queries = queries.transpose(0, 1).reshape(1, self._kv_heads, -1, self._dim)
-            voice, voice_sum = attention(queries, *run.prefix.layers[index])
-            own = (keys_of[None, :, :end], values_of[None, :, :end])
-            mask = part.mask if part.mask is None else part.mask.repeat_interleave(group, 0)
-            own, own_sum = attention(queries, *own, attn_mask=mask)
-            split = (self._kv_heads, part.count, group)
-            to_voice[rows] = voice.view(*split, self._dim).transpose(0, 1)
-            to_own[rows] = own.view(*split, self._dim).transpose(0, 1)
-            difference = (voice_sum - own_sum).view(split).transpose(0, 1)
-            share[rows, : self._heads] = difference.reshape(part.count, -1)
-        part_of_voice = share.sigmoid_()[:, : self._heads].reshape(*shape, 1)
-        return to_own.addcmul_(to_voice.sub_(to_own), part_of_voice).view(count, -1)
+            cache, end = part.run.cache[index], part.run.length + part.count
+            if part.count == 1:
+                cache[:, :, end - 1] = added[part.first]
+                asking, mask = one_by_one[part.first], None
+            else:
+                rows = slice(part.first, part.first + part.count)
+                cache[:, :, part.run.length : end] = added[rows].permute(1, 2, 0, 3)
+                asking = queries[rows].transpose(0, 1).reshape(1, self._kv_heads, -1, self._dim)
+                mask = part.mask.repeat_interleave(split[1], 0)
+            of_voice = attention(asking, *part.run.prefix.layers[index])
+            of_own = attention(asking, *cache[:, None, :, :end], attn_mask=mask)
+            result: Sequence[Tensor] = (*of_voice, *of_own)
+            results.append(
+                result if part.count == 1 else [_by_row(each, part.count) for each in result]
+            )
+        to_voice, voice_sum, to_own, own_sum = map(torch.cat, zip(*results, strict=True))
+        difference = voice_sum.sub_(own_sum).flatten(1)
+        # The last dimension is a multiple of `_LANES`, see there.
+        share = torch.nn.functional.pad(difference, (0, -self._heads % _LANES)).sigmoid_()
+        part_of_voice = share[:, : self._heads].view(-1, *split[:2], 1)
+        attended = to_own.addcmul_(to_voice.sub_(to_own), part_of_voice).flatten(1)
+        return torch.nn.functional.pad(attended, (0, 0, 0, len(turned) - len(attended)))
 
     def _mask(self, length: int, count: int) -> Tensor:
         """For `count` new rows behind `length`: each sees what is before it, and itself."""
@@ -272,6 +275,12 @@ def modulations(net: Any) -> list[tuple[Any, str]]:
     """
     blocks = (*net.res_blocks, net.final_layer)
     return [(block.adaLN_modulation, "1") for block in blocks]
+
+
+def _by_row(attended: Tensor, count: int) -> Tensor:
+    """For each row its part: [1, kv_heads, rows * group, ...] to [rows, kv_heads, group, ...]."""
+    shape = attended.shape
+    return attended.view(shape[1], count, -1, *shape[3:]).transpose(0, 1)
 
 
 class FlowNet:

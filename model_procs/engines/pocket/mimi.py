@@ -10,6 +10,7 @@ the same bits in every company and in blocks of every length.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -260,7 +261,7 @@ class _Transformer:
         self._before = attention.context - 1
         """How many positions before its own a step sees."""
         self._rotary = Rotary(self._dim, transformer.max_period, _POSITIONS)
-        self._masks: dict[int, Any] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
 
     def caches(self, frame_steps: int) -> list[Any]:
         """Keys and values of a run that has not begun; memory is only taken as it is used."""
@@ -278,20 +279,23 @@ class _Transformer:
         for sound in sounds:
             self._make_room(sound, steps)
         positions = [sound.steps + step for sound in sounds for step in range(steps)]
-        cos, sin = self._rotary.at(positions)
+        turns = self._rotary.at(positions)
         for index, layer in enumerate(self._layers):
-            turned, values = layer.project(x, cos, sin)
-            attended = torch.empty(len(x), self._heads, self._dim)
-            for number, sound in enumerate(sounds):
-                rows = slice(number * steps, (number + 1) * steps)
-                cache, end = sound.caches[index], sound.end + steps
-                cache[0, :, sound.end : end] = turned[rows, self._heads :].transpose(0, 1)
-                cache[1, :, sound.end : end] = values[rows].transpose(0, 1)
-                queries = torch.split(turned[rows, : self._heads], frame_steps)
-                self._attend(
-                    queries, cache[:, None, :, :end], torch.split(attended[rows], frame_steps)
-                )
-            x = layer.finish(x, attended.view(len(x), -1))
+            turned, values = layer.project(x, turns)
+            # Keys and values of each run: [2, heads, steps, dim].
+            added = torch.stack((turned[:, self._heads :], values))
+            added = added.view(2, count, steps, *values.shape[1:]).permute(1, 0, 3, 2, 4)
+            # Queries of each frame: [1, heads, steps, dim].
+            frames = turned.view(-1, frame_steps, *turned.shape[1:])[:, :, : self._heads]
+            asking = deque(torch.split(frames.transpose(1, 2), 1))
+            attended: list[Tensor] = []
+            for sound, keys_values in zip(sounds, added.unbind(), strict=True):
+                end = sound.end + steps
+                cache = sound.caches[index]
+                cache[:, :, sound.end : end] = keys_values
+                for frame_end in range(sound.end + frame_steps, end + 1, frame_steps):
+                    attended.append(self._attend(asking.popleft(), cache, frame_end))
+            x = layer.finish(x, torch.cat(attended).transpose(1, 2).reshape(len(x), -1))
         for sound in sounds:
             sound.end += steps
             sound.steps += steps
@@ -299,22 +303,21 @@ class _Transformer:
             x = self._out(x)
         return x.view(count, steps, -1)
 
-    def _attend(self, queries: Sequence[Tensor], cache: Tensor, results: Sequence[Tensor]) -> None:
-        """Attention of the last frames of one run: for each the queries [steps, heads, dim].
+    def _attend(self, queries: Tensor, cache: Tensor, end: int) -> Tensor:
+        """Attention of one frame's queries [1, heads, steps, dim]; the same shape.
 
-        The last positions of `cache` [2, 1, heads, positions, dim] are those of the queries.
+        Their own positions in `cache` [2, heads, positions, dim] are the last before `end`.
         """
         import torch
 
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        end = cache.shape[3] - sum(map(len, queries))
-        for asking, result in zip(queries, results, strict=True):
-            start = max(0, end - self._before)
-            end += len(asking)
-            keys, values = cache[:, :, :, start:end]
-            mask = self._mask(len(asking))[:, start - end :]
-            attended, _ = attention(asking.transpose(0, 1)[None], keys, values, attn_mask=mask)
-            result.copy_(attended[0].transpose(0, 1))
+        steps = queries.shape[2]
+        start = max(0, end - steps - self._before)
+        keys, values = cache[:, None, :, start:end]
+        attended: Tensor = attention(
+            queries, keys, values, attn_mask=self._mask(steps, end - start)
+        )[0]
+        return attended
 
     def _make_room(self, sound: Sound, steps: int) -> None:
         """Move the window to the front when the cache is full."""
@@ -324,14 +327,13 @@ class _Transformer:
             cache[:, :, : self._before] = cache[:, :, sound.end - self._before : sound.end].clone()
         sound.end = self._before
 
-    def _mask(self, steps: int) -> Tensor:
-        """For the `steps` last of the positions that they see together: [steps, before + steps]."""
+    def _mask(self, steps: int, positions: int) -> Tensor:
+        """For the `steps` last of the positions that they see together: [steps, positions]."""
         import torch
 
-        if steps not in self._masks:
-            ages = torch.arange(steps)[:, None] + self._before
-            ages = ages - torch.arange(self._before + steps)
+        if (steps, positions) not in self._masks:
+            ages = torch.arange(steps)[:, None] + positions - steps - torch.arange(positions)
             hidden = (ages < 0) | (ages > self._before)
-            self._masks[steps] = torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
-        mask: Tensor = self._masks[steps]
-        return mask
+            mask = torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+            self._masks[steps, positions] = mask
+        return self._masks[steps, positions]

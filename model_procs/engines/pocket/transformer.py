@@ -30,10 +30,10 @@ class Layer:
             getattr(scale, "scale", None) for scale in (layer.layer_scale_1, layer.layer_scale_2)
         )
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, turned, [n, heads + kv_heads, dim]; and values [n, kv_heads, dim]."""
         projected = self._in_proj(_normed(x, self._norm1)).view(len(x), -1, self._dim)
-        return rotate(projected[:, : self._turned], cos, sin), projected[:, self._turned :]
+        return rotate(projected[:, : self._turned], turns), projected[:, self._turned :]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rows after this layer, with the result of its attention [n, heads * dim]."""
@@ -56,38 +56,36 @@ def _scaled(change: Tensor, scale: Tensor | None) -> Tensor:
 
 
 class Rotary:
-    """Rotary position embedding: cosines and sines from a table, which grows as it must.
+    """Rotary position embedding: turns from a table, which grows as it must.
 
     They are not computed anew, because PyTorch gives one position other bits in another company.
     """
 
     def __init__(self, dim: int, max_period: float, positions: int) -> None:
         self._dim, self._max_period = dim, max_period
-        self._tables = tables(positions, dim, max_period)
+        self._table = table(positions, dim, max_period)
 
-    def at(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for these positions: [n, 1, dim / 2] both."""
+    def at(self, positions: Sequence[int]) -> Tensor:
+        """The turns of these positions: complex [n, 1, dim / 2]."""
         last = max(positions)
-        if last >= len(self._tables[0]):
-            self._tables = tables(2 * (last + 1), self._dim, self._max_period)
-        cos, sin = self._tables
-        return cos[positions][:, None], sin[positions][:, None]
+        if last >= len(self._table):
+            self._table = table(2 * (last + 1), self._dim, self._max_period)
+        return self._table[positions][:, None]
 
 
-def tables(positions: int, dim: int, max_period: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for each position: [positions, dim / 2] both."""
+def table(positions: int, dim: int, max_period: float) -> Tensor:
+    """The turns of each position, as complex numbers of length 1: [positions, dim / 2]."""
     import torch
 
     exponents = torch.arange(dim // 2, dtype=torch.float32)
     frequencies = torch.exp(exponents * (-math.log(max_period) * 2 / dim))
     angles = frequencies * torch.arange(positions, dtype=torch.float32)[:, None]
-    return torch.cos(angles), torch.sin(angles)
+    return torch.complex(torch.cos(angles), torch.sin(angles))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn pairs of neighbours: x [n, heads, dim]; cos, sin [n, 1, dim / 2]."""
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn pairs of neighbours: x [n, heads, dim]; turns complex [n, 1, dim / 2]."""
     import torch
 
-    real, imaginary = x.view(*x.shape[:-1], -1, 2).unbind(-1)
-    turned = (real * cos - imaginary * sin, real * sin + imaginary * cos)
-    return torch.stack(turned, -1).flatten(-2)
+    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).flatten(-2)
