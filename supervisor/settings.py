@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     tts_live: str = Field(
         "auto",
         description="number of them that may be streamed while they are spoken; auto means as many "
-        "as stay ahead of real time, measured when the model loads",
+        "as keep up with real time, measured at load and in use",
     )
     threads: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto",

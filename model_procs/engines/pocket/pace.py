@@ -1,4 +1,4 @@
-"""How many streams stay ahead of real time: measured in the template, corrected in workers.
+"""How many streams keep up with real time: measured in the template, corrected in workers.
 
 Measuring also generates oneDNN's code for each number of rows. All forked workers then share it;
 otherwise each would have its own, half a megabyte for each shape of a product.
@@ -20,6 +20,12 @@ _TOKENS = 8
 
 _REACHED = 0.8
 """What part of the measured rates is expected beside other work, until more is known."""
+
+_ENOUGH = 0.8
+"""Seconds of sound per second with which a stream may be live.
+
+It pauses for a moment then, unless it is short or its player waits a little. But it begins at once;
+if it waited for the end of another, its listener would wait for longer."""
 
 _WINDOW = (0.5, 2.0)
 """Seconds for which a rate is measured: less says nothing, more would be old."""
@@ -46,9 +52,13 @@ class Pace:
 
     @property
     def live(self) -> int:
-        """The most streams that get at least a second of sound per second each; at least 1."""
-        counts = enumerate(self._rates, 1)
-        return max((count for count, rate in counts if rate * self._reached >= count), default=1)
+        """The most streams that get `_ENOUGH` sound each; at least 1."""
+        reached = (
+            count
+            for count, rate in enumerate(self._rates, 1)
+            if rate * self._reached >= count * _ENOUGH
+        )
+        return max(reached, default=1)
 
     def made(self, now: float, streams: int, seconds: float) -> None:
         """`streams` speak, and so much more of their sound is there.
