@@ -145,10 +145,10 @@ class WorkerPipes:
 
 
 class SpawnLauncher:
-    """Starts workers that load the model themselves."""
+    """Starts workers that load the model themselves; `config` is for those that come next."""
 
     def __init__(self, config: LaunchConfig) -> None:
-        self._config = config
+        self.config = config
         self.ready_timeout = config.load_timeout
 
     @property
@@ -166,8 +166,8 @@ class SpawnLauncher:
         try:
             process = await start_python(
                 "model_procs.worker",
-                ["--requests", str(requests), "--replies", str(replies), *self._config.arguments()],
-                pass_fds=(requests, replies, self._config.lifeline),
+                ["--requests", str(requests), "--replies", str(replies), *self.config.arguments()],
+                pass_fds=(requests, replies, self.config.lifeline),
                 log_fd=log_fd,
                 environment=CHILD_ENVIRONMENT,
             )

@@ -268,6 +268,7 @@ class Templates:
         self._not_before = 0.0
         self._on_death = on_death
         self._chosen: Json = {}
+        """The options that the last model has chosen when it was loaded."""
         self._spawner = SpawnLauncher(config.launch)
         self._lock = asyncio.Lock()
 
@@ -315,9 +316,8 @@ class Templates:
         What it chooses may depend on the moment. But a request that began in one worker must have
         the same bits in the next.
         """
-        if options != self._chosen:
-            self._chosen = options
-            self._spawner = SpawnLauncher(self._as_chosen(self._config))
+        self._chosen = options
+        self._spawner.config = self._as_chosen(self._config)
 
     async def close(self) -> None:
         """Ask the current template to exit."""
