@@ -1,4 +1,4 @@
-"""Import submodules of a package without running its `__init__`, or PyTorch's compiler.
+"""Import submodules of a package without its `__init__`, or without PyTorch's compiler.
 
 Runs in templates, spawned workers and `voice-engine models`. `import funasr` imports every
 submodule of the package, which takes ten seconds and half a gigabyte. Its model, frontend and
@@ -62,3 +62,25 @@ def without_compiler() -> Iterator[None]:
 def _unchanged(function: Any = None, *_: object, **__: object) -> Any:
     """As `torch.compiler.disable` is used: on a function, or with options to get a decorator."""
     return _unchanged if function is None else function
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules that are made in the block have neither memory nor values: they are loaded next.
+
+    Drawing random values on the device "meta" has no effect, but imports PyTorch's compiler, too.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class WithoutValues(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", "") == "torch.nn.init":  # not each function has one
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), WithoutValues():
+        yield

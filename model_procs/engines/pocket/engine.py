@@ -95,7 +95,6 @@ class PocketEngine(SpeechEngine):
         """By the stop event of their request."""
         self._notes: list[str] = []
         self._facts: Json = {}
-        self._chosen: Json = {}
         self._voice_paths: dict[str, Path] = {}
 
     def load(self) -> None:
@@ -115,7 +114,8 @@ class PocketEngine(SpeechEngine):
             with _local_config(self._folder) as path:
                 self._model = TTSModel.load_model(config=path).eval()
             self._notes = weights.notes(self._folder)
-            kernel = self._exact_linears()
+            wanted = self._config.options.get("linear")
+            kernel = _exact_linears(self._model, quantize=self._quantize, wanted=wanted)
             lm = FlowLM(self._model.flow_lm)
             mimi = Mimi(self._model, self.capacity, kernel)
             # Only the encoder is used from here on.
@@ -148,36 +148,6 @@ class PocketEngine(SpeechEngine):
         )
         self.live = self._config.live or self._batch.pace.live
         weights.release_scratch()
-
-    def _exact_linears(self) -> linears.Kernel | None:
-        """Put exact layers into the flow LM; returns the transformers' kernel, None for fp32.
-
-        The transformers' layers are int8 with `quantize`, those of the flow LM as in the library.
-        The flow net and Mimi's convolutions lose too much by it. The option `linear` is the kernel;
-        without it the fastest is chosen.
-        """
-        import torch
-
-        lm, mimi = self._model.flow_lm, self._model.mimi
-        layers = lm.transformer.layers
-        kernel = None
-        if self._quantize:
-            examples = (layers[0], mimi.decoder_transformer.transformer.layers[0])
-            products = [product for layer in examples for product in _products(layer)]
-            weights = [getattr(*product).weight for product in products]
-            wanted = self._config.options.get("linear")
-            kernel = linears.choose(linears.INT8, weights, _BATCHES, wanted)
-            self._chosen = {"linear": kernel.name}
-        for module, name in (product for layer in layers for product in _products(layer)):
-            weight = getattr(module, name).weight
-            exact = linears.fp32(weight) if kernel is None else linears.make(kernel, weight)
-            linears.replace(module, name, exact)
-        lm.flow_net.modulations = linears.join(modulations(lm.flow_net))
-        for module in list(lm.modules()):
-            for name, layer in list(module.named_children()):
-                if isinstance(layer, torch.nn.Linear):
-                    linears.replace(module, name, linears.fp32(layer.weight, layer.bias))
-        return kernel
 
     def warm_up(self) -> None:
         """Only start the threads: `load` has already spoken once, for all forked workers.
@@ -219,7 +189,7 @@ class PocketEngine(SpeechEngine):
 
     def chosen(self) -> Json:
         """The kernel of the linear layers, which decides about the bits of a sound."""
-        return self._chosen
+        return {"linear": self._facts["linear"]} if self._quantize else {}
 
     def builtin_voices(self) -> list[BuiltinVoice]:
         """The voices in the folder of the weights, by the library's names."""
@@ -357,6 +327,35 @@ class PocketEngine(SpeechEngine):
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _exact_linears(model: Any, *, quantize: bool, wanted: str | None) -> linears.Kernel | None:
+    """Put exact linear layers into the flow LM; returns the kernel for transformers, None for fp32.
+
+    The transformers' layers are int8 with `quantize`, those of the flow LM as in the library. The
+    flow net and Mimi's convolutions lose too much by it. The kernel is the one called `wanted`, or
+    the fastest.
+    """
+    import torch
+
+    lm, mimi = model.flow_lm, model.mimi
+    layers = lm.transformer.layers
+    kernel = None
+    if quantize:
+        examples = (layers[0], mimi.decoder_transformer.transformer.layers[0])
+        products = [product for layer in examples for product in _products(layer)]
+        weights = [getattr(*product).weight for product in products]
+        kernel = linears.choose(linears.INT8, weights, _BATCHES, wanted)
+    for module, name in (product for layer in layers for product in _products(layer)):
+        weight = getattr(module, name).weight
+        exact = linears.fp32(weight) if kernel is None else linears.make(kernel, weight)
+        linears.replace(module, name, exact)
+    lm.flow_net.modulations = linears.join(modulations(lm.flow_net))
+    for module in list(lm.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, torch.nn.Linear):
+                linears.replace(module, name, linears.fp32(layer.weight, layer.bias))
+    return kernel
 
 
 def _products(layer: Any) -> list[tuple[Any, str]]:

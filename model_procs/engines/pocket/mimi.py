@@ -10,7 +10,6 @@ the same bits in every company and in blocks of every length.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -287,14 +286,14 @@ class _Transformer:
             added = added.view(2, count, steps, *values.shape[1:]).permute(1, 0, 3, 2, 4)
             # Queries of each frame: [1, heads, steps, dim].
             frames = turned.view(-1, frame_steps, *turned.shape[1:])[:, :, : self._heads]
-            asking = deque(torch.split(frames.transpose(1, 2), 1))
+            asking = iter(torch.split(frames.transpose(1, 2), 1))
             attended: list[Tensor] = []
             for sound, keys_values in zip(sounds, added.unbind(), strict=True):
                 end = sound.end + steps
                 cache = sound.caches[index]
                 cache[:, :, sound.end : end] = keys_values
                 for frame_end in range(sound.end + frame_steps, end + 1, frame_steps):
-                    attended.append(self._attend(asking.popleft(), cache, frame_end))
+                    attended.append(self._attend(next(asking), cache, frame_end))
             x = layer.finish(x, torch.cat(attended).transpose(1, 2).reshape(len(x), -1))
         for sound in sounds:
             sound.end += steps

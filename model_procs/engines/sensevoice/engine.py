@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
 from model_procs.listening.segments import segments
 from model_procs.listening.transcript import LANGUAGES, Piece
 from model_procs.weights import locate as weights
-from model_procs.weights.lean_import import lean_import
+from model_procs.weights.lean_import import lean_import, without_values
 from model_procs.weights.torchaudio_guard import ensure_torchaudio
 
 PIECE_SECONDS = 30.0
@@ -73,7 +72,6 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._no_speech_token = 0
         self._notes: list[str] = []
         self._facts: Json = {}
-        self._chosen: Json = {}
 
     def load(self) -> None:
         """Load the weights from the models folder and transcribe once, without the network.
@@ -90,7 +88,8 @@ class SenseVoiceEngine(TranscriptionEngine):
             version = weights.fingerprint(self._folder / "model.pt")
         except Exception as error:
             raise weights.cannot_load("SenseVoiceSmall", self._folder, error) from error
-        kernel = self._kernel(model) if self._quantize else linears.FP32[0]
+        wanted = self._config.options.get("linear")
+        kernel = _int8(model, wanted) if self._quantize else linears.FP32[0]
         linear = partial(linears.make, kernel) if self._quantize else linears.fp32
         self._encoder = Encoder(model, linear)
         self._queries = _Queries(model)
@@ -112,17 +111,6 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._batches.start_threads(self._config.threads)
         keep_large_blocks()
 
-    def _kernel(self, model: Any) -> linears.Kernel:
-        """The int8 kernel for the linear layers of `model`: the option `linear`, or the fastest."""
-        import torch
-
-        layers = (*model.encoder.modules(), *model.ctc.modules())
-        weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
-        wanted = self._config.options.get("linear")
-        kernel = linears.choose(linears.INT8, weights, _TYPICAL_ROWS, wanted)
-        self._chosen = {"linear": kernel.name}
-        return kernel
-
     def _recognize_once(self) -> None:
         """Transcribe a second of noise, with one thread, because the template must fork next."""
         noise = np.random.default_rng(0).standard_normal(RATE) * 0.05
@@ -137,7 +125,7 @@ class SenseVoiceEngine(TranscriptionEngine):
             languages=LANGUAGES,
             notes=tuple(self._notes),
             facts=self._facts,
-            chosen=self._chosen,
+            chosen={"linear": self._facts["linear"]} if self._quantize else {},
         )
 
     def step(self) -> None:
@@ -262,24 +250,13 @@ def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
     return clips
 
 
-def _without_values() -> AbstractContextManager[object]:
-    """Modules that are made within it get no random values, because others are loaded next.
+def _int8(model: Any, wanted: str | None) -> linears.Kernel:
+    """The kernel called `wanted` for the linear layers of `model`, or the fastest."""
+    import torch
 
-    Drawing them on the device "meta" has no effect either, but imports PyTorch's compiler, which
-    takes over a second and tens of megabytes.
-    """
-    from torch.overrides import TorchFunctionMode
-
-    class WithoutValues(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if getattr(func, "__module__", "") == "torch.nn.init":  # not each function has one
-                return kwargs["tensor"] if "tensor" in kwargs else args[0]
-            return func(*args, **kwargs)
-
-    return WithoutValues()
+    layers = (*model.encoder.modules(), *model.ctc.modules())
+    weights = [layer.weight for layer in layers if isinstance(layer, torch.nn.Linear)]
+    return linears.choose(linears.INT8, weights, _TYPICAL_ROWS, wanted)
 
 
 def _build(folder: Path) -> tuple[Any, Any, Any]:
@@ -297,7 +274,7 @@ def _build(folder: Path) -> tuple[Any, Any, Any]:
     tokenizer = SentencepiecesTokenizer(**config["tokenizer_conf"] | {"bpemodel": str(bpe_model)})
     cmvn = {"cmvn_file": str(folder / "am.mvn")}
     frontend = WavFrontend(**config["frontend_conf"] | cmvn)
-    with torch.device("meta"), _without_values():
+    with without_values():
         model = SenseVoiceSmall(
             encoder=config["encoder"],
             encoder_conf=config["encoder_conf"],

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from model_procs.weights.lean_import import lean_import
+from model_procs.weights.lean_import import lean_import, without_values
 from model_procs.weights.synthetic import SEED
 from model_procs.weights.synthetic.layers import randomise
 from model_procs.weights.torchaudio_guard import ensure_torchaudio
@@ -146,7 +146,7 @@ def write_sensevoice(folder: Path, size: str) -> int:
     with lean_import("funasr"):
         from funasr.models.sense_voice.model import SenseVoiceSmall
 
-        with torch.device("meta"):
+        with without_values():
             model = SenseVoiceSmall(
                 encoder=config["encoder"],
                 encoder_conf=config["encoder_conf"],
