@@ -84,15 +84,17 @@ class BatchEngine(Engine, Protocol):
     advances all waiting requests; then each continues. For a cancelled request, `Cancelled` is
     raised where it waits.
 
-    Both numbers are asked for after `warm_up`, `live` also after each step.
+    Both numbers are asked for after `warm_up`, `live` also before each step.
     """
 
     capacity: int
-    live: int
-    """How many of them may be live streams: more would fall behind real time.
 
-    The engine measures it, also while it works; where it cannot, this is `capacity`.
-    """
+    @property
+    def live(self) -> int:
+        """How many of them may be live streams: more would fall behind real time.
+
+        The engine measures it, also while it works; where it cannot, this is `capacity`.
+        """
 
     def step(self) -> None:
         """Compute the next step of all requests that wait."""

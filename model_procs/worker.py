@@ -113,12 +113,12 @@ def serve(
         while len(running) < capacity and (request := inbox.next(timeout=0)) is not None:
             running.append(start(request))
         running = [one for one in running if one.advance()]
-        if batch is not None and running:
-            _step(batch, running)
-            running = [one for one in running if not one.over]
         if batch is not None and (now := _live(batch)) != live:
             live = now
             channel.send(Live(live))
+        if batch is not None and running:
+            _step(batch, running)
+            running = [one for one in running if not one.over]
         trimmer.busy()
 
 

@@ -59,7 +59,7 @@ class _Attempt:
 
 def _needs_no_live_slot(attempt: _Attempt) -> bool:
     """Whether it may start while no live slot is free, or holds up the others until it starts."""
-    return attempt.call.alone or not attempt.call.live
+    return attempt.call.alone or not attempt.call.waits_live
 
 
 class Dispatcher:
@@ -183,7 +183,7 @@ class Dispatcher:
                     attempt.call.settle(self._unavailable())
 
     def _free_worker(self, call: Call) -> WorkerHandle | None:
-        return self._pool.free_worker(live=call.live, empty=call.alone)
+        return self._pool.free_worker(live=call.waits_live, empty=call.alone)
 
     def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
         try:

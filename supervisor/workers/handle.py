@@ -49,8 +49,13 @@ class Call:
 
     @property
     def live(self) -> bool:
-        """Whether it needs a slot for live streams."""
+        """Whether it takes a slot for live streams."""
         return is_live(self.operation)
+
+    @property
+    def waits_live(self) -> bool:
+        """Whether it must wait for such a slot: nobody listens to it yet."""
+        return self.live and not self.skip
 
     def settle(self, outcome: AnyResult | Exception) -> None:
         """Give the caller what it waits for, unless it no longer does."""

@@ -54,8 +54,7 @@ class Pool:
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self.recycles: Counter[Reason] = Counter()
         self._capacity = self._live = config.capacity
-        self._live_learned = False
-        """Whether a worker has corrected `_live` while it spoke."""
+        """Those of a worker when it is READY."""
         self._changed = asyncio.Event()
         self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff
@@ -99,7 +98,8 @@ class Pool:
     @property
     def parallel_live(self) -> int:
         """How many of them may be live streams."""
-        return self.config.size * self._live
+        live = [slot.worker.live for slot in self.slots if slot.worker.state is State.READY]
+        return sum(live) + self._live * max(0, self.config.size - len(live))
 
     async def known_info(self) -> EngineInfo | None:
         """`info`, once the first start has worked; None when all attempts have failed."""
@@ -185,7 +185,7 @@ class Pool:
         """
         previous = await self.templates.reload(config)
         self.config = config
-        self._limit_reported = self._live_learned = False
+        self._limit_reported = False
         self._not_before = 0.0  # the failures were those of the previous configuration
         if previous is not None:
             self._spawn_task(previous.close())
@@ -352,8 +352,6 @@ class Pool:
             elif worker.state is State.READY:
                 if not slot.bounded:
                     self._on_ready(slot)
-                elif worker.live != self._live:
-                    self._live, self._live_learned = worker.live, True
                 self._apply_policy(slot)  # before it gets the next request
         if worker.state is not State.READY:  # mere requests need no maintenance of the pool
             self._changed.set()
@@ -365,10 +363,7 @@ class Pool:
         self.info = worker.info
         if worker.info is not None:
             self.templates.chose(worker.info.chosen)
-        self._capacity = worker.capacity
-        if self._live_learned:  # as the one before: it has measured longer
-            worker.live = min(self._live, worker.capacity)
-        self._live = worker.live
+        self._capacity, self._live = worker.capacity, worker.live
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox
             self._log_sandbox()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -179,19 +180,41 @@ async def test_a_worker_that_is_faster_than_it_thought_takes_more_live_streams(
         assert (await speak(client, "live 3; say 1"))[0] == 200
         assert [len(received) for received in await asyncio.gather(*waiting)] == [3 * 960] * 2
         assert not any(task.done() for task in streams)
-        # The next worker need not learn it again.
-        (worker,) = two_live.children(model="tts")
-        assert worker["live"] == 3
-        os.kill(worker["pid"], signal.SIGKILL)
         for door in doors:
             door.open()
         assert [len(received) for received in await asyncio.gather(*streams)] == [2 * 960] * 2
-        (successor,) = two_live.children(model="tts")
-        assert (successor["pid"] != worker["pid"], successor["live"]) == (True, 3)
         assert (await speak(client, "live 1; say 1"))[0] == 200
         await asyncio.to_thread(
             two_live.wait_until, lambda _: two_live.children(model="tts")[0]["live"] == 1
         )
+
+
+async def test_live_streams_that_are_heard_wait_for_nobody_when_they_are_replayed(
+    two_live: RunningService, gate: Gate
+) -> None:
+    async with client_of(two_live) as client, contextlib.AsyncExitStack() as responses:
+        assert (await speak(client, "live 3; say 1"))[0] == 200
+        streams = []
+        for seed in "123":
+            form = script_form(f"say 1; wait {gate}; say 1", seed=seed, stream="true")
+            response = await responses.enter_async_context(client.post("/v1/clone", data=form))
+            await response.content.readexactly(44 + 960)
+            streams.append(response)
+        (worker,) = two_live.children(model="tts")
+        assert (worker["live"], worker["live_in_flight"]) == (3, 3)
+        os.kill(worker["pid"], signal.SIGKILL)
+
+        def all_go_on(_: object) -> bool:
+            return [
+                (child["live"], child["live_in_flight"])
+                for child in two_live.children(model="tts")
+                if child["pid"] != worker["pid"]
+            ] == [(2, 3)]
+
+        # The successor knows nothing of what the one before has learned.
+        await asyncio.to_thread(two_live.wait_until, all_go_on)
+        gate.open()
+        assert [len(await response.read()) for response in streams] == [960] * 3
 
 
 async def test_live_streams_and_whole_answers_are_all_replayed(

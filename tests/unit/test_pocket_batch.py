@@ -106,12 +106,28 @@ class Model:
             raise RuntimeError(f"{what} {names}")
 
 
+class Told(Pace):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made_of: list[tuple[int, float]] = []
+        self.runs: list[int] = []
+
+    def made(self, now: float, streams: int, seconds: float) -> None:
+        self.made_of.append((streams, seconds))
+
+    def changes(self, now: float, runs: int) -> None:
+        self.runs.append(runs)
+
+
 class Company:
     """A batch with a `Model`, and runs with names of one letter."""
 
     def __init__(self) -> None:
         self.model = Model()
-        self.batch = Batch(self.model, self.model, FRAME)  # type: ignore[arg-type]
+        self.pace = Told()
+        self.batch = Batch(self.model, self.model, FRAME, self.pace)  # type: ignore[arg-type]
         self.speeches: dict[str, Speech] = {}
 
     def join(
@@ -411,52 +427,35 @@ def test_threads_never_decode_the_same_run_at_once(company: Company) -> None:
 # How fast it is
 
 
-class Told(Pace):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__([1.0])
-        self.all: list[tuple[int, float]] = []
-
-    def made(self, now: float, streams: int, seconds: float) -> None:
-        self.all.append((streams, seconds))
-
-    def changes(self) -> None:
-        self.all.append((-1, 0.0))
-
-
 def test_the_pace_is_told_how_much_sound_there_is_and_for_how_many(company: Company) -> None:
-    pace = company.batch.pace = Told()
     for name in "ab":
         company.join(name, listener(0.5), waiting=BLOCK)
     company.compute()
-    assert pace.all == [(-1, 0.0), (-1, 0.0), (2, 2 * BLOCK * FRAME)]
-    pace.all.clear()
+    assert company.pace.made_of == [(2, 2 * BLOCK * FRAME)]
     company.join("n", listener(0.1), tokens=2)
     company.compute(2)  # the first step only reads
     company.speeches["a"].run.latents.append(torch.zeros(1))
     company.batch.leave(company.speeches["b"])
-    assert pace.all == [(-1, 0.0), (-1, 0.0)]
+    assert company.pace.runs == [1, 2, 3, 2]
+    assert len(company.pace.made_of) == 1
     assert company.speeches["n"].run.speaks
     while company.compute()[0][0] != "decode":
         pass
-    streams, seconds = pace.all[-1]
+    streams, seconds = company.pace.made_of[-1]
     assert streams == 2
     assert seconds >= FRAME
 
 
 def test_the_pace_is_told_when_a_text_is_read_meanwhile(company: Company) -> None:
-    pace = company.batch.pace = Told()
     company.join("a", listener(0.1), waiting=BLOCK)
     company.join("n", tokens=2)
     while company.compute()[0][:2] != ("decode", "a"):
         company.speeches["n"].run.read = 0
-    assert pace.all[-1] == (0, BLOCK * FRAME)
+    assert company.pace.made_of[-1] == (0, BLOCK * FRAME)
 
 
 def test_sound_of_runs_that_are_over_does_not_count(company: Company) -> None:
-    pace = company.batch.pace = Told()
     company.join("a", listener(0.1), waiting=BLOCK, frames=BLOCK)
     company.join("b", listener(0.1), waiting=BLOCK)
     company.compute()
-    assert pace.all[-1] == (1, BLOCK * FRAME)
+    assert company.pace.made_of[-1] == (1, BLOCK * FRAME)

@@ -54,7 +54,7 @@ def test_a_machine_that_becomes_slower_and_faster_again_is_followed() -> None:
 def test_one_bad_moment_changes_little() -> None:
     pace = Pace(RATES)
     speak(pace, 4, 4.5)
-    pace.changes()
+    pace.changes(40.0, 4)
     speak(pace, 4, 3.4, 2.5, begin=40.0)
     assert pace.live == 5
 
@@ -63,7 +63,7 @@ def test_time_without_streams_is_not_counted() -> None:
     pace = Pace(RATES)
     for number in range(20):
         speak(pace, 1, 2.0, seconds=3.0, begin=100.0 * number)
-        pace.changes()
+        pace.changes(100.0 * number + 50.0, 1)
     assert pace.live == 6
 
 
@@ -71,7 +71,35 @@ def test_a_moment_is_too_short_to_tell() -> None:
     pace = Pace(RATES)
     for number in range(100):
         speak(pace, 4, 1.0, seconds=0.4, begin=float(number))
-        pace.changes()
+        pace.changes(number + 0.5, 4)
+    assert pace.live == 4
+
+
+@pytest.mark.parametrize(("rest", "live"), [(0.01, 1), (1.0, 2), (10.0, 4)])
+def test_a_rest_makes_it_forget(rest: float, live: int) -> None:
+    pace = Pace(RATES)
+    speak(pace, 4, 1.0)
+    assert pace.live == 1
+    pace.changes(100.0, 0)
+    assert pace.live == 1
+    pace.changes(100.0 + rest, 1)
+    assert pace.live == live
+
+
+def test_changes_among_those_who_speak_are_no_rest() -> None:
+    pace = Pace(RATES)
+    speak(pace, 4, 1.0)
+    for number in range(10):
+        pace.changes(100.0 * number, 1 + number % 4)
+    assert pace.live == 1
+
+
+def test_nothing_is_learned_before_the_rates_are_known() -> None:
+    pace = Pace()
+    speak(pace, 1, 0.1)
+    pace.changes(50.0, 0)
+    pace.rates = RATES
+    pace.changes(50.1, 1)
     assert pace.live == 4
 
 

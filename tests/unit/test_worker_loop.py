@@ -20,6 +20,7 @@ from ipc.messages import (
     Chunk,
     Done,
     Failed,
+    Live,
     Message,
     Ping,
     Pong,
@@ -346,6 +347,16 @@ def test_requests_are_begun_and_go_on_together(serve: Serve) -> None:
     assert outcome(seen[:place], 2)
     # Four letters and the last step; the fourth request took places that were free.
     assert engine.steps <= 8
+
+
+def test_more_live_streams_are_told_before_the_first_step_with_them(serve: Serve) -> None:
+    engine = Choir(allow=0)
+    with serve(engine) as front:
+        engine.live = 3
+        front.send(speak(1, "ab"))
+        assert [front.next() for _ in range(2)] == [Begun(1), Live(3)]
+        engine.allowed.release(1000)
+        front.until(1)
 
 
 def test_a_request_that_joins_late_is_served_with_those_that_run(serve: Serve) -> None:

@@ -83,12 +83,12 @@ class Speech:
 class Batch:
     """The runs of one worker, and the threads that compute them."""
 
-    def __init__(self, lm: FlowLM, mimi: Mimi, frame_seconds: float) -> None:
+    def __init__(self, lm: FlowLM, mimi: Mimi, frame_seconds: float, pace: Pace) -> None:
+        """`pace` is told how much sound there is."""
         self._lm = lm
         self._mimi = mimi
         self._frame_seconds = frame_seconds
-        self.pace: Pace | None = None
-        """Is told how much sound there is; None until it is known how much there should be."""
+        self._pace = pace
         self._runs: list[Speech] = []
         self._stepping = False
         self._decoding: set[Speech] = set()
@@ -109,7 +109,7 @@ class Batch:
         with self._changed:
             speech = Speech(run, self._mimi.open(), listener)
             self._runs.append(speech)
-            self._changes()
+            self._pace.changes(time.monotonic(), len(self._runs))
             self._changed.notify_all()
         return speech
 
@@ -126,7 +126,7 @@ class Batch:
         """Forget a run, done or not, as soon as no thread computes something of it."""
         with self._changed:
             self._runs.remove(speech)
-            self._changes()
+            self._pace.changes(time.monotonic(), len(self._runs))
             while speech.busy:
                 self._changed.wait()
             self._mimi.close(speech.sound)
@@ -242,16 +242,10 @@ class Batch:
 
     def _made(self, runs: list[Speech], frames: int, now: float) -> None:
         """There is sound of so many frames for each of `runs`; the caller holds the lock."""
-        if self.pace is not None:
-            speaking = [one.run for one in self._runs if not one.run.over]
-            streams = len(speaking) if all(run.speaks for run in speaking) else 0
-            seconds = frames * self._frame_seconds * sum(not one.run.over for one in runs)
-            self.pace.made(now, streams, seconds)
-
-    def _changes(self) -> None:
-        """A run comes or goes; the caller holds the lock."""
-        if self.pace is not None:
-            self.pace.changes()
+        speaking = [one.run for one in self._runs if not one.run.over]
+        streams = len(speaking) if all(run.speaks for run in speaking) else 0
+        seconds = frames * self._frame_seconds * sum(not one.run.over for one in runs)
+        self._pace.made(now, streams, seconds)
 
     def _hold(self, runs: list[Speech]) -> None:
         for one in runs:

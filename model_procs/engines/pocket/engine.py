@@ -31,7 +31,7 @@ from model_procs.engine import EngineConfig, alone
 from model_procs.engines.pocket.batch import DECODED_TOGETHER, Batch, Listener
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run, modulations
 from model_procs.engines.pocket.mimi import Mimi
-from model_procs.engines.pocket.pace import measure
+from model_procs.engines.pocket.pace import Pace, measure
 from model_procs.engines.pocket.runs import split_runs
 from model_procs.heap import keep_large_blocks
 from model_procs.speech.base import SpeechEngine
@@ -86,7 +86,7 @@ class PocketEngine(SpeechEngine):
         self._folder = weights.weights_folder(config.models_dir, "pocket")
         self._quantize = bool(config.options.get("quantize", True))
         self.capacity = config.capacity or _CAPACITY
-        self.live = self.capacity
+        self._pace = Pace()
         self._model: Any = None
         self._batch: Any = None
         self._encoder = ThreadPoolExecutor(1, "voices")
@@ -96,6 +96,11 @@ class PocketEngine(SpeechEngine):
         self._notes: list[str] = []
         self._facts: Json = {}
         self._voice_paths: dict[str, Path] = {}
+
+    @property
+    def live(self) -> int:
+        """How many streams keep up with real time, as set or as measured."""
+        return self._config.live or self._pace.live
 
     def load(self) -> None:
         """Load the weights from the models folder and speak once, without the network.
@@ -129,7 +134,7 @@ class PocketEngine(SpeechEngine):
         except Exception as error:
             raise weights.cannot_load("Pocket TTS", self._folder, error) from error
         frame_seconds = 1 / self._model.config.mimi.frame_rate
-        self._batch = Batch(lm, mimi, frame_seconds)
+        self._batch = Batch(lm, mimi, frame_seconds, self._pace)
         self.voice_format = f"pocket-{self._voices_depend_on()}"
         self._model._TOKENS_PER_SECOND_ESTIMATE = _TOKENS_PER_SECOND
         self.sample_rate = self.reference_rate = self._model.sample_rate
@@ -137,7 +142,7 @@ class PocketEngine(SpeechEngine):
         self.language = _language(self._folder)
         prepare(self.language)
         voice = self._speak_once()
-        self._batch.pace = measure(
+        self._pace.rates = measure(
             lm,
             mimi,
             self._prefix(voice),
@@ -146,7 +151,6 @@ class PocketEngine(SpeechEngine):
             capacity=self.capacity,
             most_frames=DECODED_TOGETHER,
         )
-        self.live = self._config.live or self._batch.pace.live
         weights.release_scratch()
 
     def warm_up(self) -> None:
@@ -161,8 +165,6 @@ class PocketEngine(SpeechEngine):
     def step(self) -> None:
         """Wait until one of the requests can go on."""
         self._batch.wait()
-        if self._config.live is None and self._batch.pace is not None:
-            self.live = self._batch.pace.live
 
     def wake(self) -> None:
         """End a step, from any thread."""

@@ -19,7 +19,7 @@ _ROUNDS = 4
 _TOKENS = 8
 
 _REACHED = 0.8
-"""What part of the measured rates is expected beside other work, until more is known."""
+"""What part of the rates at load is expected while nothing better is known."""
 
 _ENOUGH = 0.8
 """Seconds of sound per second with which a stream may be live.
@@ -33,18 +33,25 @@ _WINDOW = (0.5, 2.0)
 _WEIGHT = 0.3
 """How much a new measurement counts against those before."""
 
+_HALF_LIFE = 1.0
+"""Seconds of rest after which what was measured counts half: others may have computed then.
+
+If they still do, it is measured again as soon as somebody speaks."""
+
 
 class Pace:
     """How much sound streams get together, and so how many may be live.
 
-    `rates` are the seconds of sound per second for 1, 2, ... streams, measured at load. In use the
-    machine may be slower, or faster: others compute beside it, or did when it was measured. That
-    changes all rates alike, so each number of streams tells about the others.
+    In use the machine may be slower than at load, or faster: others compute beside it, or did when
+    it was measured. That changes all rates alike, so each number of streams tells about the others.
     """
 
-    def __init__(self, rates: Sequence[float]) -> None:
-        self._rates = rates
+    def __init__(self, rates: Sequence[float] = ()) -> None:
+        self.rates = rates
+        """Seconds of sound per second for 1, 2, ... streams at load; none until measured."""
         self._reached = _REACHED
+        self._rests_since: float | None = None
+        """Since when nobody speaks."""
         self._streams = 0
         """How many have been speaking from `_since` to `_until`; 0: nothing is being measured."""
         self._since = self._until = 0.0
@@ -55,7 +62,7 @@ class Pace:
         """The most streams that get `_ENOUGH` sound each; at least 1."""
         reached = (
             count
-            for count, rate in enumerate(self._rates, 1)
+            for count, rate in enumerate(self.rates, 1)
             if rate * self._reached >= count * _ENOUGH
         )
         return max(reached, default=1)
@@ -69,14 +76,21 @@ class Pace:
             self._made += seconds
             self._until = now
         if streams != self._streams or now - self._since >= _WINDOW[1]:
-            self.changes()
+            self._learn()
             self._streams, self._since, self._until, self._made = streams, now, now, 0.0
 
-    def changes(self) -> None:
-        """Other streams speak from now on."""
+    def changes(self, now: float, runs: int) -> None:
+        """Others speak from now on: so many runs."""
+        self._learn()
+        if runs and self._rests_since is not None:
+            kept = 0.5 ** ((now - self._rests_since) / _HALF_LIFE)
+            self._reached = _REACHED + kept * (self._reached - _REACHED)
+        self._rests_since = None if runs else now
+
+    def _learn(self) -> None:
         elapsed = self._until - self._since
-        if self._streams and elapsed >= _WINDOW[0]:
-            reached = self._made / elapsed / self._rates[self._streams - 1]
+        if 0 < self._streams <= len(self.rates) and elapsed >= _WINDOW[0]:
+            reached = self._made / elapsed / self.rates[self._streams - 1]
             self._reached += _WEIGHT * (reached - self._reached)
         self._streams = 0
 
@@ -90,8 +104,8 @@ def measure(
     threads: int,
     capacity: int,
     most_frames: int,
-) -> Pace:
-    """How much sound `threads` cores make for 1 to `capacity` streams.
+) -> list[float]:
+    """Seconds of sound per second that `threads` cores make for 1 to `capacity` streams.
 
     `most_frames` is how many will be decoded at once.
     """
@@ -134,12 +148,10 @@ def measure(
             mimi.decode([sound], latents[:1].expand(1, frames, -1))
             mimi.close(sound)
     # A step is one thread's work; sound is shared by all.
-    return Pace(
-        [
-            count * frame_seconds / max(steps[count], (steps[count] + decodings[count]) / threads)
-            for count in counts
-        ]
-    )
+    return [
+        count * frame_seconds / max(steps[count], (steps[count] + decodings[count]) / threads)
+        for count in counts
+    ]
 
 
 def _seconds(work: Callable[[], object]) -> float:
