@@ -255,9 +255,9 @@ def _onednn_int8(weight: Tensor) -> Linear:
     )
 
     def linear(rows: Tensor) -> Tensor:
-        largest = _largest(rows)
-        result: Tensor = product((rows * (127 / largest)).round_().to(torch.int8), *rest)
-        return result.mul_(largest.div_(127))
+        scales = _largest(rows).mul_(1 / 127)
+        result: Tensor = product((rows / scales).round_().to(torch.int8), *rest)
+        return result.mul_(scales)
 
     return linear
 
@@ -312,9 +312,9 @@ def _int_mm(weight: Tensor) -> Linear:
     values = values.t().contiguous()
 
     def linear(rows: Tensor) -> Tensor:
-        largest = _largest(rows)
-        product = torch._int_mm((rows * (127 / largest)).round_().to(torch.int8), values)
-        return product.float().mul_(largest.div_(127)).mul_(scales)
+        of_rows = _largest(rows).mul_(1 / 127)
+        product = torch._int_mm((rows / of_rows).round_().to(torch.int8), values)
+        return product.float().mul_(of_rows).mul_(scales)
 
     return linear
 

@@ -60,8 +60,8 @@ _BLOCK_FRAMES = 25
 _CAPACITY = 8
 """How many texts a worker speaks at once. More gain nothing on a few cores."""
 
-_BATCHES = (1, 4, 8)
-"""Numbers of rows for which the kernel of the linear layers is chosen."""
+_BATCHES = (1, 4, 8, 32)
+"""Numbers of rows for which the kernel of the linear layers is chosen: of streams, and of a text."""
 
 T = TypeVar("T")
 

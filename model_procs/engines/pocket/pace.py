@@ -18,7 +18,7 @@ _ROUNDS = 4
 
 _TOKENS = 8
 
-_REACHED = 0.8
+_REACHED = 0.9
 """What part of the rates at load is expected while nothing better is known."""
 
 _ENOUGH = 0.8
