@@ -295,3 +295,23 @@ def test_layers_with_the_same_input_are_joined() -> None:
         for one, part, layer in zip(expected, parts, module, strict=True):
             torch.testing.assert_close(part, one, rtol=1e-5, atol=1e-5)
             assert torch.equal(layer(rows), part)
+
+
+def test_fbgemm_is_one_call_and_without_torchscript_many_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    kernel = next(kernel for kernel in INT8 if kernel.name == "FBGEMM int8")
+    linears._fbgemm_product.cache_clear()
+    assert isinstance(linears._fbgemm_product(), torch.jit.ScriptFunction)
+    scripted = kernel.build(WEIGHT)(rows)
+
+    def gone(_: object) -> None:
+        raise RuntimeError("TorchScript has been removed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.jit, "script", gone)
+        linears._fbgemm_product.cache_clear()
+        assert not isinstance(linears._fbgemm_product(), torch.jit.ScriptFunction)
+        assert torch.equal(kernel.build(WEIGHT)(rows), scripted)
+    linears._fbgemm_product.cache_clear()

@@ -76,7 +76,7 @@ def test_a_moment_is_too_short_to_tell() -> None:
 
 
 @pytest.mark.parametrize(("rest", "live"), [(0.01, 1), (1.0, 2), (10.0, 5)])
-def test_a_rest_makes_it_forget(rest: float, live: int) -> None:
+def test_a_rest_makes_it_forget_how_slow_it_was(rest: float, live: int) -> None:
     pace = Pace(RATES)
     speak(pace, 4, 1.0)
     assert pace.live == 1
@@ -84,6 +84,15 @@ def test_a_rest_makes_it_forget(rest: float, live: int) -> None:
     assert pace.live == 1
     pace.changes(100.0 + rest, 1)
     assert pace.live == live
+
+
+def test_a_rest_does_not_make_it_forget_how_fast_it_can_be() -> None:
+    pace = Pace(RATES)
+    speak(pace, 4, 5.8)
+    assert pace.live == 8
+    pace.changes(100.0, 0)
+    pace.changes(200.0, 1)
+    assert pace.live == 8
 
 
 def test_changes_among_those_who_speak_are_no_rest() -> None:

@@ -60,8 +60,8 @@ _BLOCK_FRAMES = 25
 _CAPACITY = 8
 """How many texts a worker speaks at once. More gain nothing on a few cores."""
 
-_BATCHES = (1, 4, 8, 32)
-"""Numbers of rows for which the kernel of the linear layers is chosen: of streams, and of a text."""
+_BATCHES = (1, 4, 8)
+"""Numbers of rows for which the kernel of the linear layers is chosen."""
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class PocketEngine(SpeechEngine):
             self._notes = weights.notes(self._folder)
             wanted = self._config.options.get("linear")
             kernel = _exact_linears(self._model, quantize=self._quantize, wanted=wanted)
-            lm = FlowLM(self._model.flow_lm)
+            lm = FlowLM(self._model.flow_lm, (kernel or linears.FP32[0]).rows_step)
             mimi = Mimi(self._model, self.capacity, kernel)
             # Only the encoder is used from here on.
             self._model.mimi.decoder = self._model.mimi.decoder_transformer = None

@@ -29,9 +29,6 @@ _STEP_ROWS = 64
 
 With 96 the last of four that begin together is a tenth sooner, and the others a seventh later."""
 
-_ROWS_STEP = 16
-"""Steps that read have a multiple of so many rows: for each number a kernel must be generated."""
-
 _LANES = 32
 """PyTorch computes a remainder of fewer numbers with other instructions, and so other bits."""
 
@@ -101,11 +98,13 @@ class FlowLM:
     min_frames = 6
     """No run ends earlier: the library's `_MIN_FRAMES_BEFORE_EOS`."""
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, rows_step: int) -> None:
         """All linear layers of `lm` must be those of `model_procs.linears`.
 
-        Those that modulate the flow net must be joined: see `modulations`.
+        Those that modulate the flow net must be joined: see `modulations`. A step that reads has a
+        multiple of `rows_step` rows, see `Kernel`.
         """
+        self._rows_step = rows_step
         attention = lm.transformer.layers[0].self_attn
         self._heads, self._kv_heads = attention.num_heads, attention.num_kv_heads
         self._dim = attention.dim_per_head
@@ -155,8 +154,8 @@ class FlowLM:
                 lasts.append(first + count - 1)
             parts.append(_Part(run, first, count, self._mask(run.length, count)))
             first += count
-        if reading and first % _ROWS_STEP:
-            rows.append(torch.zeros(_ROWS_STEP - first % _ROWS_STEP, rows[0].shape[1]))
+        if reading and first % self._rows_step:
+            rows.append(torch.zeros(-first % self._rows_step, rows[0].shape[1]))
         hidden = self._transform(torch.cat(rows), parts)
         if lasts:
             for run in finished:

@@ -34,7 +34,7 @@ _WEIGHT = 0.3
 """How much a new measurement counts against those before."""
 
 _HALF_LIFE = 1.0
-"""Seconds of rest after which what was measured counts half: others may have computed then.
+"""Seconds of rest after which a bad measurement counts half: others may have computed then.
 
 If they still do, it is measured again as soon as somebody speaks."""
 
@@ -84,7 +84,7 @@ class Pace:
         self._learn()
         if runs and self._rests_since is not None:
             kept = 0.5 ** ((now - self._rests_since) / _HALF_LIFE)
-            self._reached = _REACHED + kept * (self._reached - _REACHED)
+            self._reached += (1 - kept) * max(0.0, _REACHED - self._reached)
         self._rests_since = None if runs else now
 
     def _learn(self) -> None:
