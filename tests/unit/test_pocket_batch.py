@@ -203,6 +203,28 @@ def test_a_newcomer_is_heard_before_others_hear_more(company: Company, ahead: fl
     assert company.compute(3) == [("step", "n"), ("step", "n"), ("decode", "n", 1)]
 
 
+def test_no_step_slows_the_first_sound_down_when_it_serves_nobody_else(company: Company) -> None:
+    company.join("a", waiting=1)
+    decode = company.batch._next()
+    assert decode is not None
+    assert company.batch._next() is None
+    # With somebody else in the batch a step is made for both.
+    company.join("b", listener(0.5))
+    step = company.batch._next()
+    assert step is not None
+    step()
+    decode()
+    assert company.model.calls == [("step", "ab"), ("decode", "a", 1)]
+
+
+def test_sound_of_one_that_is_over_is_made_beside_the_first_of_another(company: Company) -> None:
+    company.join("a", waiting=1)
+    first = company.batch._next()
+    company.join("b", listener(0.5), waiting=2, frames=2)
+    assert company.compute() == [("decode", "b", 2)]
+    assert first is not None
+
+
 def test_a_newcomers_text_is_read_before_an_old_ones_next(company: Company) -> None:
     company.join("a", listener(5.0))
     company.join("b", listener(0.5))

@@ -170,7 +170,8 @@ class Batch:
 
         First sounds come first. Then a step if it serves many of the runs, because a step takes
         nearly the same time for one run as for all; or if it serves one that needs it more than
-        the others need their sound.
+        the others need their sound. While the first sound of all is made there is none, because it
+        would slow that down.
         """
         now = time.monotonic()
         runs = [one for one in self._runs if one.error is None]
@@ -184,7 +185,8 @@ class Batch:
             return self._decode(*_block(waiting, now))
         speaking = [one for one in runs if not one.run.over]
         hungry = [one for one in speaking if len(one.run.latents) < BLOCK]
-        if hungry and not self._stepping:
+        begin = all(one in self._decoding and not one.listener.seconds for one in speaking)
+        if hungry and not self._stepping and not begin:
             least = hungry[0].listener.ahead(now)
             enough = _AHEAD_SECONDS if first >= _AHEAD_SECONDS else _SOON_SECONDS
             if least < enough or 2 * len(hungry) > len(speaking) or not waiting:
