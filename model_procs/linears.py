@@ -358,8 +358,8 @@ INT8 = (
 )
 """int8 kernels. Each is right on some processors, too slow, absent or wrong on others.
 
-The first has the most even speed for few rows: oneDNN's with AMX instructions is a third slower for
-them whenever others use the memory, but twice as fast for many rows."""
+The first has the most even speed for few rows. oneDNN's with AMX instructions is faster for many
+rows, but for few it takes up to twice as long when others use the memory."""
 
 
 def replace(module: Any, name: str, linear: Linear) -> None:
