@@ -67,6 +67,14 @@ class Template:
     async def start(self) -> None:
         """Start the process and wait until the model is loaded. Raises `LaunchError`."""
         try:
+            await self._start()
+        except asyncio.CancelledError:
+            self._close_control()
+            self.kill()  # it may load for long, and nobody waits for it any more
+            raise
+
+    async def _start(self) -> None:
+        try:
             self.process = await self._start_process()
         except NO_RESOURCES as error:
             raise LaunchError(f"cannot start a process: {error}") from error

@@ -127,6 +127,24 @@ async def test_a_worker_that_cannot_load_is_gone_even_if_it_cannot_leave(
         await worker.process.exited
 
 
+async def test_a_template_that_nobody_waits_for_any_more_is_gone(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setenv("VOICE_TEST_LOAD", f"wait {gate}")
+    async with launch_config() as config:
+        template = Template(config, lambda _: None)
+        starting = asyncio.create_task(template.start())
+        await until(lambda: template.process is not None)
+        control = template._control
+        assert control is not None
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert control.socket.fileno() == -1
+        assert template.process is not None
+        assert await template.process.exited == -signal.SIGKILL
+
+
 # A worker
 
 
