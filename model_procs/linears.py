@@ -229,8 +229,12 @@ def _scales(weight: Tensor) -> Tensor:
     return (weight.abs().amax(1) / 127).clamp_min(1e-9)
 
 
-def _largest(rows: Tensor) -> Tensor:
-    return rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
+def _quantized_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values [n, in] and float32 scales [n, 1] of rows, symmetric."""
+    import torch
+
+    scales = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-12).mul_(1 / 127)
+    return (rows / scales).round_().to(torch.int8), scales
 
 
 def _onednn_int8(weight: Tensor) -> Linear:
@@ -257,8 +261,8 @@ def _onednn_int8(weight: Tensor) -> Linear:
     )
 
     def linear(rows: Tensor) -> Tensor:
-        scales = _largest(rows).mul_(1 / 127)
-        result: Tensor = product((rows / scales).round_().to(torch.int8), *rest)
+        values, scales = _quantized_rows(rows)
+        result: Tensor = product(values, *rest)
         return result.mul_(scales)
 
     return linear
@@ -342,9 +346,9 @@ def _int_mm(weight: Tensor) -> Linear:
     values = values.t().contiguous()
 
     def linear(rows: Tensor) -> Tensor:
-        of_rows = _largest(rows).mul_(1 / 127)
-        product = torch._int_mm((rows / of_rows).round_().to(torch.int8), values)
-        return product.float().mul_(of_rows).mul_(scales)
+        quantized, scales_of_rows = _quantized_rows(rows)
+        product = torch._int_mm(quantized, values)
+        return product.float().mul_(scales_of_rows).mul_(scales)
 
     return linear
 
