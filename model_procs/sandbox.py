@@ -161,7 +161,8 @@ class Sandbox:
         return tuple(found)
 
     def _first_rules(self, engine: Engine, config: EngineConfig) -> landlockpy.Ruleset:
-        self._readable = [*map(Path, _SYSTEM), *_code(engine), *_weights(config.models_dir)]
+        weights = (*_weights(config.models_dir), *_weights(config.cache_dir))
+        self._readable = [*map(Path, _SYSTEM), *_code(engine), *weights]
         return self._make_rules(self._folders)
 
     def _make_rules(self, folders: _Folders) -> landlockpy.Ruleset:
@@ -266,7 +267,7 @@ def _code(engine: Engine) -> list[Path]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The models folder, and what symbolic links in it point to."""
+    """A folder of weights, and what symbolic links in it point to."""
     depths = ("*", "*/*", "*/*/*")
     links = (path.resolve() for depth in depths for path in folder.glob(depth) if path.is_symlink())
     return [folder, *links] if folder.is_dir() else []

@@ -203,12 +203,13 @@ class Service:
                 size=model.workers,
                 capacity=planned.capacity,
                 notes=(_too_little_memory(model, planned.capacity),) if lowered else (),
-                start_method=settings.start_method,
+                start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
                 launch=LaunchConfig(
                     model=model.name,
                     factory=model.engine.factory,
                     models_dir=str(settings.models_dir.resolve()),
+                    cache_dir=str(settings.cache_dir.resolve()),
                     threads=(
                         default_threads(self.cores, model.workers)
                         if settings.threads == "auto"

@@ -7,6 +7,7 @@ prefix, because hosting platforms set them so.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, default_engine
+from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, Profile, default_engine
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
 _CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
 """Assumed for an engine that a setting names by its class; in MB."""
+
+_BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 _MAX_WORKERS = 64
@@ -77,6 +80,10 @@ class Settings(BaseSettings):
         description="port to listen on; 0 takes a free one",
     )
     models_dir: Path = Field(Path("models"), description="folder of the real models' weights")
+    cache_dir: Path = Field(
+        Path("~/.cache/voice-engine"),
+        description="folder for weights that come in packages: they are put together there once",
+    )
     voices_dir: Path = Field(
         Path("voices"),
         validation_alias=AliasChoices("VOICES_DIR", "VOICE_ENGINE_VOICES_DIR", "voices_dir"),
@@ -131,10 +138,11 @@ class Settings(BaseSettings):
     )
 
     # Which engines, and how they run.
-    profile: Literal["auto", "production", "embedded"] = Field(
+    profile: Literal["auto", "production", "embedded", "minimal"] = Field(
         "auto",
-        description="which default engines to use; auto means the production engine of a kind if "
-        "its weights are there, else the embedded one",
+        description="which default engines to use: production (pocket, sensevoice), embedded "
+        "(kokoro, whisper) or minimal (flite, sphinx); auto means the first of these that is "
+        "installed, for each kind",
     )
     tts_engine: str = Field(
         "",
@@ -305,6 +313,14 @@ class Settings(BaseSettings):
     def _is_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value
 
+    @field_validator("cache_dir")
+    @classmethod
+    def _has_home(cls, folder: Path) -> Path:
+        try:
+            return folder.expanduser()
+        except RuntimeError:  # a user without a home
+            return Path(tempfile.gettempdir(), "voice-engine")
+
     @field_validator("cors_origins")
     @classmethod
     def _is_origins(cls, text: str) -> str:
@@ -422,12 +438,10 @@ class Settings(BaseSettings):
 
     def _default(self, kind: Kind) -> EngineSpec:
         """The engine that the profile chooses."""
-        production = default_engine(kind, "production")
-        if self.profile == "production" or (
-            self.profile == "auto" and production.installed(self.models_dir)
-        ):
-            return production
-        return default_engine(kind, "embedded")
+        if self.profile != "auto":
+            return default_engine(kind, self.profile)
+        engines = [default_engine(kind, profile) for profile in _BEST_FIRST]
+        return next((spec for spec in engines if spec.installed(self.models_dir)), engines[-1])
 
 
 def _by_engine(

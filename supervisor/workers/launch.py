@@ -61,6 +61,7 @@ class LaunchConfig:
     model: str
     factory: str
     models_dir: str
+    cache_dir: str
     threads: int
     options: Json
     worker_options: WorkerOptions
@@ -75,6 +76,7 @@ class LaunchConfig:
         config = {
             "factory": self.factory,
             "models_dir": self.models_dir,
+            "cache_dir": self.cache_dir,
             "threads": self.threads,
             "options": self.options,
             "capacity": self.capacity,

@@ -46,6 +46,7 @@ async def _row(spec: EngineSpec, folder: Path, forks: int, colds: int) -> tuple[
         model=spec.kind,
         factory=spec.factory,
         models_dir=str(folder),
+        cache_dir="",
         threads=1,
         options={"quantize": True},
         worker_options=WorkerOptions(sandbox=True),

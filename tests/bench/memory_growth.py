@@ -101,6 +101,7 @@ async def _grow(measures: Measures, plan: Plan) -> Growth:
         model=Kind.TTS,
         factory=factory,
         models_dir=str(models_folder(quick=plan.size == "nano")),
+        cache_dir="",
         threads=len(os.sched_getaffinity(0)),
         options={"quantize": True},
         worker_options=WorkerOptions(

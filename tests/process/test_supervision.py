@@ -48,6 +48,7 @@ async def launch_config() -> AsyncIterator[LaunchConfig]:
             model="tts",
             factory="tests.support.script_engine:Script",
             models_dir="",
+            cache_dir="",
             threads=1,
             options={},
             worker_options=WorkerOptions(),

@@ -10,7 +10,7 @@ import pytest
 
 from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, Profile, default_engine
 
-PROFILES: tuple[Profile, ...] = ("production", "embedded")
+PROFILES: tuple[Profile, ...] = ("production", "embedded", "minimal")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -30,8 +30,9 @@ def test_the_table_tells_the_truth_about_itself() -> None:
         assert spec.name == name
         assert spec.profile in PROFILES
         assert spec.capacity >= 1
-        # Files to download are what makes an engine one of production.
-        assert bool(spec.files) == (spec.profile == "production")
+        # Weights are what minimal engines have none of, and those of production are in no package.
+        assert bool(spec.files) == (spec.profile != "minimal")
+        assert bool(spec.weight_packages) == (spec.profile == "embedded")
         module, _, cls = spec.factory.partition(":")
         assert importlib.util.find_spec(module)
         assert cls.isidentifier()
