@@ -49,6 +49,7 @@ class EngineInfo:
     - `options`: the fields of `Sampling` that it has besides the seed.
     - `approximation`: what the engine can only approximate.
     - `facts`: other facts, such as parameters, quantization, version of the weights.
+    - `mixes`: whether it speaks mixes of its voices (`ipc.voice_mix`);
     - `chosen`: options that it has chosen by measuring. Whoever loads it again hands them to it,
       because a replay must have the same bits.
     """
@@ -62,6 +63,7 @@ class EngineInfo:
     voice_format: str | None = None
     options: tuple[str, ...] = ()
     approximation: str | None = None
+    mixes: bool = False
     facts: Json = field(default_factory=dict)
     chosen: Json = field(default_factory=dict)
 
