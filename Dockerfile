@@ -1,19 +1,21 @@
 # docker build -t voice-engine .
+# docker build -t voice-engine:slim --build-arg SLIM=1 .        without the neural engines
 # docker run -p 8000:8000 -v voice-engine:/data --stop-timeout 40 voice-engine
 FROM python:3.11-slim
 
-# tini reaps what is left behind and hands signals on; flite is the voice that needs no download.
+# tini reaps what is left behind and hands signals on; flite is the voice of slim images.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends flite tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 voice-engine \
-    && install -d -o voice-engine -g voice-engine /data /data/models /data/voices
+    && install -d -o voice-engine -g voice-engine /data /data/cache /data/models /data/voices
 
 WORKDIR /app
 ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
 
 # The packages change seldom, so their layer depends on these three files alone. Setup links the
 # code in, which comes later; empty packages stand in for it.
+ARG SLIM=
 COPY pyproject.toml constraints.txt ./
 COPY ops/setup.py ops/
 RUN for name in ipc model_procs ops supervisor; do \
@@ -30,6 +32,7 @@ ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PORT=8000 \
     VOICE_ENGINE_MODELS_DIR=/data/models \
+    VOICE_ENGINE_CACHE_DIR=/data/cache \
     VOICES_DIR=/data/voices
 USER 10001
 EXPOSE 8000

@@ -10,7 +10,7 @@ help: ## show this list
 setup: ## install what is missing for running and for tests; quick when nothing is
 	@ops/setup.sh --dev
 
-run: ## serve on every interface, on PORT (8000); ARGS are handed to voice-engine serve
+run: ## serve on every interface, on PORT (8000); SLIM=1 sets up without neural engines
 	@ops/setup.sh
 	@exec .venv/bin/voice-engine serve $(ARGS)
 

@@ -1,5 +1,8 @@
 """Make .venv: a CPU torch, then everything else at the versions in constraints.txt.
 
+The neural default engines come in packages of their own, which SLIM=1 leaves out. One that cannot
+be had is left out too, with one line that says so.
+
 With --dev it also installs the tools for tests and checks, and the packages of tests/js at the
 versions in its package-lock.json. The Python clients that tests use get a .venv-clients of their
 own, because their dependencies do not agree with those of the service.
@@ -42,12 +45,20 @@ class SetupError(Exception):
     """Setup cannot go on; the message says what to do."""
 
 
-class Checkout:
-    """The checkout at `root` and its .venv; `extra` is "" or "dev" (test and lint tools)."""
+NEURAL = {"kokoro": "flite", "whisper": "pocketsphinx"}
+"""The neural engines, whose extras in pyproject.toml have their names, and who serves without."""
 
-    def __init__(self, root: Path, extra: str = "") -> None:
+
+class Checkout:
+    """The checkout at `root` and its .venv.
+
+    `extra` is "" or "dev" (test and lint tools); with `slim` the neural engines are left out.
+    """
+
+    def __init__(self, root: Path, extra: str = "", *, slim: bool = False) -> None:
         self.root = root
         self.extra = extra
+        self.slim = slim
         self.venv = root / ".venv"
         self.python = self.venv / "bin" / "python"
         self.stamp = self.venv / "setup-stamp"
@@ -64,11 +75,12 @@ class Checkout:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    def key(self, version: str, extra: str | None = None) -> str:
-        """A digest of all that .venv's content depends on; `extra` replaces the checkout's own."""
+    def key(self, version: str, extra: str | None = None, *, slim: bool | None = None) -> str:
+        """A digest of all that .venv's content depends on; arguments replace the checkout's own."""
         # The path is part of it because scripts in .venv/bin have the full path of the interpreter.
         extra = self.extra if extra is None else extra
-        parts = [version.encode(), str(self.root).encode(), extra.encode()]
+        slim = self.slim if slim is None else slim
+        parts = [version.encode(), str(self.root).encode(), extra.encode(), str(slim).encode()]
         parts += [
             (self.root / name).read_bytes()
             for name in ("pyproject.toml", "constraints.txt", "ops/setup.py")
@@ -76,12 +88,18 @@ class Checkout:
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def up_to_date(self) -> bool:
-        """Whether .venv works and has what the files ask for; it may have the dev tools as well."""
+        """Whether .venv works and has what the files ask for; it may have more than that.
+
+        A neural engine that could not be had is not looked for again at each start.
+        """
         version = self.venv_version()
         if version is None or not self.stamp.is_file():
             return False
-        extras = {self.extra, "dev"}
-        return self.stamp.read_text() in {self.key(version, extra) for extra in extras}
+        return self.stamp.read_text() in {
+            self.key(version, extra, slim=slim)
+            for extra in {self.extra, "dev"}
+            for slim in {self.slim, False}
+        }
 
     def install(self) -> None:
         """Install into .venv what the files ask for."""
@@ -92,8 +110,7 @@ class Checkout:
         self._forget_half_installed()
         self._install_torch()
         _say("installing everything else")
-        extra = f"[{self.extra}]" if self.extra else ""
-        self._pip("install", "--editable", f".{extra}")
+        self._install_everything_else()
         self._run([str(self.python), "-c", _CHECK], "checking for CUDA packages")
         version = self.venv_version()
         if version is None:
@@ -162,6 +179,28 @@ class Checkout:
             torch = f"torch=={pins['torch']}"
             self._run([*uv, "--no-deps", "--torch-backend", "cpu", torch], f"installing {torch}")
 
+    def _install_everything_else(self) -> None:
+        """All at once if that works; else without those neural engines that cannot be had."""
+        wanted = [self.extra] if self.extra else []
+        if not self.slim:
+            try:
+                self._pip("install", "--editable", _ours([*wanted, *NEURAL]), quiet=True)
+            except SetupError:
+                pass  # an engine that is missing, or a fault that the next line shows
+            else:
+                return
+        self._pip("install", "--editable", _ours(wanted))
+        if self.slim:
+            return
+        for engine, instead in NEURAL.items():
+            try:
+                self._pip("install", "--editable", _ours([*wanted, engine]), quiet=True)
+            except SetupError:
+                _say(
+                    f"the packages of {engine} cannot be installed, so {instead} serves instead; "
+                    "to try again, remove .venv/setup-stamp and run this again"
+                )
+
     def _pip(
         self,
         *arguments: str,
@@ -196,12 +235,26 @@ class Checkout:
         if done.returncode != 0:
             raise SetupError(f"{what} failed; fix what it says above and run this again")
 
+    def size_mb(self) -> int:
+        """Megabytes of disk that .venv takes."""
+        blocks = sum(
+            os.lstat(os.path.join(folder, name)).st_blocks
+            for folder, _, files in os.walk(self.venv)
+            for name in files
+        )
+        return blocks * 512 // 1_000_000
+
     def _forget_half_installed(self) -> None:
         """Remove packages that an interrupted run left incomplete, so that pip reinstalls them."""
         # pip writes RECORD last, but a package counts as installed as soon as METADATA exists.
         for info in self.venv.glob("lib/python*/site-packages/*.dist-info"):
             if not (info / "RECORD").is_file():
                 shutil.rmtree(info)
+
+
+def _ours(extras: Sequence[str]) -> str:
+    """What pip calls this checkout with some of its extras."""
+    return f".[{','.join(extras)}]" if extras else "."
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -235,7 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make .venv with everything at its pinned version")
     parser.add_argument("--dev", action="store_true", help="also the tools for tests and checks")
     options = parser.parse_args(arguments)
-    checkout = Checkout(Path(__file__).resolve().parent.parent, "dev" if options.dev else "")
+    checkout = Checkout(
+        Path(__file__).resolve().parent.parent,
+        "dev" if options.dev else "",
+        slim=os.environ.get("SLIM", "").lower() not in ("", "0", "no", "false"),
+    )
     started = time.monotonic()
     try:
         with _locked(checkout.root):
@@ -246,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 changed |= checkout.install_node_packages()
                 changed |= checkout.install_python_clients()
             if changed:
-                _say(f"done in {time.monotonic() - started:.0f} s")
+                _say(f"done in {time.monotonic() - started:.0f} s, {checkout.size_mb()} MB")
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,7 @@
 # Prepare this checkout: install the system packages it needs, then make .venv (ops/setup.py, which
 # gets the same arguments). Takes well under a second when there is nothing to do. PYTHON sets
 # another Python. --dev also installs what tests need: curl, Node, the packages of tests/js, and the
-# Python clients in .venv-clients.
+# Python clients in .venv-clients. SLIM=1 leaves the neural engines out.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -71,7 +71,7 @@ if ! command -v flite >/dev/null; then
     if command -v apt-get >/dev/null; then
         install flite
     else
-        echo "setup: flite not found: install it, or the embedded voice will not speak" >&2
+        echo "setup: flite not found: install it, or the minimal voice will not speak" >&2
     fi
 fi
 

@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ops.setup import Checkout, read_pins
+from ops.setup import NEURAL, Checkout, SetupError, read_pins
 from tests.support.imports import imported
 from tests.support.service import NET
 
@@ -94,6 +94,69 @@ def test_the_stamp_is_for_one_place_and_one_set_of_packages(checkout: Checkout) 
     checkout.stamp.write_text(checkout.key(version))
     moved = checkout.root.rename(checkout.root.with_name("moved"))
     assert not Checkout(moved, "dev").up_to_date()
+
+
+def test_a_slim_setup_is_not_enough_where_neural_engines_are_wanted(checkout: Checkout) -> None:
+    slim = Checkout(checkout.root, "dev", slim=True)
+    assert slim.up_to_date()  # the engines are there too, which is no hindrance
+    version = checkout.venv_version()
+    assert version is not None
+    checkout.stamp.write_text(slim.key(version))
+    assert slim.up_to_date()
+    assert not checkout.up_to_date()
+
+
+class _Recorded(Checkout):
+    """Notes what pip is to install; what is in `lost` cannot be had."""
+
+    def __init__(self, root: Path, lost: set[str], *, slim: bool = False) -> None:
+        super().__init__(root, "dev", slim=slim)
+        self.lost = lost
+        self.installed: list[str] = []
+
+    def _pip(
+        self,
+        *arguments: str,
+        quiet: bool = False,
+        python: Path | None = None,
+        pinned: bool = True,
+    ) -> None:
+        extras = arguments[-1].strip(".[]").split(",")
+        if self.lost & set(extras):
+            raise SetupError("no matching distribution found")
+        self.installed.append(arguments[-1])
+
+
+@pytest.mark.parametrize(
+    ("lost", "slim", "installed"),
+    [
+        (set(), False, [".[dev,kokoro,whisper]"]),
+        (set(), True, [".[dev]"]),
+        ({"kokoro"}, False, [".[dev]", ".[dev,whisper]"]),
+        ({"whisper"}, False, [".[dev]", ".[dev,kokoro]"]),
+        ({"kokoro", "whisper"}, False, [".[dev]"]),
+    ],
+)
+def test_a_neural_engine_that_cannot_be_had_is_left_out(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    lost: set[str],
+    slim: bool,
+    installed: list[str],
+) -> None:
+    checkout = _Recorded(tmp_path, lost, slim=slim)
+    checkout._install_everything_else()
+    assert checkout.installed == installed
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[4] for line in lines] == sorted(lost)  # "setup: the packages of kokoro"
+    assert all(NEURAL[engine] in line for engine, line in zip(sorted(lost), lines, strict=True))
+
+
+def test_nothing_is_left_out_when_the_rest_cannot_be_had(tmp_path: Path) -> None:
+    checkout = _Recorded(tmp_path, {"dev"})
+    with pytest.raises(SetupError):
+        checkout._install_everything_else()
+    assert checkout.installed == []
 
 
 def test_the_stamp_counts_for_nothing_without_a_working_venv(checkout: Checkout) -> None:
@@ -250,7 +313,8 @@ def _installed(requirement: str, seen: dict[str, str]) -> Iterator[tuple[str, st
 
 def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"], *extras["kokoro"], *extras["whisper"]]
     seen: dict[str, str] = {}
     found = {name: version for each in wanted for name, version in _installed(each, seen)}
     assert len(found) > 100
@@ -261,9 +325,13 @@ def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
 
 def test_every_imported_package_is_a_declared_dependency() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     run, dev = (
         {canonicalize_name(Requirement(each).name) for each in group}
-        for group in (project["dependencies"], project["optional-dependencies"]["dev"])
+        for group in (
+            [*project["dependencies"], *extras["kokoro"], *extras["whisper"]],
+            extras["dev"],
+        )
     )
     packages = importlib.metadata.packages_distributions()
     undeclared: set[tuple[str, str]] = set()

@@ -14,7 +14,7 @@ from tests.support.service import ROOT
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 _REQUIREMENTS = [
     Requirement(line)
-    for line in (*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["dev"])
+    for line in sum(_PROJECT["optional-dependencies"].values(), _PROJECT["dependencies"])
 ]
 _PINS = {
     canonicalize_name(name): version
