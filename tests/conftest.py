@@ -39,7 +39,10 @@ os.environ["SSL_CERT_FILE"] = str(ROOT / "tests" / "support" / "authority.pem")
 
 # Test processes that compute do so as the service's children: with one thread each, unless a test
 # says how many, and without spinning, because they share the cores with other tests.
-for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+for name in (
+    *("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    "ORT_DISABLE_TELEMETRY",
+):
     os.environ[name] = CHILD_ENVIRONMENT[name]
 
 

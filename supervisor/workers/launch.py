@@ -34,6 +34,8 @@ CHILD_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "262144",
     "MALLOC_TRIM_THRESHOLD_": "262144",
     "MALLOC_ARENA_MAX": "2",
+    # onnxruntime would start a thread for it when it is imported, and report to its makers.
+    "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

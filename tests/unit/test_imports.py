@@ -17,8 +17,8 @@ ROOMS: dict[str, set[str]] = {
     "model_procs": {"model_procs.audio"},
     "model_procs.audio": set(),
     "model_procs.weights": {"model_procs.audio"},
-    "model_procs.speech": {"model_procs", "model_procs.audio"},
-    "model_procs.listening": {"model_procs", "model_procs.audio"},
+    "model_procs.speech": {"model_procs", "model_procs.audio", "model_procs.listening"},
+    "model_procs.listening": {"model_procs", "model_procs.audio", "model_procs.weights"},
     "model_procs.engines": {
         *("model_procs", "model_procs.audio", "model_procs.speech", "model_procs.listening"),
         "model_procs.weights",

@@ -1,0 +1,179 @@
+"""Where a recording has speech, as silero-vad hears it, and where to cut it. Runs in workers.
+
+A template loads the network for its workers. Of the package silero-vad only the weights are used:
+its code imports torch, which takes hundreds of megabytes in processes that do not have it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_procs.audio.pcm import Samples
+from model_procs.audio.turns import result_of
+from model_procs.engine import Cancelled
+from model_procs.weights.packages import package_folder
+
+Probabilities = npt.NDArray[np.float32]
+"""The probability of speech in each window of `WINDOW` samples, the last of which may be short."""
+
+RATE = 16_000
+"""Sample rate in Hz of all samples here."""
+
+WINDOW = 512
+
+MARGIN_SECONDS = 0.3
+"""Sound kept around speech, because the network misses soft consonants at its ends."""
+
+PAUSE_SECONDS = 3.0
+"""A longer pause belongs to no clip: recognizers invent words in it."""
+
+_WEIGHTS = "data/silero_vad_16k_sequence.onnx"
+"""The network for many windows in one call: the same numbers in half the time."""
+_CONTEXT = 64
+"""How many samples before a window the network gets with it."""
+_BLOCK = 256
+"""Windows in one call, which takes 10 ms. With more it is not faster, and takes more memory."""
+_STATE = (1, 1, 128)
+
+_SPEECH = 0.5
+_PAUSE = 0.35
+"""Speech begins at a probability of `_SPEECH`, and ends where it is below `_PAUSE`."""
+_SHORTEST = 3
+"""Windows: the network hears a short "yes" in more of them, and a click in fewer."""
+_CUT = 9
+"""Windows, 0.3 s: where a clip without a pause is cut, all of them should have little speech."""
+
+
+def load() -> None:
+    """Load the network, once in a process. It starts no thread, so that templates can fork.
+
+    Raises `ServiceError` (model_unavailable) when the package is not installed.
+    """
+    _network()
+
+
+def speech_probabilities(samples: Samples, stop: threading.Event | None = None) -> Probabilities:
+    """The probability of speech in each window of `samples`.
+
+    A minute takes about 60 ms. Raises `Cancelled` soon after `stop` is set.
+    """
+    return result_of(probing(samples, stop))
+
+
+def probing(
+    samples: Samples, stop: threading.Event | None = None
+) -> Generator[None, None, Probabilities]:
+    """Return what `speech_probabilities` does; yields after each 8 s of sound (10 ms)."""
+    network = _network()
+    windows = -(-len(samples) // WINDOW)
+    padded = np.zeros(_CONTEXT + windows * WINDOW, np.float32)
+    padded[_CONTEXT : _CONTEXT + len(samples)] = samples
+    hidden = cell = np.zeros(_STATE, np.float32)
+    found = np.empty(windows, np.float32)
+    for first in range(0, windows, _BLOCK):
+        if stop is not None and stop.is_set():
+            raise Cancelled
+        last = min(first + _BLOCK, windows)
+        block = padded[first * WINDOW : last * WINDOW + _CONTEXT]
+        frames = np.lib.stride_tricks.sliding_window_view(block, _CONTEXT + WINDOW)[::WINDOW]
+        found[first:last], hidden, cell = network.run(
+            ("speech_probs", "hn", "cn"),
+            {"input": np.ascontiguousarray(frames), "h": hidden, "c": cell},
+        )
+        yield
+    return found
+
+
+def speech_ranges(probabilities: Probabilities, length: int) -> list[tuple[int, int]]:
+    """Ranges (start, end) of a recording of `length` samples that have speech, in order.
+
+    Each has `MARGIN_SECONDS` of sound around the speech; pauses of twice that are in no range.
+    """
+    margin = int(MARGIN_SECONDS * RATE)
+    ranges = [
+        (max(first * WINDOW - margin, 0), min(last * WINDOW + margin, length))
+        for first, last in _spoken(probabilities)
+    ]
+    return _joined(ranges, 0)
+
+
+def clips(
+    probabilities: Probabilities,
+    length: int,
+    max_seconds: float,
+    *,
+    pause_seconds: float = PAUSE_SECONDS,
+) -> list[tuple[int, int]]:
+    """Ranges of a recording that contain its `speech_ranges`, in order, without overlap.
+
+    None is longer than `max_seconds`. They leave out pauses longer than `pause_seconds`. What is
+    longer without such a pause is cut in the second half of the longest possible clip: in the
+    middle of the longest pause there, or without one where speech is least likely.
+    """
+    limit = int(max_seconds * RATE)
+    found: list[tuple[int, int]] = []
+    for first, end in _joined(speech_ranges(probabilities, length), int(pause_seconds * RATE)):
+        start = first
+        while end - start > limit:
+            cut = _cut(probabilities, start + limit // 2, start + limit)
+            found.append((start, cut))
+            start = cut
+        found.append((start, end))
+    return found
+
+
+@cache
+def _network() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it would keep the memory of the longest block
+    return onnxruntime.InferenceSession(
+        str(package_folder("silero_vad") / _WEIGHTS), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _spoken(probabilities: Probabilities) -> list[tuple[int, int]]:
+    """From which window to which there is speech, without margins."""
+    ranges = []
+    quiet = np.append(np.flatnonzero(probabilities < _PAUSE), len(probabilities))
+    last = 0
+    for first in np.flatnonzero(probabilities >= _SPEECH):
+        if first < last:
+            continue
+        last = quiet[np.searchsorted(quiet, first)]
+        if last - first >= _SHORTEST:
+            ranges.append((int(first), int(last)))
+    return ranges
+
+
+def _joined(ranges: list[tuple[int, int]], pause: int) -> list[tuple[int, int]]:
+    """`ranges`, those of them joined that are at most `pause` samples apart."""
+    joined: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if joined and start - joined[-1][1] <= pause:
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _cut(probabilities: Probabilities, earliest: int, latest: int) -> int:
+    """Where to cut between two samples; of equally good places the last."""
+    first, last = -(-earliest // WINDOW), latest // WINDOW
+    within = probabilities[first:last]
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], within < _PAUSE, [0]])))
+    starts, lengths = edges[::2][::-1], np.diff(edges)[::2][::-1]
+    if len(lengths) and lengths.max() > 1:
+        longest = int(lengths.argmax())
+        return int((2 * (first + starts[longest]) + lengths[longest]) * WINDOW // 2)
+    likely = np.convolve(within, np.ones(min(_CUT, len(within))), mode="valid")
+    quietest = len(likely) - 1 - int(likely[::-1].argmin())
+    return int((2 * (first + quietest) + min(_CUT, len(within))) * WINDOW // 2)
