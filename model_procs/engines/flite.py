@@ -31,6 +31,7 @@ from ipc.operations import Sampling
 from model_procs.audio.pcm import Samples
 from model_procs.audio.pitch import median_pitch
 from model_procs.engine import Cancelled, EngineConfig, Needs
+from model_procs.listening import vad
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.signs import without_named
 from model_procs.speech.normalize.speech import prepare
@@ -112,6 +113,7 @@ class FliteEngine(SpeechEngine):
 
     def load(self) -> None:
         """Find the program and its voices. Raises ServiceError (model_unavailable) without them."""
+        vad.load()
         self._program = shutil.which("flite")
         if self._program is None:
             raise ServiceError(

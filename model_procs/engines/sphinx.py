@@ -2,9 +2,9 @@
 
 Loads in the template, transcribes in the workers.
 
-The decoder holds Python's lock while it searches. Therefore a recording is cut where it is quiet
-into short utterances, and each utterance is fed in short pieces. Between two pieces the worker can
-answer pings and notice `stop`.
+The decoder holds Python's lock while it searches. Therefore the speech in a recording is cut in
+pauses into short utterances, and each utterance is fed in short pieces. Between two pieces the
+worker can answer pings and notice `stop`.
 
 The decoder needs the cepstral mean of an utterance. If it gets the utterance as a whole, it
 computes the mean before the search; if it gets pieces, it guesses the mean from earlier sound. So a
@@ -24,11 +24,11 @@ import numpy as np
 
 from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Recording, Transcribe, Transcript
+from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Transcribe, Transcript
 from model_procs.audio.pcm import Samples, pcm16
 from model_procs.engine import Cancelled, EngineConfig
-from model_procs.listening.base import RATE, TranscriptionEngine, finished
-from model_procs.listening.segments import segments
+from model_procs.listening import vad
+from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import NO_EMOTION, NO_EVENT, Piece, TimedWord, merge, spell
 
 LANGUAGES = (AUTO_LANGUAGE, "en")
@@ -41,11 +41,6 @@ _FILLERS = "<[+"
 """First characters of the names of noises and silences."""
 _VARIANT = re.compile(r"\(\d+\)$")
 """The mark of another pronunciation of a word."""
-_MARGIN_SECONDS = 0.3
-"""Sound kept around every frame with speech, so that soft consonants are not lost.
-
-pocketsphinx's own Endpointer is stricter: it loses a word shorter than 0.3 s between two pauses.
-"""
 _MEASURE = "measure"
 _ONE_WORD = "#JSGF V1.0; grammar one; public <word> = oh;"
 
@@ -63,15 +58,17 @@ class SphinxEngine(TranscriptionEngine):
         """Load the English model from the pocketsphinx wheel. Raises pocketsphinx's exceptions."""
         from pocketsphinx import Decoder
 
+        vad.load()
         self._decoder = Decoder(loglevel="FATAL", samprate=RATE)
         self._search = self._decoder.current_search()
         self._decoder.add_jsgf_string(_MEASURE, _ONE_WORD)
 
     def warm_up(self) -> None:
-        """Transcribe a second of noise that is loud enough to count as speech."""
-        noise = np.random.default_rng(0).standard_normal(RATE) * 0.1
-        options = Transcribe(Recording(key=""))
-        finished(self, self.transcribe(noise.astype(np.float32), options, threading.Event()))
+        """Search a second of noise for speech, and then for words."""
+        noise = (np.random.default_rng(0).standard_normal(RATE) * 0.1).astype(np.float32)
+        utterance, stop = pcm16(noise), threading.Event()
+        vad.speech_probabilities(noise)
+        self._decode(utterance, self._cepstral_mean([utterance], stop), stop, 0.0)
 
     def info(self) -> EngineInfo:
         """Languages, and what clients must know."""
@@ -166,30 +163,10 @@ def _raw(text: str) -> str:
     return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|woitn|>{text}"
 
 
-def _speech(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
-    """Ranges of `samples` that may have speech, in order, without overlap."""
-    from pocketsphinx import Vad
-
-    vad = Vad(Vad.LOOSE, RATE)
-    frame = vad.frame_bytes // 2
-    count = -(-len(samples) // frame)
-    pcm = pcm16(np.pad(samples, (0, count * frame - len(samples))))
-    spoken = np.zeros(count + 2, np.int8)  # with a silent frame before and one after
-    for index in range(count):
-        if stop.is_set():
-            raise Cancelled
-        spoken[index + 1] = vad.is_speech(pcm[2 * frame * index : 2 * frame * (index + 1)])
-    margin = int(_MARGIN_SECONDS * RATE / frame)
-    near = np.convolve(spoken, np.ones(2 * margin + 1), mode="same") > 0
-    near[[0, -1]] = False
-    edges = (np.flatnonzero(np.diff(near)) * frame).clip(max=len(samples))
-    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
 def _utterances(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:
-    """Ranges of `samples` to decode one by one: the speech, cut where it is quietest."""
-    return [
-        (first + start, first + end)
-        for first, last in _speech(samples, stop)
-        for start, end in segments(samples[first:last], RATE, UTTERANCE_SECONDS)
-    ]
+    """Ranges of `samples` to decode one by one: the speech, cut in pauses.
+
+    The decoder hears words in noise, therefore all longer pauses are left out.
+    """
+    probabilities = vad.speech_probabilities(samples, stop)
+    return vad.clips(probabilities, len(samples), UTTERANCE_SECONDS, pause_seconds=0)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
 from model_procs.audio.pcm import Samples
 from model_procs.audio.turns import result_of
@@ -30,6 +31,9 @@ WINDOW = 512
 MARGIN_SECONDS = 0.3
 """Sound kept around speech, because the network misses soft consonants at its ends."""
 
+TRIM_SECONDS = 0.2
+"""Sound kept before and after the speech of a voice."""
+
 PAUSE_SECONDS = 3.0
 """A longer pause belongs to no clip: recognizers invent words in it."""
 
@@ -46,6 +50,8 @@ _PAUSE = 0.35
 """Speech begins at a probability of `_SPEECH`, and ends where it is below `_PAUSE`."""
 _SHORTEST = 3
 """Windows: the network hears a short "yes" in more of them, and a click in fewer."""
+_SURE = RATE // WINDOW
+"""Windows: with less than a second of speech, a recording may be of something else, like a song."""
 _CUT = 9
 """Windows, 0.3 s: where a clip without a pause is cut, all of them should have little speech."""
 
@@ -103,6 +109,20 @@ def speech_ranges(probabilities: Probabilities, length: int) -> list[tuple[int, 
     return _joined(ranges, 0)
 
 
+def trimmed(samples: Samples, rate: int) -> Samples:
+    """`samples` from their first to their last speech, with `TRIM_SECONDS` of sound around it.
+
+    With less than a second of speech they stay as they are: the network may not know this voice.
+    """
+    at_own_rate = soxr.resample(samples, rate, RATE) if rate != RATE else samples
+    spoken = _spoken(speech_probabilities(at_own_rate))
+    if sum(last - first for first, last in spoken) < _SURE:
+        return samples
+    start = spoken[0][0] * WINDOW / RATE - TRIM_SECONDS
+    end = spoken[-1][1] * WINDOW / RATE + TRIM_SECONDS
+    return samples[max(int(start * rate), 0) : int(end * rate)]
+
+
 def clips(
     probabilities: Probabilities,
     length: int,
@@ -114,14 +134,16 @@ def clips(
 
     None is longer than `max_seconds`. They leave out pauses longer than `pause_seconds`. What is
     longer without such a pause is cut in the second half of the longest possible clip: in the
-    middle of the longest pause there, or without one where speech is least likely.
+    middle of the longest pause there, or without one where speech is least likely. What remains is
+    at least a quarter of the longest clip, because recognizers guess at shorter ones.
     """
     limit = int(max_seconds * RATE)
     found: list[tuple[int, int]] = []
     for first, end in _joined(speech_ranges(probabilities, length), int(pause_seconds * RATE)):
         start = first
         while end - start > limit:
-            cut = _cut(probabilities, start + limit // 2, start + limit)
+            latest = min(start + limit, end - limit // 4)
+            cut = _cut(probabilities, start + limit // 2, latest)
             found.append((start, cut))
             start = cut
         found.append((start, end))

@@ -37,6 +37,7 @@ from model_procs.audio.decode import decode
 from model_procs.audio.joined import joined, sources
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
+from model_procs.listening import vad
 from model_procs.speech.alignment import Alignment
 from model_procs.speech.encode import Encoder
 from model_procs.speech.normalize.speech import spoken_sentences
@@ -351,15 +352,7 @@ class SpeechEngine:
         """
         try:
             samples = joined(
-                [
-                    decode(
-                        source,
-                        rate=self.reference_rate,
-                        max_seconds=REFERENCE_SECONDS,
-                        truncate=True,
-                    )
-                    for source in sources(recording)
-                ],
+                [self._decode_source(source) for source in sources(recording)],
                 int(REFERENCE_SECONDS * self.reference_rate),
             )
         except FileNotFoundError:
@@ -375,3 +368,10 @@ class SpeechEngine:
                 "speech",
             )
         return samples
+
+    def _decode_source(self, source: bytes | str) -> Samples:
+        """The first samples of a recording, without what is before and after its speech."""
+        samples = decode(
+            source, rate=self.reference_rate, max_seconds=REFERENCE_SECONDS, truncate=True
+        )
+        return vad.trimmed(samples, self.reference_rate)

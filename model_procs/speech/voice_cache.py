@@ -21,7 +21,7 @@ from model_procs.speech.voice_files import FOLDER, VoiceFiles, cost
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = 2
+_LAYOUT = 3
 """Increase this when the file layout changes, or the way a recording is decoded."""
 
 

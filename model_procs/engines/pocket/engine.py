@@ -34,6 +34,7 @@ from model_procs.engines.pocket.mimi import Mimi
 from model_procs.engines.pocket.pace import Pace, measure
 from model_procs.engines.pocket.runs import split_runs
 from model_procs.heap import keep_large_blocks
+from model_procs.listening import vad
 from model_procs.speech.base import SpeechEngine
 from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
@@ -108,6 +109,7 @@ class PocketEngine(SpeechEngine):
         Raises ServiceError (model_unavailable) with the library's message and how to fix it.
         """
         os.environ["HF_HUB_OFFLINE"] = "1"
+        vad.load()
         try:
             import torch
 

@@ -22,13 +22,13 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import NO_LANGUAGE, Recording, Transcribe
 from model_procs import linears
 from model_procs.audio.pcm import Samples
+from model_procs.audio.turns import in_turns
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.sensevoice.encoder import BestPath, Encoder
 from model_procs.heap import keep_large_blocks
-from model_procs.listening import ctc
+from model_procs.listening import ctc, vad
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
-from model_procs.listening.segments import segments
 from model_procs.listening.transcript import LANGUAGES, Piece
 from model_procs.weights import locate as weights
 from model_procs.weights.lean_import import lean_import, without_values
@@ -41,6 +41,9 @@ CAPACITY = 4
 """How many requests a worker serves at once, unless the settings say so."""
 
 _SHORTEST = RATE // 10
+
+_TURN_SECONDS = 0.05
+"""How long speech is searched in a long recording before other requests get a turn."""
 
 _ROW_SECONDS = 0.06
 """The sound in a row of the encoder's input."""
@@ -82,6 +85,7 @@ class SenseVoiceEngine(TranscriptionEngine):
 
         torch.set_num_threads(1)  # here, and in each thread of the workers
         ensure_torchaudio()
+        vad.load()
         try:
             model, self._frontend, self._tokenizer = _build(self._folder)
             parameters = sum(value.numel() for value in model.parameters())
@@ -139,7 +143,7 @@ class SenseVoiceEngine(TranscriptionEngine):
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece | None]:
-        """Yield pieces of at most `PIECE_SECONDS`, cut where it is quiet.
+        """Yield pieces of at most `PIECE_SECONDS`, cut in pauses; long pauses are in no piece.
 
         Raises ServiceError (invalid_option) for an unknown language hint.
         """
@@ -148,7 +152,8 @@ class SenseVoiceEngine(TranscriptionEngine):
                 ErrorCode.invalid_option,
                 f"language {options.language!r} is unknown; choose one of {', '.join(LANGUAGES)}",
             )
-        clips = _clips(samples, options)
+        ranges = yield from _ranges(samples, stop)
+        clips = _clips(samples, ranges, options)
         self._batches.add(clips)
         try:
             for clip in clips:
@@ -239,11 +244,27 @@ class _Queries:
         return self._embeddings[rows]
 
 
-def _clips(samples: Samples, options: Transcribe) -> list[Clip[BestPath]]:
-    """`samples` in clips of at most `PIECE_SECONDS`, due one after the other."""
+def _ranges(
+    samples: Samples, stop: threading.Event
+) -> Generator[None, None, list[tuple[int, int]]]:
+    """Where to cut `samples`: not at all, if they are short enough for one piece.
+
+    One piece remains also without speech: the model knows laughter and music too.
+    """
+    longest = int(PIECE_SECONDS * RATE)
+    if len(samples) <= longest:
+        return [(0, len(samples))]
+    probabilities = yield from in_turns(vad.probing(samples, stop), _TURN_SECONDS)
+    return vad.clips(probabilities, len(samples), PIECE_SECONDS) or [(0, longest)]
+
+
+def _clips(
+    samples: Samples, ranges: list[tuple[int, int]], options: Transcribe
+) -> list[Clip[BestPath]]:
+    """The clips of `samples` at these ranges, due one after the other."""
     clips = []
     due = time.monotonic()
-    for start, end in segments(samples, RATE, PIECE_SECONDS):
+    for start, end in ranges:
         rows = ctc.QUERIES + math.ceil((end - start) / RATE / _ROW_SECONDS)
         due += rows * ROW_SECONDS
         clips.append(Clip[BestPath](samples[start:end], options, start / RATE, rows, due))
