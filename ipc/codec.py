@@ -21,7 +21,7 @@ import msgpack
 from ipc.messages import Chunk, Message
 from ipc.operations import AnyOperation
 
-VERSION = 4
+VERSION = 5
 MAX_FRAME = 4 * 1024 * 1024
 """The longest payload in bytes. Longer data is sent as several chunks, or as the path of a file."""
 

@@ -50,6 +50,7 @@ class EngineInfo:
     - `approximation`: what the engine can only approximate.
     - `facts`: other facts, such as parameters, quantization, version of the weights.
     - `mixes`: whether it speaks mixes of its voices (`ipc.voice_mix`);
+    - `translates`: whether it translates speech to English;
     - `chosen`: options that it has chosen by measuring. Whoever loads it again hands them to it,
       because a replay must have the same bits.
     """
@@ -64,6 +65,7 @@ class EngineInfo:
     options: tuple[str, ...] = ()
     approximation: str | None = None
     mixes: bool = False
+    translates: bool = False
     facts: Json = field(default_factory=dict)
     chosen: Json = field(default_factory=dict)
 

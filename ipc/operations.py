@@ -207,7 +207,11 @@ class Segment:
 
     - `words`: None if the request did not ask for words;
     - `avg_logprob`: the mean of the logarithms of its tokens' probabilities; `no_speech`: the
-      probability that there is no speech. Both are None if the model has none.
+      probability that there is no speech;
+    - `compression_ratio`: how repetitive the text is; `temperature`: at which it was recognized;
+      `tokens`: the model's numbers of its tokens, for clients that know the model.
+
+    What the model does not have is None, or ().
     """
 
     id: int
@@ -218,6 +222,9 @@ class Segment:
     words: tuple[Word, ...] | None = None
     avg_logprob: float | None = None
     no_speech: float | None = None
+    compression_ratio: float | None = None
+    temperature: float | None = None
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +244,10 @@ class Transcribe(Operation[Transcript]):
 
     `language` is a hint, or `AUTO_LANGUAGE`. `itn` writes numbers as digits and adds punctuation.
     With `words` each segment has its words. With `streamed` each segment is sent when it is known.
+
+    Engines without these ignore them: `prompt` is a text before the recording, for its spelling and
+    style; `temperature` is how random recognition is, None as the engine finds best. With
+    `translate` the transcript is in English; engines that cannot translate refuse that.
     """
 
     recording: Recording
@@ -244,6 +255,9 @@ class Transcribe(Operation[Transcript]):
     itn: bool = True
     words: bool = False
     streamed: bool = False
+    prompt: str | None = None
+    temperature: float | None = None
+    translate: bool = False
 
 
 AnyOperation = Speak | EncodeVoice | Transcribe

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
+from ipc.engines import EngineInfo
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import (
     TRANSCRIPT_SECONDS,
@@ -48,6 +49,10 @@ class TranscriptionEngine:
         """
         raise NotImplementedError
 
+    def info(self) -> EngineInfo:
+        """Facts for clients and for /health."""
+        raise NotImplementedError
+
     def merge(self, pieces: Sequence[Piece]) -> Transcript:
         """The transcript of the whole recording from all its pieces, without segments."""
         return merge(pieces)
@@ -83,6 +88,11 @@ class TranscriptionEngine:
         if source is None:
             raise ServiceError(
                 ErrorCode.invalid_request, "the request has no recording to transcribe; send one"
+            )
+        if operation.translate and not self.info().translates:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the engine {self.name} does not translate; use the engine whisper",
             )
         samples = yield from in_turns(
             decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False),

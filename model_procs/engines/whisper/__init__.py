@@ -1,0 +1,1 @@
+"""Whisper: transcription in a hundred languages, and translation to English."""
