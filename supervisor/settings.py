@@ -144,12 +144,24 @@ class Settings(BaseSettings):
         "(kokoro, whisper) or minimal (flite, sphinx); auto means the first of these that is "
         "installed, for each kind",
     )
+    engines: str = Field(
+        "",
+        validation_alias=AliasChoices("VOICE_ENGINE_MODELS", "engines"),
+        description="models to run, of both kinds in one list: `pocket,kokoro,sensevoice,whisper`; "
+        "of each kind the first is the default; a kind without a name gets that of the profile",
+    )
     tts_engine: str = Field(
         "",
-        description="engine for speech, a name or module:Class; of several (`a,b`) the first is "
-        "the default",
+        description="instead of names in that list: engine for speech, a name or module:Class; of "
+        "several (`a,b`) the first is the default",
     )
     stt_engine: str = Field("", description="the same for transcription")
+    idle_unload: float = Field(
+        0,
+        ge=0,
+        description="seconds without a request after which a model is unloaded; the next request "
+        "loads it again; 0 = never",
+    )
     tts_workers: str = Field(
         "1", description="number of workers of each speech engine; with `1,a=2` engine a has two"
     )
@@ -378,8 +390,14 @@ class Settings(BaseSettings):
     def _models_of(self, kind: Kind) -> list[ModelSettings]:
         """The models of one kind. Raises `ValueError` for settings that contradict each other."""
         setting = f"{kind}_engine"
+        listed = self._listed(kind)
         named = [self._engine(kind, setting, name) for name in _split(getattr(self, setting))]
-        engines = named or [self._default(kind)]
+        if listed and named:
+            raise ValueError(
+                f"VOICE_ENGINE_MODELS and VOICE_ENGINE_{setting.upper()} both name an engine for "
+                f"{kind}; name all engines of a kind in one of the two"
+            )
+        engines = listed or named or [self._default(kind)]
         names = [spec.name for spec in engines]
         if len(set(names)) < len(names):
             raise ValueError(f"{setting} names an engine twice")
@@ -422,6 +440,20 @@ class Settings(BaseSettings):
             )
 
         return [model(index, spec) for index, spec in enumerate(engines)]
+
+    def _listed(self, kind: Kind) -> list[EngineSpec]:
+        """The engines of `kind` in the list of both kinds."""
+        names = _split(self.engines)
+        for name in names:
+            if name not in ENGINES:
+                raise ValueError(
+                    f"VOICE_ENGINE_MODELS: {name} is unknown; use some of "
+                    f"{', '.join(sorted(ENGINES))}; an engine of your own (module:Class) goes into "
+                    "VOICE_ENGINE_TTS_ENGINE or VOICE_ENGINE_STT_ENGINE"
+                )
+            if names.count(name) > 1:
+                raise ValueError(f"VOICE_ENGINE_MODELS names {name} twice")
+        return [ENGINES[name] for name in names if ENGINES[name].kind is kind]
 
     def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
         """The engine called `name`, or of the class that it names."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ipc.engines import EngineInfo, Kind
 from ipc.operations import AUTO_LANGUAGE
+from ipc.voice_mix import parse_mix
 from supervisor.dispatch.backend import Backend
 
 
@@ -66,7 +67,7 @@ class Models:
         """The model that a request selects.
 
         In this order: the one whose name or engine is `model`; else the first that has the built-in
-        voice `voice`; else the first that knows `language`; else the default one. Clients send the
+        voice `voice`, or mixes its voices to that; else the first that knows `language`; else the default one. Clients send the
         names of other services' models, so an unknown name is ignored.
         """
         candidates = self._by_kind[kind]
@@ -81,8 +82,19 @@ class Models:
         return candidates[0]
 
 
+def has_voice(info: EngineInfo, voice: str) -> bool:
+    """Whether `voice` is a built-in voice of the engine, or a mix of them that it speaks."""
+    ids = {builtin.id for builtin in info.voices}
+    if voice in ids or not info.mixes:
+        return voice in ids
+    try:
+        return all(name in ids for name, _ in parse_mix(voice))
+    except ValueError:
+        return False
+
+
 def _suits(info: EngineInfo, voice: str | None, language: str | None) -> bool:
     """Whether the model has the voice; without a voice, whether it knows the language."""
     if voice is not None:
-        return any(builtin.id == voice for builtin in info.voices)
+        return has_voice(info, voice)
     return language not in (None, AUTO_LANGUAGE) and language in info.languages

@@ -2,12 +2,13 @@
 
 Runs in the front, once at start. `ipc.engines` declares what the models need. The front and the
 templates take their part of the container. The rest is divided among the workers and, for each
-model, one successor, so that a new worker fits beside the one it replaces.
+model, one successor, so that a new worker fits beside the one it replaces. Where that is too much,
+no successor is planned for: a worker then ends before the one that replaces it starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 MB = 1024 * 1024
@@ -74,6 +75,11 @@ class Need:
         """What a worker needs, beyond its memory at READY, for all requests that it serves."""
         return self.request + (self.capacity - 1) * self.further
 
+    @property
+    def smallest(self) -> Need:
+        """The same with the lowest capacity that is allowed."""
+        return replace(self, capacity=self.least)
+
     def within(self, growth: int) -> Need:
         """The same with the highest capacity for which `growth` MB are enough, if there is one."""
         if self.growth <= growth or not self.further:
@@ -111,21 +117,32 @@ def plan(total: int, needs: Mapping[str, Need]) -> dict[str, Plan]:
         for model, need in needs.items()
         if need.hard is not None
     }
-    open_slots = sum(need.workers + 1 for model, need in needs.items() if model not in claimed)
     left = usable - fixed - sum(claimed.values())
-    share = min(MAX_HARD_MB, left // open_slots) if open_slots else 0
-    fitting = {
-        model: need.within(_growth_mb(need.hard, need) if need.hard else share)
-        for model, need in needs.items()
-    }
-    short = [
-        model for model, need in fitting.items() if model not in claimed and share < need.growth
-    ]
-    if left < 0 or short:
-        raise DoesNotFit(_explain(total, fitting, claimed, left))
-    return {
-        model: Plan(_limits(model, need, share), need.capacity) for model, need in fitting.items()
-    }
+    sharing = [need for model, need in needs.items() if model not in claimed]
+    level = _level(left, sharing, successors=1)
+    if level is None:
+        level = _level(left, sharing, successors=0)
+    if level is None:
+        raise DoesNotFit(_explain(total, needs, claimed, left))
+
+    def planned(model: str, need: Need) -> Plan:
+        growth = _growth_mb(need.hard, need) if need.hard else max(level, need.smallest.growth)
+        fitting = need.within(growth)
+        return Plan(_limits(model, fitting, growth), fitting.capacity)
+
+    return {model: planned(model, need) for model, need in needs.items()}
+
+
+def _level(left: int, needs: Sequence[Need], *, successors: int) -> int | None:
+    """The highest share, in MB, of each worker and of so many successors of each model.
+
+    A worker whose large request needs more gets that much. None: `left` MB are not enough.
+    """
+
+    def taken(level: int) -> int:
+        return sum((need.workers + successors) * max(level, need.smallest.growth) for need in needs)
+
+    return next((level for level in range(MAX_HARD_MB, -1, -1) if taken(level) <= left), None)
 
 
 def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:
@@ -155,23 +172,17 @@ def _explain(
     left: int,
 ) -> str:
     parts = [f"front {FRONT_MB}"]
+    wanted = int(total * USABLE) // MB - left
     for model, need in needs.items():
-        room = claimed.get(model, (need.workers + 1) * need.growth)
+        room = claimed.get(model, need.workers * need.smallest.growth)
         parts.append(
             f"{model} {need.template} for its template, {need.worker * need.workers} for "
             f"{need.workers} worker(s) and {room} for their growth"
         )
-    wanted = (
-        int(total * USABLE) // MB
-        - left
-        + sum(
-            (need.workers + 1) * need.growth
-            for model, need in needs.items()
-            if model not in claimed
-        )
-    )
+        wanted += 0 if model in claimed else room
     return (
         f"the memory limits cannot fit: {wanted} MB are needed ({', '.join(parts)}) and "
         f"{int(total * USABLE) // MB} MB of {total // MB} MB can be used; lower the hard limits, "
-        "the number of workers or their capacity, or give the container more memory"
+        "the number of workers or their capacity, run fewer models (VOICE_ENGINE_MODELS), or give "
+        "the container more memory"
     )

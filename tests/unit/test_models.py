@@ -58,6 +58,7 @@ def model(
     voices: str = "",
     languages: str = "",
     loaded: bool = True,
+    mixes: bool = False,
 ) -> Model:
     """A model with these voices and languages, words of a text."""
     info = EngineInfo(
@@ -65,6 +66,7 @@ def model(
         16_000,
         voices=tuple(BuiltinVoice(voice, voice.title()) for voice in voices.split()),
         languages=tuple(languages.split()),
+        mixes=mixes,
     )
     backend: Backend = FakeBackend(engine, kind, info if loaded else None)
     return Model(name, kind, backend)
@@ -136,6 +138,26 @@ def test_which_model_speaks(name: str | None, voice: str | None, expected: Model
 )
 def test_which_model_listens(name: str | None, language: str | None, expected: Model) -> None:
     assert MODELS.resolve(Kind.STT, model=name, language=language) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "voice", "expected"),
+    [
+        (None, "af_bella+af_sky", "mixer"),
+        (None, "af_bella(2)+ af_sky (1)", "mixer"),
+        ("mixer", "af_bella+af_sky", "mixer"),
+        ("tts-1", "af_bella+af_sky", "mixer"),
+        # What is no mix of one model's voices is the default model's to refuse.
+        (None, "af_bella+alba", "pocket"),
+        (None, "af_bella+", "pocket"),
+        (None, "alba+marius", "pocket"),
+        ("pocket", "af_bella+af_sky", "pocket"),
+    ],
+)
+def test_which_model_speaks_a_mix(name: str | None, voice: str, expected: str) -> None:
+    mixer = model("mixer", "mixer", voices="af_bella af_sky", mixes=True)
+    found = Models([POCKET, FLITE, mixer]).resolve(Kind.TTS, model=name, voice=voice)
+    assert found.backend.engine.name == expected
 
 
 def test_the_automatic_language_is_no_reason_to_leave_the_default_model() -> None:

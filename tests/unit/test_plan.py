@@ -11,7 +11,7 @@ import pytest
 
 from ipc.engines import ENGINES, EngineSpec, Footprint, Kind
 from supervisor.http.routes.health import report
-from supervisor.memory.limits import DoesNotFit
+from supervisor.memory.limits import MB, DoesNotFit
 from supervisor.service import Service, default_threads
 from supervisor.settings import Settings
 
@@ -34,8 +34,9 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
 
     @asynccontextmanager
     async def make(**settings: Any) -> AsyncIterator[Service]:
+        engines = {"tts_engine": "choir", "stt_engine": "sphinx"}
         folders = {"voices_dir": tmp_path / "voices", "spool_dir": tmp_path}
-        service = Service(Settings.model_validate({"tts_engine": "choir", **folders, **settings}))
+        service = Service(Settings.model_validate({**engines, **folders, **settings}))
         yield service
         await service.close()
 
@@ -66,8 +67,32 @@ async def test_what_is_set_is_obeyed_or_refused(service: Make) -> None:
         pool = made._configs["tts"].pool
         assert (pool.capacity, pool.launch.capacity, pool.launch.live) == (3, 3, 2)
     with pytest.raises(DoesNotFit):
-        async with service(memory_limit_mb=850, tts_capacity="4"):
+        async with service(memory_limit_mb=850, tts_capacity="20"):
             pass
+
+
+async def test_four_models_fit_into_four_gigabytes(tmp_path: Path) -> None:
+    names = ("pocket", "kokoro", "sensevoice", "whisper")
+    settings = {"engines": ",".join(names), "memory_limit_mb": 4096}
+    folders = {"voices_dir": tmp_path / "voices", "spool_dir": tmp_path}
+    service = Service(Settings.model_validate({**settings, **folders}))
+    try:
+        pools = [config.pool for config in service._configs.values()]
+        assert sorted(pool.engine.name for pool in pools) == sorted(names)
+        for pool in pools:
+            footprint = pool.engine.footprint
+            growth = footprint.request + (pool.capacity - 1) * footprint.further
+            assert pool.capacity >= 1
+            assert growth * MB <= pool.policy.limits.hard.size
+    finally:
+        await service.close()
+
+
+async def test_who_has_too_many_models_is_told_which_setting_chooses_them(tmp_path: Path) -> None:
+    names = "pocket,kokoro,sensevoice,whisper"
+    settings = Settings(engines=names, memory_limit_mb=2048, spool_dir=tmp_path)
+    with pytest.raises(DoesNotFit, match="run fewer models \\(VOICE_ENGINE_MODELS\\)"):
+        Service(settings)
 
 
 @pytest.mark.parametrize(("setting", "workers"), [("auto", "1"), ("auto", "2"), ("3", "2")])

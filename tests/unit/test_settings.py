@@ -15,6 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HUM = "tests.support.listening_engines:Hum"
 
 
+@pytest.fixture(autouse=True)
+def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` chooses must not depend on what this environment has."""
+    monkeypatch.setattr("ipc.engines._importable", lambda modules: not tuple(modules))
+
+
 def model(settings: Settings, name: str) -> ModelSettings:
     """The model of that name."""
     (found,) = [one for one in settings.models if one.name == name]
@@ -74,6 +80,31 @@ def test_the_first_engine_of_a_kind_is_its_default_model() -> None:
     other_way_round = Settings(tts_engine=f"{HUM},flite")
     assert [one.name for one in other_way_round.models] == ["tts", "flite", "stt"]
     assert model(other_way_round, "tts").engine.name == "Hum"
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("kokoro,whisper,pocket", {"tts": "kokoro", "pocket": "pocket", "stt": "whisper"}),
+        (" sphinx , flite,kokoro", {"tts": "flite", "kokoro": "kokoro", "stt": "sphinx"}),
+        # A kind that is not named has its default.
+        ("kokoro", {"tts": "kokoro", "stt": "sensevoice"}),
+        ("sphinx,whisper", {"tts": "pocket", "stt": "sphinx", "whisper": "whisper"}),
+        ("", {"tts": "pocket", "stt": "sensevoice"}),
+    ],
+)
+def test_one_list_names_the_models_of_both_kinds(
+    monkeypatch: pytest.MonkeyPatch, listed: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setenv("VOICE_ENGINE_MODELS", listed)
+    settings = Settings(profile="production")
+    assert {one.name: one.engine.name for one in settings.models} == expected
+
+
+def test_the_list_goes_together_with_a_class_of_the_other_kind() -> None:
+    settings = Settings(engines="whisper,sphinx", tts_engine=HUM, stt_workers="1,sphinx=2")
+    assert engines(settings) == ("Hum", "whisper", "sphinx")
+    assert model(settings, "sphinx").workers == 2
 
 
 @pytest.mark.parametrize(
@@ -139,6 +170,22 @@ def test_each_model_knows_the_setting_of_its_limits() -> None:
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
+        ({"engines": "kokoro,whisper,kokoro"}, "VOICE_ENGINE_MODELS names kokoro twice"),
+        (
+            {"engines": "kokoro,whisper-1"},
+            "whisper-1 is unknown; use some of flite, kokoro, .*, whisper;",
+        ),
+        ({"engines": HUM}, "is unknown; .* goes into VOICE_ENGINE_TTS_ENGINE or"),
+        (
+            {"engines": "kokoro", "tts_engine": HUM},
+            "VOICE_ENGINE_MODELS and VOICE_ENGINE_TTS_ENGINE both name an engine for tts",
+        ),
+        (
+            {"engines": "flite,sphinx", "stt_engine": "sphinx"},
+            "VOICE_ENGINE_MODELS and VOICE_ENGINE_STT_ENGINE both name an engine for stt",
+        ),
+        ({"engines": "kokoro", "tts_workers": "1,flite=2"}, "there is no engine flite"),
+        ({"idle_unload": "-1"}, "idle_unload"),
         ({"tts_engine": "flite,flite"}, "tts_engine names an engine twice"),
         ({"tts_engine": f"{HUM},other.module:Hum"}, "tts_engine names an engine twice"),
         ({"tts_engine": "flite,festival"}, "tts_engine=festival is unknown"),
