@@ -205,6 +205,7 @@ class Service:
                 notes=(_too_little_memory(model, planned.capacity),) if lowered else (),
                 start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
+                idle=settings.idle_unload,
                 launch=LaunchConfig(
                     model=model.name,
                     factory=model.engine.factory,

@@ -142,8 +142,9 @@ class Dispatcher:
             try:
                 # The loop's clock may differ from the clock of the deadline.
                 loop_deadline = asyncio.get_running_loop().time() + allowed
-                async with asyncio.timeout_at(loop_deadline):
-                    return await self._until_finished(job)
+                with self._pool.in_use():
+                    async with asyncio.timeout_at(loop_deadline):
+                        return await self._until_finished(job)
             finally:
                 self.in_flight -= 1
                 if self.in_flight == 0:
@@ -231,7 +232,7 @@ class Dispatcher:
                 f"{refusal.reason}; send a shorter text or recording, or allow more time"
                 if refusal.hopeless
                 else f"the service is busy: {refusal.reason}; try again later",
-                retry_after=max(1.0, refusal.retry_after),
+                retry_after=max(1.0, refusal.retry_after + self._pool.ready_in),
             )
 
     def _running_loads(self) -> list[Load]:

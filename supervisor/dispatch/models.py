@@ -67,8 +67,9 @@ class Models:
         """The model that a request selects.
 
         In this order: the one whose name or engine is `model`; else the first that has the built-in
-        voice `voice`, or mixes its voices to that; else the first that knows `language`; else the default one. Clients send the
-        names of other services' models, so an unknown name is ignored.
+        voice `voice`, or the voices of that mix; else the first that knows `language`; else the
+        default one. Clients send the names of other services' models, so an unknown name is
+        ignored.
         """
         candidates = self._by_kind[kind]
         if len(candidates) > 1:

@@ -17,7 +17,8 @@ class PoolConfig:
     """The workers of one model: how many, how they start, how they are replaced.
 
     `limit_setting` is the name of the setting for their memory limits, used in messages; `capacity`
-    is how many requests each is planned to serve at once; `notes` are for operators.
+    is how many requests each is planned to serve at once; `notes` are for operators. After `idle`
+    seconds without a request the model is unloaded; 0 = never.
     """
 
     model: str
@@ -29,3 +30,4 @@ class PoolConfig:
     limit_setting: str
     capacity: int = 1
     notes: tuple[str, ...] = ()
+    idle: float = 0.0

@@ -5,6 +5,10 @@ STARTING --ready--> READY --drain--> DRAINING --empty--> STOPPING --exit--> DEAD
     +-----stop--------+-------stop-------+------------------+        any --exit--> DEAD
 
 A READY worker has 0 to `capacity` requests in flight. A DRAINING one takes no new requests.
+
+STARTING --worker READY--> SERVING --idle--> UNLOADED --request--> LOADING --worker READY--> SERVING
+
+A model whose starts fail is in BACKOFF, then FAILED, until one works.
 """
 
 from __future__ import annotations
@@ -60,6 +64,14 @@ class ModelState(Enum):
 
     STARTING = "STARTING"
     SERVING = "SERVING"
+    UNLOADED = "UNLOADED"
+    """It has no processes, because it was idle; the next request loads it."""
+    LOADING = "LOADING"
+    """It was UNLOADED, and loads for a request."""
     BACKOFF = "BACKOFF"
     FAILED = "FAILED"
     STOPPING = "STOPPING"
+
+
+AVAILABLE = (ModelState.SERVING, ModelState.UNLOADED, ModelState.LOADING)
+"""The states in which a model serves, or is expected to as soon as a request asks for it."""

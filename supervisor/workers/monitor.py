@@ -1,4 +1,4 @@
-"""The monitor: reads memory, sends pings, frees memory of the container. In the front.
+"""The monitor: reads memory, sends pings, frees memory, unloads idle models. In the front.
 
 Each tick reads the RSS of every worker, which takes microseconds, and sends a ping. Slower readings
 run in a thread: USS and PSS, which walk page tables, and the container's usage, which is in files.
@@ -81,6 +81,7 @@ class Monitor:
             for slot in [slot for slot in pool.slots if slot.worker.state in _MONITORED]:
                 pool.check(slot)
                 self._check_heartbeat(slot)
+            pool.unload_if_idle()
         pids = list(self._pids())
         reap_orphans(live_processes)
         if time.monotonic() - self._shares_at >= _SHARE_INTERVAL:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -67,6 +67,19 @@ class Pool:
         """When the last failure was counted; 0 after a success."""
         self._closing = False
         self._limit_reported = False
+        self._users = 0
+        """Requests in flight."""
+        self._idle_since = time.monotonic()
+        """When the last request ended, or the last worker became READY after a load."""
+        self._unloaded = False
+        self._unloading: asyncio.Task[None] | None = None
+        """The end of the processes of an unloaded model; until the next load has begun."""
+        self._wanted = ""
+        """Why an unloaded model loads again."""
+        self._load_began: float | None = None
+        """None while no load is being measured."""
+        self._load_seconds = 0.0
+        """How long the last load took until a worker was READY."""
         self._tried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,18 +90,28 @@ class Pool:
         """The state of the model."""
         if self._closing:
             return ModelState.STOPPING
+        if self._unloaded:
+            return ModelState.UNLOADED
         if any(slot.worker.state is State.READY for slot in self.slots):
             return ModelState.SERVING
         if self._backoff.exhausted:
             return ModelState.FAILED
         if self._backoff.failures or self._backoff.kills:
             return ModelState.BACKOFF
-        return ModelState.STARTING
+        return ModelState.LOADING if self._wanted else ModelState.STARTING
 
     @property
     def retry_after(self) -> float:
         """Seconds until the next attempt to start; 0 when one is running."""
         return max(0.0, self._not_before - time.monotonic())
+
+    @property
+    def ready_in(self) -> float:
+        """Seconds until a model that loads again will serve, if that takes as long as last time."""
+        if self.state is not ModelState.LOADING:
+            return 0.0
+        spent = 0.0 if self._load_began is None else time.monotonic() - self._load_began
+        return max(0.0, self._load_seconds - spent)
 
     @property
     def parallel(self) -> int:
@@ -131,6 +154,39 @@ class Pool:
 
     # Events and commands
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A request is in flight: an unloaded model loads for it, and stays loaded meanwhile."""
+        self._users += 1
+        if self._unloaded:
+            self._load_again("a request")
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._idle_since = time.monotonic()
+
+    def unload(self) -> bool:
+        """End all processes until the next request; False when that is not possible now.
+
+        Only a model that serves, and has no requests, is unloaded, and not while a process starts.
+        Nothing is lost: from here on no worker is READY, so a request that comes meanwhile waits
+        for the next load.
+        """
+        busy = self._users or self._launching or self.templates.loading is not None
+        if busy or self.state is not ModelState.SERVING:
+            return False
+        self._unloaded = True
+        for slot in self.slots:
+            slot.worker.drain("unloaded: idle")
+        self._unloading = self._spawn_task(self._end_processes())
+        return True
+
+    def unload_if_idle(self) -> None:
+        """A tick of the monitor: unload the model if it has had no request for long enough."""
+        if self.config.idle and time.monotonic() - self._idle_since >= self.config.idle:
+            self.unload()
+
     def succeeded(self) -> None:
         """A request was finished: whatever failed before, this model works."""
         self._backoff.succeeded()
@@ -147,6 +203,7 @@ class Pool:
 
     def start(self) -> None:
         """Start to keep workers."""
+        self._load_began = time.monotonic()
         self._spawn_task(self._maintain())
         self._changed.set()
 
@@ -181,10 +238,15 @@ class Pool:
     async def reload(self, config: PoolConfig) -> None:
         """Load a template from `config` and replace all workers, without losing a request.
 
+        An unloaded model is loaded, so that a configuration that does not work is found at once.
         Raises `LaunchError` when the template cannot be loaded; then everything stays as it was.
         """
+        if self._unloading is not None:
+            await asyncio.wait([self._unloading])
         previous = await self.templates.reload(config)
         self.config = config
+        if self._unloaded:
+            self._load_again("a reload")
         self._limit_reported = False
         self._not_before = 0.0  # the failures were those of the previous configuration
         if previous is not None:
@@ -207,11 +269,18 @@ class Pool:
                 async with asyncio.timeout(pause or None):
                     await self._changed.wait()
             self._changed.clear()
+            if self._unloaded:
+                pause = 0.0
+                continue
+            if self._unloading is not None:
+                await self._begin_load(self._unloading)
             if (pause := self.retry_after) > 0:
                 continue
             if not self._missing() and (pause := self.templates.pause) > 0:
                 continue
             began = time.monotonic()
+            if self._load_began is not None and not self._launching:
+                self._load_began = began
             try:
                 launcher = await self.templates.launcher()
             except LaunchError as error:
@@ -233,7 +302,31 @@ class Pool:
 
     def _missing(self) -> int:
         """How many workers must be started."""
-        return max(0, self.config.size - self._launching - self._serving())
+        return 0 if self._unloaded else max(0, self.config.size - self._launching - self._serving())
+
+    def _load_again(self, reason: str) -> None:
+        """Keep workers again, after an unload."""
+        self._unloaded = False
+        self._wanted = reason
+        self._changed.set()
+
+    async def _begin_load(self, unloading: asyncio.Task[None]) -> None:
+        """Wait until the processes before the unload are gone: their memory is needed."""
+        await asyncio.wait([unloading])
+        self._unloading = None
+        if self.templates.current is None:
+            self._load_began = time.monotonic()
+        logger.info("loading", model=self.config.model, reason=self._wanted)
+
+    async def _end_processes(self) -> None:
+        """End what an unloaded model has left."""
+        await asyncio.gather(*(asyncio.shield(slot.worker.exited) for slot in self.slots))
+        await self.templates.unload()  # last: a template relays how its workers ended
+        logger.info(
+            "unloaded",
+            model=self.config.model,
+            reason=f"no request for {self.config.idle:g} s",
+        )
 
     def _replace_strays(self, launcher: Launcher) -> None:
         """Replace workers of other launchers: they share no memory with it, or have old weights."""
@@ -364,6 +457,11 @@ class Pool:
         if worker.info is not None:
             self.templates.chose(worker.info.chosen)
         self._capacity, self._live = worker.capacity, worker.live
+        if self._wanted or self._load_began is not None:
+            self._idle_since = time.monotonic()
+        if self._load_began is not None:
+            self._load_seconds = time.monotonic() - self._load_began
+        self._wanted, self._load_began = "", None
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox
             self._log_sandbox()
@@ -453,7 +551,7 @@ class Pool:
         elif reason is not None:
             self.recycle(slot, reason)
 
-    def _spawn_task(self, coroutine: Awaitable[None]) -> None:
+    def _spawn_task(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         async def run() -> None:
             try:
                 await coroutine
@@ -463,3 +561,4 @@ class Pool:
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -327,6 +327,12 @@ class Templates:
         self._chosen = options
         self._spawner.config = self._as_chosen(self._config)
 
+    async def unload(self) -> None:
+        """End the current template. The next one is loaded when it is needed."""
+        async with self._lock:
+            await self.close()
+            self.current = None
+
     async def close(self) -> None:
         """Ask the current template to exit."""
         if self.current is not None:

@@ -37,6 +37,8 @@ class OneWorker:
     retry_after = 0.0
     message = "no weights"
     parallel = parallel_live = 1
+    ready_in = 0.0
+    users = 0
     name = "tts-1"
 
     def __init__(self) -> None:
@@ -45,6 +47,14 @@ class OneWorker:
         self.successes = 0
         self.crashes: list[str] = []
         self.refuses: Exception | None = None
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     def free_worker(self, *, live: bool = False, empty: bool = False) -> OneWorker | None:
         return None if self.calls or self.state is not ModelState.SERVING else self
@@ -199,6 +209,44 @@ async def test_jobs_are_held_while_a_model_cannot_start_until_that_is_hopeless(
     dispatcher.wake()
     end(worker, dispatcher, RESULT)
     assert await long == RESULT
+
+
+async def test_a_model_is_in_use_from_the_admission_of_a_job_to_its_end(
+    dispatcher: Dispatcher, worker: OneWorker
+) -> None:
+    first, leaves, third = await started(dispatcher, speak(), speak("leaves"), speak("third"))
+    assert worker.users == 3
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    assert worker.users == 2
+    end(worker, dispatcher, RESULT)
+    await first
+    assert worker.users == 1
+    end(worker, dispatcher, ServiceError(ErrorCode.empty_text, "blank"))
+    with pytest.raises(ServiceError, match="blank"):
+        await third
+    dispatcher.drain()
+    with pytest.raises(ServiceError, match="shutting down"):
+        await dispatcher.run(speak("never admitted"))
+    assert worker.users == 0
+
+
+async def test_who_is_refused_is_told_to_wait_for_the_load_too(
+    dispatcher: Dispatcher, worker: OneWorker
+) -> None:
+    worker.state, worker.ready_in = ModelState.LOADING, 40.0
+    full = dispatcher.config.limits.requests
+    waiting = await started(dispatcher, *(speak(f"number {n}") for n in range(full)))
+    with pytest.raises(ServiceError, match="waiting already") as refused:
+        await dispatcher.run(speak("one too many"))
+    worker.ready_in = 0.0
+    with pytest.raises(ServiceError) as sooner:
+        await dispatcher.run(speak("one too many"))
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after - 40.0 == pytest.approx(sooner.value.retry_after, abs=1.0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_job_goes_to_the_next_worker_without_what_its_client_has(

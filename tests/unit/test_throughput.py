@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -167,6 +168,8 @@ class Machine:
     state = ModelState.SERVING
     retry_after = 0.0
     parallel = parallel_live = SLOTS
+    ready_in = 0.0
+    in_use = staticmethod(nullcontext)
     name = "tts-1"
 
     def __init__(self, speed: Speed) -> None:

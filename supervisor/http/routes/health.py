@@ -30,7 +30,7 @@ from supervisor.http.api.operation import (
 )
 from supervisor.memory.usage import resident_bytes, to_mb
 from supervisor.service import VERSION, Service
-from supervisor.workers.lifecycle import ModelState, State
+from supervisor.workers.lifecycle import AVAILABLE, ModelState, State
 
 TAG = "Operation"
 
@@ -170,7 +170,13 @@ class Model(BaseModel):
     )
 
     kind: Annotated[str, Field(description="tts or stt")]
-    state: str
+    state: Annotated[
+        str,
+        Field(
+            description="STARTING, SERVING, UNLOADED (it was idle, the next request loads it), "
+            "LOADING (again, for a request), BACKOFF, FAILED or STOPPING"
+        ),
+    ]
     engine: str
     profile: str
     message: Annotated[str | None, Field(description="why the last start failed, and what to do")]
@@ -229,8 +235,15 @@ class Health(BaseModel):
     status: Annotated[Literal["starting", "ok", "degraded"], Field(examples=["ok"])]
     version: Annotated[str, Field(examples=[VERSION])]
     uptime_s: Annotated[float, Field(examples=[3605.2])]
-    asr_loaded: Annotated[bool, Field(examples=[True])]
-    tts_loaded: Annotated[bool, Field(examples=[True])]
+    asr_loaded: Annotated[
+        bool,
+        Field(
+            description="whether a model for transcription serves, or was unloaded because it was "
+            "idle and loads at the next request",
+            examples=[True],
+        ),
+    ]
+    tts_loaded: Annotated[bool, Field(description="the same for speech", examples=[True])]
     voices_loaded: Annotated[
         int, Field(description="number of built-in and registered voices", examples=[9])
     ]
@@ -247,7 +260,10 @@ class Status(BaseModel):
 
 
 async def health(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """The state of every child. The status is 200 as soon as one model serves, 503 before."""
+    """The state of every child. The status is 200 as soon as one model serves, 503 before.
+
+    A model that was unloaded because it was idle counts as one that serves.
+    """
     body = report(call.service)
     return json_answer(body, status=200 if body.asr_loaded or body.tts_loaded else 503)
 
@@ -258,10 +274,10 @@ async def livez(_: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 
 async def readyz(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """200 while a model serves and the service accepts requests."""
+    """200 while a model serves, or loads when it is asked, and the service accepts requests."""
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
-    if not any(model.backend.state is ModelState.SERVING for model in call.service.models):
+    if not any(model.backend.state in AVAILABLE for model in call.service.models):
         raise ServiceError(ErrorCode.model_unavailable, "no model serves; /health has the details")
     return web.json_response({"status": "ok"})
 
@@ -271,9 +287,7 @@ def report(service: Service) -> Health:
     statuses = [(model, model.backend.status()) for model in service.models]
 
     def loaded(kind: Kind) -> bool:
-        return any(
-            model.kind is kind and status.state is ModelState.SERVING for model, status in statuses
-        )
+        return any(model.kind is kind and status.state in AVAILABLE for model, status in statuses)
 
     return Health(
         status=_status([status.state for _, status in statuses]),
@@ -297,9 +311,9 @@ def report(service: Service) -> Health:
 
 
 def _status(states: list[ModelState]) -> Literal["starting", "ok", "degraded"]:
-    if all(state is ModelState.SERVING for state in states):
+    if all(state in AVAILABLE for state in states):
         return "ok"
-    if all(state in (ModelState.SERVING, ModelState.STARTING) for state in states):
+    if all(state in (*AVAILABLE, ModelState.STARTING) for state in states):
         return "starting"
     return "degraded"
 
