@@ -11,12 +11,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from ipc.engines import BuiltinVoice, EngineInfo
 from ipc.operations import Sampling, Transcribe
+from ipc.voice_mix import parse_mix
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig, Needs
 from model_procs.engines.sensevoice.engine import SenseVoiceEngine
@@ -26,7 +29,8 @@ from model_procs.listening.transcript import Piece
 from model_procs.speech.base import SpeechEngine
 
 HOLD = "VOICE_TEST_HOLD"
-"""The environment variable with the path of the file that lets `GatedSenseVoice` go on."""
+"""The environment variable with the path of the file that lets `GatedSenseVoice` and `LateChoir`
+go on."""
 
 _STEPS_BEFORE = 2
 
@@ -71,6 +75,35 @@ class Hum(SpeechEngine):
         yield (voice * np.sin(2 * np.pi * 200 * time)).astype(np.float32)
 
 
+class Choir(Hum):
+    """Hums in voices of different loudness, and in mixes of them."""
+
+    name = "choir"
+    default_voice = "af_bella"
+    loudness: ClassVar = {"af_bella": 0.2, "af_nova": 0.4, "jf_alpha": 0.8}
+
+    def info(self) -> EngineInfo:
+        """As an engine that mixes voices describes itself."""
+        return replace(super().info(), mixes=True)
+
+    def builtin_voices(self) -> list[BuiltinVoice]:
+        """Two of one language, and one of another."""
+        codes = {"a": "en", "j": "ja"}
+        return [BuiltinVoice(each, each[3:].title(), codes[each[0]]) for each in self.loudness]
+
+    def _builtin(self, name: str) -> float:
+        return sum(self.loudness[voice] * share for voice, share in parse_mix(name))
+
+
+class LateChoir(Choir):
+    """The same; it does not load before the file `HOLD` names exists."""
+
+    def load(self) -> None:
+        """Wait for the file."""
+        while not Path(os.environ[HOLD]).exists():
+            time.sleep(0.01)
+
+
 class GatedHum(Hum):
     """The same; at a sentence "Wait PATH." it goes on when there is a file of that path."""
 
@@ -95,6 +128,7 @@ class Meter(TranscriptionEngine):
     """Recognizes nothing but how loud a recording is."""
 
     name = "meter"
+    language = "en"
 
     def __init__(self, config: EngineConfig) -> None:
         pass
@@ -107,14 +141,22 @@ class Meter(TranscriptionEngine):
 
     def info(self) -> EngineInfo:
         """As real engines describe themselves."""
-        return EngineInfo(self.name, RATE, languages=("en",))
+        return EngineInfo(self.name, RATE, languages=(self.language,))
 
     def recognize(
         self, samples: Samples, options: Transcribe, stop: threading.Event
     ) -> Iterator[Piece]:
         """One piece, for which every sample is read."""
         loudness = float(np.sqrt(np.mean(samples**2)))
-        yield Piece(len(samples) / RATE, f"<|en|><|NEUTRAL|><|Speech|><|withitn|>{loudness:.3f}")
+        tags = f"<|{self.language}|><|NEUTRAL|><|Speech|><|withitn|>"
+        yield Piece(len(samples) / RATE, f"{tags}{loudness:.3f}")
+
+
+class Gauge(Meter):
+    """The same, in another language."""
+
+    name = "gauge"
+    language = "ja"
 
 
 class GatedSenseVoice(SenseVoiceEngine):

@@ -31,6 +31,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.routes.voices import SAMPLE
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import language_hint
+from supervisor.http.shared.models import ModelName
 from supervisor.http.shared.synthesis import (
     DecodeSteps,
     EosThreshold,
@@ -53,8 +54,7 @@ from supervisor.http.shared.transcription import (
     plain_answer,
     transcription,
 )
-from supervisor.http.shared.voice_names import resolve_voice
-from supervisor.voices.store import VoiceId
+from supervisor.http.shared.voice_names import VoiceChoice, resolve_voice
 
 TAG = "Speech"
 
@@ -80,6 +80,7 @@ class CloneFields(BaseModel):
     eos_threshold: EosThreshold | None = None
     text_normalization: TextNormalization = "auto"
     language: TextLanguage | None = None
+    model: ModelName | None = None
 
     def speech(self, voice: Voice) -> Speak:
         """The operation of this request, with `voice`."""
@@ -100,8 +101,11 @@ class TtsFields(CloneFields):
     """What to say, in which voice, and how."""
 
     voice_id: Annotated[
-        VoiceId | None,
-        Field(description="a built-in, registered or cached voice; default: the engine's own"),
+        VoiceChoice | None,
+        Field(
+            description="a built-in, registered or cached voice, or a mix of built-in voices; "
+            "default: the engine's own"
+        ),
     ] = None
 
 
@@ -121,6 +125,7 @@ class TranscribeFields(BaseModel):
     response_format: Annotated[
         Literal["json", "text", "srt", "vtt"], Field(description="srt and vtt are subtitles")
     ] = "json"
+    model: ModelName | None = None
 
 
 class Segment(BaseModel):
@@ -224,7 +229,7 @@ async def clone(call: Call[CloneFields, Nothing]) -> web.StreamResponse:
     and with its Content-Length.
     """
     voice = Voice(recording=call.upload.recording)
-    return await speak(call, call.body.speech(voice))
+    return await speak(call, call.body.speech(voice), model=call.body.model)
 
 
 async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
@@ -232,7 +237,7 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
 
     The request is a form or JSON; only a form can have a recording.
     """
-    asked = call.body.voice_id
+    asked, model = call.body.voice_id, call.body.model
     if call.upload.size and asked is not None:
         raise ServiceError(
             ErrorCode.invalid_option,
@@ -240,9 +245,9 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
         )
     if call.upload.size:
         voice = Voice(recording=call.upload.recording)
-        return await speak(call, call.body.speech(voice))
-    async with named(call.service, await resolve_voice(call, asked)) as voice:
-        return await speak(call, call.body.speech(voice))
+        return await speak(call, call.body.speech(voice), model=model)
+    async with named(call.service, await resolve_voice(call, asked, model=model)) as voice:
+        return await speak(call, call.body.speech(voice), model=model)
 
 
 async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamResponse:
@@ -250,6 +255,7 @@ async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamRespons
     fields = call.body
     asked = transcription(
         call,
+        model=fields.model,
         language=language_hint(call.request, fields.language),
         itn=fields.itn,
         words=fields.words,

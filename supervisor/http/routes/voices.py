@@ -88,6 +88,10 @@ class VoiceEntry(BaseModel):
         Field(description="cached: made of an earlier recording, until others replace it"),
     ]
     engine: str
+    model: Annotated[
+        str | None,
+        Field(description="of a built-in voice: the model that has it, as requests name it"),
+    ] = None
     category: Annotated[
         Literal["premade", "cloned"], Field(description="ElevenLabs' word for the type")
     ]
@@ -152,7 +156,9 @@ async def listed(service: Service) -> list[VoiceEntry]:
 
 async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
     """The voice that requests can name `voice_id`. Raises `ServiceError` (not_found)."""
-    known = known_voice(service, voice_id, [voice for voice, _ in service.builtin_voices])
+    builtin = service.builtin_voices
+    default = [voice for voice, model in builtin if model.default]
+    known = known_voice(service, voice_id, [voice for voice, _ in builtin], default)
     for entry in lasting(service):
         if entry.id == known:
             return entry
@@ -341,6 +347,7 @@ def _entry(
         name=name,
         type=kind,
         engine=model.backend.engine.name,
+        model=model.backend.engine.name if kind == "builtin" else None,
         category="premade" if kind == "builtin" else "cloned",
         language=language,
         seconds=seconds,

@@ -19,12 +19,13 @@ from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, conte
 from ipc.operations import AUTO_LANGUAGE, MAX_SEED, Recording, Sampling, Speak, SpeechResult, Voice
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.job import Job, Sink
-from supervisor.dispatch.models import Model
+from supervisor.dispatch.models import Model, has_voice
 from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.dispatch.sentence_buffer import SentenceBuffer, SpokenAudio
 from supervisor.http.api.operation import JSON, Answer, Call
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.languages import language_code
+from supervisor.http.shared.models import choose
 from supervisor.http.shared.streaming import Framing, Raw, send, stream
 from supervisor.service import Service
 
@@ -109,7 +110,7 @@ def sampling(
 
 @contextlib.asynccontextmanager
 async def named(service: Service, voice_id: str | None) -> AsyncIterator[Voice]:
-    """The voice with the id `voice_id`; None means the engine's default one.
+    """The voice with the id `voice_id`, or that mix; None means the engine's default one.
 
     While the context is open, a registered voice is not deleted. Raises `ServiceError` (not_found)
     if there is no such voice and the front can know it.
@@ -130,8 +131,8 @@ def _unregistered(service: Service, voice_id: str | None) -> Voice:
     if cached := _CACHED_ID.fullmatch(voice_id):
         return Voice(recording=Recording(base64.urlsafe_b64decode(cached[1] + "=").hex()))
     # Before a model has loaded, its voices are unknown here; the worker checks the voice then.
-    loaded = all(model.backend.info is not None for model in service.models.of(Kind.TTS))
-    if loaded and voice_id not in [voice.id for voice, _ in service.builtin_voices]:
+    infos = [model.backend.info for model in service.models.of(Kind.TTS)]
+    if not any(info is None or has_voice(info, voice_id) for info in infos):
         raise ServiceError(
             ErrorCode.not_found,
             f"there is no voice '{voice_id[:64]}'; GET /v1/voices lists them, and "
@@ -269,8 +270,8 @@ def _prepare(
             ErrorCode.text_too_long,
             f"the text has {len(text)} characters, but the limit is {limit}; send it in parts",
         )
-    chosen = service.models.resolve(
-        Kind.TTS, model=model, voice=speech.voice.builtin, language=speech.language
+    chosen = choose(
+        call, Kind.TTS, model=model, voice=speech.voice.builtin, language=speech.language
     )
     return chosen, make_job(call, speech, Work(Unit.CHARACTERS, spoken_size(text)), output)
 

@@ -20,6 +20,7 @@ from supervisor.http.api.operation import Call
 from supervisor.http.api.read import FileField
 from supervisor.http.shared import subtitles
 from supervisor.http.shared.jobs import make_job
+from supervisor.http.shared.models import choose
 
 _DENSEST = 2_000_000
 """Highest bytes per second taken from a WAV header: six channels of 24 bits at 96 kHz."""
@@ -80,7 +81,7 @@ def transcription(
     transcribe = Transcribe(upload.recording, language, itn, words, streamed)
     segments = SegmentBuffer()
     job = make_job(call, transcribe, _work(upload.head, upload.size), segments)
-    chosen = call.service.models.resolve(Kind.STT, model=model, language=language)
+    chosen = choose(call, Kind.STT, model=model, language=language)
     return Transcription(chosen, job, segments)
 
 

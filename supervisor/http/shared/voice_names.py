@@ -1,20 +1,28 @@
 """The names by which clients know voices: ids, and voices of other services. In the front.
 
 Clients have the voices of other services built in. Each of these is another name for a built-in
-voice, by its place in the list. A registered voice with the same name comes first.
+voice: for one that has the same name with a prefix, as Kokoro's voices have (alloy: `af_alloy`),
+else by its place in the list. A registered voice with the same name comes first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from ipc.engines import BuiltinVoice, Kind
+from pydantic import StringConstraints
+
+from ipc.engines import BuiltinVoice, EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
+from ipc.voice_mix import parse_mix
+from supervisor.dispatch.models import Model, has_voice
 from supervisor.http.api.operation import Call
+from supervisor.http.shared.models import voices_of
+from supervisor.http.shared.synthesis import is_cached_id
 from supervisor.service import Service
 
 OPENAI_VOICES = (
@@ -87,12 +95,33 @@ _PLACES = {
     for place, name in enumerate(names)
 }
 
+_NAMES = {
+    **{name: name for name in OPENAI_VOICES},
+    **{key.casefold(): name.casefold() for key, name in ELEVENLABS_VOICES.items()},
+}
+"""What people call these voices."""
 
-def known_voice(service: Service, asked: str, builtin: Sequence[BuiltinVoice]) -> str | None:
+_PREFIXED = re.compile(r"[a-z]{2}_(.+)")
+"""A voice's id that begins with letters for its language and its gender."""
+
+MAX_VOICE = 512
+"""Characters of the longest name of a voice, or of a mix of voices."""
+
+VoiceChoice = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_+(). -]{{1,{MAX_VOICE}}}$")]
+"""An id of a voice, or a mix of voices."""
+
+
+def known_voice(
+    service: Service,
+    asked: str,
+    builtin: Sequence[BuiltinVoice],
+    standing_in: Sequence[BuiltinVoice],
+) -> str | None:
     """The id of the voice that a client names `asked`: registered, built-in, or an alias.
 
     Upper and lower case are the same, unless there is a voice with exactly this id. `builtin` are
-    the voices that aliases stand for. None: there is no such voice.
+    the voices that have ids, `standing_in` those that aliases stand for. None: there is no such
+    voice.
     """
     ids = {voice.id for voice in builtin}
     if service.voices.get(asked) is not None or asked in ids:
@@ -103,35 +132,98 @@ def known_voice(service: Service, asked: str, builtin: Sequence[BuiltinVoice]) -
     for voice in builtin:
         if voice.id.casefold() == name:
             return voice.id
-    if name in _PLACES and builtin:
-        return builtin[_PLACES[name] % len(builtin)].id
-    return None
+    if name not in _PLACES or not standing_in:
+        return None
+    for voice in standing_in:
+        prefixed = _PREFIXED.fullmatch(voice.id)
+        if prefixed is not None and prefixed[1] == _NAMES[name]:
+            return voice.id
+    return standing_in[_PLACES[name] % len(standing_in)].id
 
 
 async def resolve_voice(
     call: Call[Any, Any], asked: str | None, *, model: str | None = None
 ) -> str | None:
-    """The id of the voice that a request names `asked`; None means the engine's default one.
+    """The id of the voice that a request names `asked`, or the mix; None means the default one.
 
-    Waits until the engine has loaded, if `asked` is a name of one of its voices in another service.
+    Waits for models that have not loaded yet, if the name may mean a voice of theirs. Raises
+    `ServiceError` for a mix that no model speaks.
     """
     if asked is None or not asked.strip():
         return None
     service = call.service
+    if service.voices.get(asked) is not None:
+        return asked
+    if "+" in asked or "(" in asked:
+        return await _mix(call, asked, model)
     if asked.casefold() in _PLACES and service.voices.find(asked) is None:
-        builtin = await _builtin(call, model)
-        return known_voice(service, asked, builtin)
-    builtin = [voice for voice, _ in service.builtin_voices]
-    return known_voice(service, asked, builtin) or asked
+        chosen = service.models.resolve(Kind.TTS, model=model)
+        builtin = (await _loaded(call, chosen)).voices
+        return known_voice(service, asked, builtin, builtin)
+    known = known_voice(service, asked, _builtin(service), ())
+    several = len(service.models.of(Kind.TTS)) > 1
+    if known is None and several and not is_cached_id(asked):
+        await _all_loaded(call, model)
+        known = known_voice(service, asked, _builtin(service), ())
+    return known or asked
 
 
-async def _builtin(call: Call[Any, Any], name: str | None) -> Sequence[BuiltinVoice]:
-    """The built-in voices of the engine `name`; waits until it has loaded."""
-    model = call.service.models.resolve(Kind.TTS, model=name)
-    info = None
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(call.deadline - time.monotonic()):
-            info = await model.backend.known_info()
+async def _mix(call: Call[Any, Any], asked: str, model: str | None) -> str:
+    """A mix of built-in voices of one model, as it was written but for upper and lower case."""
+    service = call.service
+    try:
+        parts = parse_mix(asked)
+    except ValueError as error:
+        raise ServiceError(ErrorCode.invalid_option, str(error)) from None
+    for name, _ in parts:
+        if service.voices.find(name) is not None:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the registered voice '{name[:64]}' cannot be mixed; a mix has built-in voices of "
+                "one model",
+            )
+    if len(parts) == 1:
+        return await resolve_voice(call, parts[0][0], model=model) or asked
+    await _all_loaded(call, model)
+    infos = [each.backend.info for each in service.models.of(Kind.TTS)]
+    mixing = [info for info in infos if info is not None and info.mixes]
+    if not mixing:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            "no model that runs here mixes voices; name one voice, without + and brackets",
+        )
+    for info in mixing:
+        if has_voice(info, asked):
+            return asked
+        ids = {voice.id.casefold(): voice.id for voice in info.voices}
+        if all(name.casefold() in ids for name, _ in parts):
+            return "+".join(f"{ids[name.casefold()]}({share:.6f})" for name, share in parts)
+    everywhere = {voice.id.casefold() for info in mixing for voice in info.voices}
+    unknown = [name for name, _ in parts if name.casefold() not in everywhere]
+    wrong = f"there is no voice '{unknown[0][:64]}' to mix" if unknown else "they are of two models"
+    told = "; ".join(f"{info.engine} mixes {voices_of(info)}" for info in mixing)
+    raise ServiceError(ErrorCode.not_found, f"'{asked[:64]}' is no mix of voices: {wrong}; {told}")
+
+
+def _builtin(service: Service) -> list[BuiltinVoice]:
+    return [voice for voice, _ in service.builtin_voices]
+
+
+async def _all_loaded(call: Call[Any, Any], model: str | None) -> None:
+    """Wait until the voices are known of all models that the request may mean."""
+    models = call.service.models.of(Kind.TTS)
+    named = call.service.models.resolve(Kind.TTS, model=model)
+    for each in [named] if model in (named.name, named.backend.engine.name) else models:
+        await _loaded(call, each)
+
+
+async def _loaded(call: Call[Any, Any], model: Model) -> EngineInfo:
+    """What the engine of a model says about itself; waits until it has loaded once."""
+    info = model.backend.info
+    if info is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(call.deadline - time.monotonic()):
+                info = await model.backend.known_info()
     if info is None:
         raise ServiceError(
             ErrorCode.model_unavailable,
@@ -139,4 +231,4 @@ async def _builtin(call: Call[Any, Any], name: str | None) -> Sequence[BuiltinVo
             "again",
             retry_after=max(1.0, model.backend.retry_after),
         )
-    return info.voices
+    return info

@@ -22,6 +22,7 @@ from supervisor.http.api.operation import (
 )
 from supervisor.http.context import client
 from supervisor.http.shared.languages import ENGLISH_NAMES
+from supervisor.http.shared.models import languages
 from supervisor.service import Service
 
 TAG = "ElevenLabs"
@@ -67,7 +68,7 @@ class ElevenLabsModel(BaseModel):
     maximum_text_length_per_request: int
     languages: Annotated[
         list[ElevenLabsLanguage],
-        Field(description="those of its built-in voices; empty until the engine has loaded"),
+        Field(description="those that it speaks; empty until the engine has loaded"),
     ]
     model_rates: ElevenLabsRates = ElevenLabsRates()
     concurrency_group: Literal["standard"] = "standard"
@@ -142,8 +143,7 @@ def elevenlabs_models(service: Service) -> list[ElevenLabsModel]:
     """The engines for speech, and ElevenLabs' names for the default one."""
     models = []
     for model in service.models.of(Kind.TTS):
-        engine, info = model.backend.engine.name, model.backend.info
-        spoken = {voice.language for voice in (info.voices if info else ()) if voice.language}
+        engine = model.backend.engine.name
         limit = service.settings.max_text_chars
         models += [
             ElevenLabsModel(
@@ -155,7 +155,7 @@ def elevenlabs_models(service: Service) -> list[ElevenLabsModel]:
                 maximum_text_length_per_request=limit,
                 languages=[
                     ElevenLabsLanguage(language_id=code, name=ENGLISH_NAMES.get(code, code))
-                    for code in sorted(spoken)
+                    for code in languages(model)
                 ],
             )
             for name in model.names(_MODELS)

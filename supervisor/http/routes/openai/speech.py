@@ -31,6 +31,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.routes.elevenlabs.account import ElevenLabsModel, elevenlabs_models
 from supervisor.http.routes.openai.transcription import TRANSCRIPTION, TRANSLATION
 from supervisor.http.routes.voices import lasting
+from supervisor.http.shared.models import languages
 from supervisor.http.shared.streaming import server_sent, server_sent_error
 from supervisor.http.shared.synthesis import (
     Speed,
@@ -91,8 +92,9 @@ class SpeechFields(BaseModel):
     voice: Annotated[
         str | VoiceReference | None,
         Field(
-            description="a built-in or registered voice; OpenAI's names (alloy, nova, ...) are "
-            "other names for the built-in voices; default: the engine's own",
+            description="a built-in or registered voice, or a mix of built-in voices; OpenAI's "
+            "names (alloy, nova, ...) are other names for the built-in voices; default: the "
+            "engine's own",
             examples=["alloy"],
         ),
     ] = None
@@ -113,7 +115,10 @@ class SpeechFields(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model: `engine` serves under this name, `created` is the start of the service."""
+    """A model: `engine` serves under this name, `created` is the start of the service.
+
+    OpenAI's names stand for the default models.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -124,6 +129,10 @@ class ModelEntry(BaseModel):
                     "created": 1795373580,
                     "owned_by": "voice-engine",
                     "engine": "pocket",
+                    "kind": Kind.TTS,
+                    "default": True,
+                    "languages": ["en"],
+                    "state": "SERVING",
                 }
             ]
         }
@@ -134,6 +143,17 @@ class ModelEntry(BaseModel):
     created: Annotated[int, Field(description="Unix time")]
     owned_by: Literal["voice-engine"] = "voice-engine"
     engine: str
+    kind: Annotated[str, Field(description="tts or stt")]
+    default: Annotated[
+        bool, Field(description="whether it serves requests that select no model of their kind")
+    ]
+    languages: Annotated[
+        list[str],
+        Field(description="codes of the languages that it has; empty until it has loaded once"),
+    ]
+    state: Annotated[
+        str, Field(description="as in /health; UNLOADED: the next request loads it again")
+    ]
 
 
 class ModelList(BaseModel):
@@ -228,7 +248,11 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
             silence=True,
         )
         framing = _SpeechEvents(fields.input) if fields.stream_format == "sse" else None
-        info = call.service.models.default(Kind.TTS).backend.info
+        models, builtin = call.service.models, voice.builtin
+        chosen = models.resolve(
+            Kind.TTS, model=fields.model, voice=builtin, language=speech.language
+        )
+        info = chosen.backend.info
         spoken_by = voice_id or (info and info.default_voice)
         headers = {"X-Voice-Id": spoken_by} if spoken_by else {}
         return await speak(call, speech, model=fields.model, framing=framing, headers=headers)
@@ -275,11 +299,21 @@ async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
 
 def _models(service: Service) -> list[ModelEntry]:
     created = int(psutil.Process().create_time())
-    engines = [(model, model.backend.engine.name) for model in service.models]
-    names = [(engine, engine) for _, engine in engines]
-    for model, engine in engines:
-        names += [(name, engine) for name in _MODELS[model.kind] if model.default]
-    return [ModelEntry(id=name, created=created, engine=engine) for name, engine in names]
+    named = [(model.backend.engine.name, model) for model in service.models]
+    for model in service.models:
+        named += [(name, model) for name in _MODELS[model.kind] if model.default]
+    return [
+        ModelEntry(
+            id=name,
+            created=created,
+            engine=model.backend.engine.name,
+            kind=model.kind,
+            default=model.default,
+            languages=languages(model),
+            state=model.backend.state.value,
+        )
+        for name, model in named
+    ]
 
 
 _SOUND = sound_answer()
