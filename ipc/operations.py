@@ -79,10 +79,28 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class WordTime:
+    """When a word of a sentence is spoken, in seconds of the sound.
+
+    It has the characters from `text_start` to `text_end` of the sentence as it is spoken, and
+    stands for those from `source_start` to `source_end` of the request's text; none if the word
+    before stands for them too.
+    """
+
+    start: float
+    end: float
+    text_start: int
+    text_end: int
+    source_start: int
+    source_end: int
+
+
+@dataclass(frozen=True, slots=True)
 class SentenceTime:
     """When a sentence is spoken, in seconds of the sound; `text` is the sentence as it is spoken.
 
-    It stands for the characters of the request's text from `source_start` to `source_end`.
+    It stands for the characters of the request's text from `source_start` to `source_end`. `words`
+    has the words in order, without punctuation; it is empty if the engine does not know them.
     """
 
     text: str
@@ -90,6 +108,7 @@ class SentenceTime:
     end: float
     source_start: int
     source_end: int
+    words: tuple[WordTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +132,7 @@ class SpeechResult:
       encoded. Both are None if the engine does not report them.
     - `alignment`: the times of the sentences, or None if the request did not ask for them, or if
       they came in the stream;
-      `alignment_exact`: whether the times of characters are exact.
+      `alignment_exact`: whether the times of words are in it, and exact.
     """
 
     sample_rate: int

@@ -32,15 +32,16 @@ from ipc.operations import (
     Voice,
     VoiceResult,
 )
+from ipc.voice_mix import parse_mix
 from model_procs.audio.channels import audible_seconds
 from model_procs.audio.decode import decode
 from model_procs.audio.joined import joined, sources
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.listening import vad
-from model_procs.speech.alignment import Alignment
+from model_procs.speech.alignment import Alignment, Piece
 from model_procs.speech.encode import Encoder
-from model_procs.speech.normalize.speech import spoken_sentences
+from model_procs.speech.normalize.speech import Sentence, spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
 T = TypeVar("T")
@@ -79,6 +80,13 @@ class SpeechEngine:
     """The language of texts whose request names none, as a code."""
     default_voice: str | None = None
     """The built-in voice for requests without a voice."""
+    own_speeds: tuple[float, float] | None = None
+    """The slowest and the fastest speech that the engine makes itself; see `speak_sentences`.
+
+    None: it has one speed. Another speed of a request is made by a filter.
+    """
+    mixes: bool = False
+    """Whether it speaks mixes of its voices: see `mix_voices`."""
     _voices: VoiceCache | None = None
 
     @cached_property
@@ -106,6 +114,10 @@ class SpeechEngine:
         """One of `builtin_voices`, in the form that `encode_voice` returns."""
         raise NotImplementedError
 
+    def mix_voices(self, mix: tuple[tuple[str, float], ...]) -> Any:
+        """A mix of some of `builtin_voices`, with shares that add up to 1."""
+        raise NotImplementedError
+
     def encode_voice(self, reference: Samples) -> Any:
         """The voice in `reference` (mono at `reference_rate`), in the engine's own form."""
         raise NotImplementedError
@@ -124,6 +136,13 @@ class SpeechEngine:
     def check_text(self, text: str) -> None:
         """Raise `ServiceError` for a text that the engine cannot read."""
 
+    def language_of(self, speak: Speak, voice: Any) -> str:
+        """The language in which to read the text: that of the request, or the engine's.
+
+        Raises `ServiceError` for one that it cannot speak.
+        """
+        return speak.language or self.language
+
     def beside(self, work: Callable[[], T]) -> Generator[None, None, T]:
         """Run `work`, which takes long; an engine with other requests lets them go on meanwhile."""
         yield from ()
@@ -141,6 +160,21 @@ class SpeechEngine:
         """
         raise NotImplementedError
 
+    def speak_sentences(
+        self, sentences: Iterator[Sentence], voice: Any, speak: Speak, stop: threading.Event
+    ) -> Iterator[Piece | None]:
+        """Speak `sentences` in order; each begins with a piece, perhaps one without sound.
+
+        `speak` has the language in which they are read, and a speed within `own_speeds`. What
+        `synthesize` says of samples and of None holds here too.
+        """
+        for number, sentence in enumerate(sentences):
+            yield Piece(number, sentence)
+            # Each sentence has its own seed, so it does not depend on the length of those before.
+            sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
+            for samples in self.synthesize(sentence.text, voice, sampling, stop):
+                yield None if samples is None else Piece(number, sentence, samples)
+
     def info(self) -> EngineInfo:
         """Facts for clients and for /health."""
         return EngineInfo(
@@ -152,6 +186,7 @@ class SpeechEngine:
             voice_format=self.voice_format,
             options=self.options,
             approximation=self.approximation,
+            mixes=self.mixes,
             facts=self.facts(),
             chosen=self.chosen(),
         )
@@ -195,41 +230,41 @@ class SpeechEngine:
         with `alignment` each sentence comes after its bytes.
         """
         self._check_options(speak.sampling)
+        own = 1.0 if self.own_speeds is None else float(np.clip(speak.speed, *self.own_speeds))
+        tempo = speak.speed / own
         encoder = Encoder(
             speak.response_format,
             self.sample_rate,
             speak.sample_rate,
-            speak.speed,
+            tempo,
             bit_rate=speak.bit_rate,
             streamed=speak.streamed,
         )
         self.check_text(speak.text)
         voice, known = yield from self._find_voice(speak.voice)
-        alignment = Alignment(self.sample_rate * speak.speed)
+        alignment = Alignment(self.sample_rate * tempo)
         timed = speak.streamed and speak.alignment
-        told = 0
+        told = number = 0
+        language = self.language_of(speak, voice)
         sentences = spoken_sentences(
-            speak.text,
-            language=speak.language or self.language,
-            normalize=speak.normalize,
-            obeyed=self.obeyed_tags,
+            speak.text, language=language, normalize=speak.normalize, obeyed=self.obeyed_tags
         )
-        for number, sentence in enumerate(sentences):
+        speak = replace(speak, language=language, speed=own)
+        for piece in self.speak_sentences(sentences, voice, speak, stop):
+            if stop.is_set():
+                raise Cancelled
+            if piece is None:
+                yield None
+                continue
             # The one before; the last sentence must wait for what the codec holds back.
-            if timed and told < len(alignment.sentences):
+            if piece.number != number and timed and told < len(alignment.sentences):
                 yield SpokenSentence(told, alignment.time(told, math.inf))
                 told += 1
-            # Each sentence has its own seed, so it does not depend on the length of those before.
-            sampling = replace(speak.sampling, seed=(speak.sampling.seed + number) % MAX_SEED)
-            for piece in self.synthesize(sentence.text, voice, sampling, stop):
-                if stop.is_set():
-                    raise Cancelled
-                if piece is None:
-                    yield None
-                elif len(piece):
-                    alignment.add(sentence, number, len(piece))
-                    if data := encoder.feed(piece):
-                        yield data
+            number = piece.number
+            if len(piece.samples):
+                alignment.add(piece)
+                if data := encoder.feed(piece.samples):
+                    yield data
         if not alignment.sentences and speak.silence:
             silence = np.zeros(int(_SILENCE_SECONDS * self.sample_rate), np.float32)
             if data := encoder.feed(silence):
@@ -253,6 +288,8 @@ class SpeechEngine:
             encode_seconds=encoder.seconds,
             voice_cached=known,
             alignment=alignment.times(duration) if speak.alignment and not timed else None,
+            # The filter moves times by up to 0.1 s.
+            alignment_exact=speak.alignment and tempo == 1 and alignment.has_words,
         )
 
     def _encode_voice(
@@ -336,14 +373,21 @@ class SpeechEngine:
         return voice, False
 
     def _builtin(self, name: str) -> Any:
+        """A built-in voice, or a mix of some."""
+        try:
+            parts = parse_mix(name) if self.mixes else ((name, 1.0),)
+        except ValueError as error:
+            raise ServiceError(ErrorCode.invalid_option, str(error)) from None
         known = {voice.id.casefold(): voice.id for voice in self.builtin_voices()}
-        if name.casefold() not in known:
-            raise ServiceError(
-                ErrorCode.not_found,
-                f"the engine {self.name} has no voice {name!r}; it has "
-                f"{', '.join(known.values()) or 'none'}",
-            )
-        return self.load_builtin_voice(known[name.casefold()])
+        for part, _ in parts:
+            if part.casefold() not in known:
+                raise ServiceError(
+                    ErrorCode.not_found,
+                    f"the engine {self.name} has no voice {part!r}; it has "
+                    f"{', '.join(known.values()) or 'none'}",
+                )
+        mix = tuple((known[part.casefold()], share) for part, share in parts)
+        return self.load_builtin_voice(mix[0][0]) if len(mix) == 1 else self.mix_voices(mix)
 
     def _decode(self, recording: Recording) -> Samples:
         """The samples of a recording, in the form that `encode_voice` takes.

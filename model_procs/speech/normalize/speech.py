@@ -41,11 +41,15 @@ _DOT_OR_SLASH = re.compile(r"@|://|\w\.\w")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence as it is spoken, and the part of the original text that it stands for."""
+    """A sentence as it is spoken, and the part of the original text that it stands for.
+
+    `places` has the place in the original text of each character that is no whitespace.
+    """
 
     text: str
     start: int
     end: int
+    places: tuple[int, ...]
 
 
 def prepare(language: str) -> None:
@@ -71,10 +75,10 @@ def spoken_sentences(
         used = 0
         for sentence in sentences(said.text):
             count = sum(not letter.isspace() for letter in sentence)
-            first, last = places[used], places[used + count - 1]
+            own = tuple(places[used : used + count])
             used += count
-            start, before = max(first, before), max(last + 1, before)
-            yield Sentence(sentence, min(start, before), before)
+            start, before = max(own[0], before), max(own[-1] + 1, before)
+            yield Sentence(sentence, min(start, before), before, own)
 
 
 def _as_written(part: Mapped, obeyed: Collection[str]) -> Mapped:
