@@ -78,15 +78,16 @@ def probing(
     """Return what `speech_probabilities` does; yields after each 8 s of sound (10 ms)."""
     network = _network()
     windows = -(-len(samples) // WINDOW)
-    padded = np.zeros(_CONTEXT + windows * WINDOW, np.float32)
-    padded[_CONTEXT : _CONTEXT + len(samples)] = samples
     hidden = cell = np.zeros(_STATE, np.float32)
     found = np.empty(windows, np.float32)
     for first in range(0, windows, _BLOCK):
         if stop is not None and stop.is_set():
             raise Cancelled
         last = min(first + _BLOCK, windows)
-        block = padded[first * WINDOW : last * WINDOW + _CONTEXT]
+        block = np.zeros(_CONTEXT + (last - first) * WINDOW, np.float32)
+        start = first * WINDOW - _CONTEXT
+        sound = samples[max(start, 0) : last * WINDOW]
+        block[max(-start, 0) :][: len(sound)] = sound
         frames = np.lib.stride_tricks.sliding_window_view(block, _CONTEXT + WINDOW)[::WINDOW]
         found[first:last], hidden, cell = network.run(
             ("speech_probs", "hn", "cn"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import itertools
 import os
@@ -27,6 +28,7 @@ from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import FliteEngine
 from model_procs.listening import vad
+from model_procs.weights.packages import package_folder
 from supervisor.workers.launch import CHILD_ENVIRONMENT
 from tests.support.recordings import spoken
 from tests.support.service import NET, ROOT
@@ -76,12 +78,11 @@ def ranges_of(samples: Samples) -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def package() -> Any:
     """The package's own way to run the network, one window at a time."""
-    from silero_vad import utils_vad
-
+    utils_vad = importlib.import_module("silero_vad.utils_vad")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folder = Path(utils_vad.__file__).parent / "data"
-        return utils_vad, utils_vad.OnnxWrapper(str(folder / "silero_vad.onnx"), True)
+        file = package_folder("silero_vad") / "data" / "silero_vad.onnx"
+        return utils_vad, utils_vad.OnnxWrapper(str(file), force_onnx_cpu=True)
 
 
 @pytest.mark.parametrize("name", READINGS)
@@ -201,9 +202,9 @@ def test_without_a_pause_it_is_cut_where_speech_is_least_likely() -> None:
     probabilities = np.full(1250, 0.9, np.float32)
     probabilities[700:709] = 0.5
     probabilities[800] = 0.36  # the lowest, but between loud ones
-    first, second = vad.clips(probabilities, 1250 * 512, 30)
-    assert first == (0, pytest.approx(704.5 * 512, abs=256))
-    assert second == (first[1], 1250 * 512)
+    (start, cut), rest = vad.clips(probabilities, 1250 * 512, 30)
+    assert (start, rest) == (0, (cut, 1250 * 512))
+    assert cut == pytest.approx(704.5 * 512, abs=256)
 
 
 def test_long_pauses_are_left_out_and_short_ones_kept() -> None:
