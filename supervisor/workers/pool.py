@@ -169,13 +169,14 @@ class Pool:
     def unload(self) -> bool:
         """End all processes until the next request; False when that is not possible now.
 
-        Only a model that serves, and has no requests, is unloaded, and not while a process starts.
-        Nothing is lost: from here on no worker is READY, so a request that comes meanwhile waits
-        for the next load.
+        Only a model that serves, and has no requests, is unloaded, and not while a process starts,
+        or must not start because others have failed. Nothing is lost: from here on no worker is
+        READY, so a request that comes meanwhile waits for the next load.
         """
-        busy = self._users or self._launching or self.templates.loading is not None
-        if busy or self.state is not ModelState.SERVING:
+        starting = self._launching or self.templates.loading is not None or self.retry_after > 0
+        if self._users or starting or self.state is not ModelState.SERVING:
             return False
+        self.succeeded()  # the last start worked: failures before it say nothing about the next
         self._unloaded = True
         for slot in self.slots:
             slot.worker.drain("unloaded: idle")

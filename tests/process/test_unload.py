@@ -112,10 +112,8 @@ async def test_a_model_with_a_request_in_flight_stays(service: RunningService, g
     async with asyncio.TaskGroup() as group:
         asked = group.create_task(speak(service, f"print begun; wait {gate}; say 1"))
         await asyncio.to_thread(service.wait_for, "child_output", line="begun")
-        # The other model gets a request later than this one, and is unloaded after it.
-        await unloaded(service, model="stt")
-        assert await transcribe(service) == 200
-        await unloaded(service, 2, model="stt")
+        # It gets a request later than this one.
+        await other_model_unloaded(service)
         assert state(service) == "SERVING"
         assert not [e for e in service.events if e["event"] == "unloaded" and e["model"] == "tts"]
         gate.open()
@@ -225,29 +223,73 @@ async def test_a_reload_while_the_model_ends(service: RunningService) -> None:
     assert await speak(service) == (200, "")
 
 
-async def test_a_worker_that_is_being_replaced_is_not_unloaded(tmp_path: Path, gate: Gate) -> None:
-    warm_up = tmp_path / "warm_up"
-    loads(warm_up, "")
+async def recycle(service: RunningService) -> str:
+    """Have the worker of the speech model replaced; its name."""
+    children = service.children(model="tts")
+    (worker,) = [child for child in children if child["lifecycle"] == "READY"]
+    async with (
+        aiohttp.ClientSession(service.url) as client,
+        client.post(f"/v1/children/{worker['name']}/recycle") as response,
+    ):
+        assert response.status == 202
+    return str(worker["name"])
+
+
+async def other_model_unloaded(service: RunningService) -> None:
+    """Wait until the other model has had a request, and is unloaded after that."""
+    await unloaded(service, model="stt")
+    assert await transcribe(service) == 200
+    await unloaded(service, 2, model="stt")
+
+
+@pytest.fixture
+def warm_up(tmp_path: Path) -> Path:
+    """The script that every worker of the speech model obeys at its start."""
+    file = tmp_path / "warm_up"
+    loads(file, "")
+    return file
+
+
+async def test_a_worker_that_is_being_replaced_is_not_unloaded(
+    warm_up: Path, gate: Gate, tmp_path: Path
+) -> None:
+    successor = Gate(tmp_path / "successor")
     with running({**IDLE, "VOICE_TEST_WARM_UP": f"@{warm_up}"}) as service:
-        await unloaded(service)
-        loads(warm_up, f"wait {gate}")
-        gate.open()
-        assert await speak(service) == (200, "")
-        gate.path.unlink()
-        (worker,) = service.children(model="tts")
-        async with (
-            aiohttp.ClientSession(service.url) as client,
-            client.post(f"/v1/children/{worker['name']}/recycle") as response,
-        ):
-            assert response.status in (200, 202)
-        await unloaded(service, model="stt")
-        assert await transcribe(service) == 200
-        await unloaded(service, 2, model="stt")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(speak(service, f"print begun; wait {gate}; say 1"))
+            await asyncio.to_thread(service.wait_for, "child_output", line="begun")
+            loads(warm_up, f"wait {successor}")
+            worker = await recycle(service)
+            gate.open()
+        await other_model_unloaded(service)
         assert state(service) == "SERVING"
-        gate.open()
-        await asyncio.to_thread(service.wait_for, "recycled", child=worker["name"])
-        await unloaded(service, 2)
+        successor.open()
+        await asyncio.to_thread(service.wait_for, "recycled", child=worker)
+        await unloaded(service)
         assert len(service.processes()) == 1
+
+
+async def test_a_model_whose_starts_fail_keeps_the_worker_that_it_has(
+    warm_up: Path, gate: Gate
+) -> None:
+    settings = {
+        **IDLE,
+        "VOICE_TEST_WARM_UP": f"@{warm_up}",
+        "VOICE_ENGINE_BACKOFF_BASE": "10000",
+        "VOICE_ENGINE_BACKOFF_MAX": "10000",
+    }
+    with running(settings) as service:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(speak(service, f"print begun; wait {gate}; say 1"))
+            await asyncio.to_thread(service.wait_for, "child_output", line="begun")
+            loads(warm_up, "raise no weights")
+            for number in (1, 2):
+                await recycle(service)
+                await asyncio.to_thread(service.wait_for, "start_failed", count=number)
+            gate.open()
+        await other_model_unloaded(service)
+        assert state(service) == "SERVING"
+        assert await speak(service) == (200, "")
 
 
 async def test_the_service_stops_while_a_model_ends_or_loads(load: Path, gate: Gate) -> None:
