@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ipc.engines import BuiltinVoice, Kind
+from ipc.engines import BuiltinVoice, Kind, default_engine
 from ipc.messages import WorkerOptions
 from supervisor.access.ratelimit import RateLimit
 from supervisor.dispatch.admission import QueueLimits
@@ -173,16 +173,8 @@ class Service:
             cores=self.cores.count,
             cores_from=self.cores.source,
         )
-        for note in pool.notes:
-            logger.warning("capacity_lowered", model=model.name, message=note)
-        if engine.profile == "embedded":
-            folder = self.settings.models_dir
-            logger.warning(
-                "embedded_engine",
-                model=model.name,
-                message=f"the embedded engine {engine.name} serves until the weights of the real "
-                f"model are in {folder}; get them with: voice-engine models fetch {folder}",
-            )
+        for event, note in pool.notes.items():
+            logger.warning(event, model=model.name, message=note)
 
     def _make_configs(self, settings: Settings) -> dict[str, LocalConfig]:
         """The configuration of each model's backend, by model name. Raises `DoesNotFit`."""
@@ -197,12 +189,17 @@ class Service:
         def pool(model: ModelSettings) -> PoolConfig:
             planned = plans[model.name]
             lowered = planned.capacity < model.need.capacity
+            notes = {}
+            if lowered:
+                notes["capacity_lowered"] = _too_little_memory(model, planned.capacity)
+            if better := _better_engines(model, settings):
+                notes[f"{model.engine.profile}_engine"] = better
             return PoolConfig(
                 model=model.name,
                 engine=model.engine,
                 size=model.workers,
                 capacity=planned.capacity,
-                notes=(_too_little_memory(model, planned.capacity),) if lowered else (),
+                notes=notes,
                 start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
                 idle=settings.idle_unload,
@@ -266,6 +263,23 @@ def _too_little_memory(model: ModelSettings, capacity: int) -> str:
         f"each worker serves {capacity} instead of {model.need.capacity} requests at once, because "
         "there is too little memory for more"
     )
+
+
+def _better_engines(model: ModelSettings, settings: Settings) -> str | None:
+    """What operators must know if a better engine than this one could serve its kind."""
+    kind = [each.engine for each in settings.models if each.kind is model.kind]
+    if model.engine.profile not in ("embedded", "minimal") or any(
+        engine.profile == "production" for engine in kind
+    ):
+        return None
+    advice = (
+        f"the production engine {default_engine(model.kind, 'production').name} serves once its "
+        f"weights are in {settings.models_dir}: voice-engine models fetch {settings.models_dir}"
+    )
+    embedded = default_engine(model.kind, "embedded")
+    if model.engine.profile == "minimal" and not embedded.installed(settings.models_dir):
+        advice = f"`make setup` without SLIM=1 installs the neural engine {embedded.name}; {advice}"
+    return f"the {model.engine.profile} engine {model.engine.name} serves; {advice}"
 
 
 def _monitor_config(settings: Settings) -> MonitorConfig:

@@ -218,7 +218,7 @@ class LocalBackend:
             sandbox=pool.sandbox,
             children=tuple(children),
             threads=pool.config.launch.threads,
-            notes=pool.config.notes,
+            notes=tuple(pool.config.notes.values()),
         )
 
     def recycle(self, child: str) -> bool | None:

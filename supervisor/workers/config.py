@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ipc.engines import EngineSpec
@@ -17,8 +18,9 @@ class PoolConfig:
     """The workers of one model: how many, how they start, how they are replaced.
 
     `limit_setting` is the name of the setting for their memory limits, used in messages; `capacity`
-    is how many requests each is planned to serve at once; `notes` are for operators. After `idle`
-    seconds without a request the model is unloaded; 0 = never.
+    is how many requests each is planned to serve at once; `notes` are for operators, each by the
+    name of its event in the log. After `idle` seconds without a request the model is unloaded; 0 =
+    never.
     """
 
     model: str
@@ -29,5 +31,5 @@ class PoolConfig:
     policy: Policy
     limit_setting: str
     capacity: int = 1
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
     idle: float = 0.0

@@ -38,8 +38,6 @@ CHILD_ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # onnxruntime reports to its makers otherwise, by a thread that a template must not have.
-    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 

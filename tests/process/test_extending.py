@@ -82,7 +82,7 @@ ENTRY = """
 ENGINES["beep"] = EngineSpec(
     "beep",
     Kind.TTS,
-    "embedded",
+    "custom",
     "model_procs.engines.beep:BeepEngine",
     Footprint(template=60, worker=30, request=60),
 )

@@ -18,7 +18,7 @@ from supervisor.settings import Settings
 CHOIR = EngineSpec(
     "choir",
     Kind.TTS,
-    "embedded",
+    "custom",
     "tests.support.script_engine:ScriptedBatch",
     Footprint(template=60, worker=30, request=60, further=20),
     capacity=8,
