@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.bench.load import Plan, run
-from tests.bench.peers_report import tables
+from tests.bench.peers import main
+from tests.bench.peers_report import DOCUMENT, FOLDER, tables
 from tests.bench.peers_results import SERVICE, load
 from tests.bench.report import Table
 from tests.support.service import ROOT
@@ -128,3 +130,19 @@ def test_a_quick_run_against_the_peers_has_every_figure(tmp_path: Path) -> None:
     for table in tables(results):
         assert table.text() in result.stdout
     assert "failed" not in result.stdout
+
+
+def test_a_failed_request_is_named_and_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = load(FOLDER / "peers.json")
+    first = results.bursts[0]
+    results.bursts[0] = replace(first, failures=["503: busy"])
+    results.save(tmp_path / "failed.json")
+    before = DOCUMENT.read_text()
+    arguments = ["--results", str(tmp_path / "failed.json"), "--out", str(tmp_path), "--write"]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert f"failed: {first.arm}, {first.kind}, {first.clients} clients: 503: busy" in told.err
+    assert any("failed" in line and "  1  " in line for line in told.out.splitlines())
+    assert DOCUMENT.read_text() == before

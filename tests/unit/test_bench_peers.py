@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.bench.peers import main
 from tests.bench.peers_clients import Stream
 from tests.bench.peers_measure import LIVE_FIRST_SECONDS, LIVE_GAP_SECONDS, live_bounds
-from tests.bench.peers_report import DOCUMENT, FOLDER, figures, in_document, percentile, section
+from tests.bench.peers_report import FOLDER, figures, in_document, percentile, section
 from tests.bench.peers_results import Burst, load
 
 _BURST = Burst(
@@ -62,22 +60,6 @@ def test_figures_are_of_all_bursts() -> None:
 def test_one_failure_leaves_no_figure() -> None:
     assert figures([_BURST, replace(_BURST, failures=["cut"])]) is None
     assert figures([]) is None
-
-
-def test_a_failed_request_is_named_and_fails_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = load(FOLDER / "peers.json")
-    first = results.bursts[0]
-    results.bursts[0] = replace(first, failures=["503: busy"])
-    results.save(tmp_path / "failed.json")
-    before = DOCUMENT.read_text()
-    arguments = ["--results", str(tmp_path / "failed.json"), "--out", str(tmp_path), "--write"]
-    assert main(arguments) == 1
-    told = capsys.readouterr()
-    assert f"failed: {first.arm}, {first.kind}, {first.clients} clients: 503: busy" in told.err
-    assert any("failed" in line and "  1  " in line for line in told.out.splitlines())
-    assert DOCUMENT.read_text() == before
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
