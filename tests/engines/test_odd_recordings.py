@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
-import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -19,7 +18,7 @@ from model_procs.engine import EngineConfig
 from model_procs.engines.flite import FliteEngine
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.sensevoice.engine import SenseVoiceEngine
-from model_procs.engines.sphinx import SphinxEngine
+from model_procs.engines.whisper.engine import WhisperEngine
 from model_procs.listening.base import TranscriptionEngine
 from model_procs.speech.base import SpeechEngine
 from tests.support.odd_recordings import (
@@ -35,6 +34,7 @@ from tests.support.odd_recordings import (
 from tests.support.outputs import collected, transcript
 from tests.support.recordings import spoken
 from tests.support.service import RunningService, running
+from tests.support.spoken import word_error_rate
 
 RATE = 16_000
 
@@ -45,14 +45,18 @@ def sound_of(text: str) -> Sound:
     return np.asarray(samples, np.float32)
 
 
+FIRST, SECOND = "I walked along the river.", "Then it began to rain."
+SAID = f"{FIRST} {SECOND}"
+
+
 @pytest.fixture(scope="module")
 def first() -> Sound:
-    return sound_of("The quick brown fox.")
+    return sound_of(FIRST)
 
 
 @pytest.fixture(scope="module")
 def second() -> Sound:
-    return sound_of("Jumps over the lazy dog.")
+    return sound_of(SECOND)
 
 
 @pytest.fixture(scope="module", params=["flite", "pocket"])
@@ -75,10 +79,10 @@ def words_of(heard: Transcript) -> list[tuple[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def plain(sphinx: SphinxEngine, first: Sound, second: Sound) -> list[tuple[str, float]]:
+def plain(whisper: WhisperEngine, first: Sound, second: Sound) -> list[tuple[str, float]]:
     """What is heard in a recording that is not odd."""
-    words = words_of(hear(sphinx, encoded(np.concatenate([first, second]), RATE, "wav")))
-    assert jiwer.wer("the quick brown fox jumps over the lazy dog", text_of(words)) < 0.4
+    words = words_of(hear(whisper, encoded(np.concatenate([first, second]), RATE, "wav")))
+    assert word_error_rate([SAID], [text_of(words)]) == 0
     return words
 
 
@@ -162,11 +166,11 @@ SPOKEN = (
 
 @pytest.mark.parametrize("name", SPOKEN)
 def test_every_word_is_heard_at_its_time(
-    name: str, sphinx: SphinxEngine, first: Sound, second: Sound, plain: list[tuple[str, float]]
+    name: str, whisper: WhisperEngine, first: Sound, second: Sound, plain: list[tuple[str, float]]
 ) -> None:
     make, late, gap = CASES[name]
-    words = words_of(hear(sphinx, make(first, second)))
-    assert jiwer.wer(text_of(plain), text_of(words)) < 0.3, text_of(words)
+    words = words_of(hear(whisper, make(first, second)))
+    assert word_error_rate([SAID], [text_of(words)]) < 0.15, text_of(words)
     assert abs(words[0][1] - plain[0][1] - late) < 0.25
     assert abs(words[-1][1] - plain[-1][1] - late - gap) < 0.25
 
