@@ -46,7 +46,16 @@ def test_no_request_fails_while_the_service_is_hurt(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("engines", ["embedded", "nano"])
+def test_no_request_fails_while_neural_engines_are_hurt(tmp_path: Path) -> None:
+    kinds = "kill,stop,leak,hang,crash,garbage,drop"
+    options = ("--engines", "embedded", "--chaos", kinds, "--minutes", "0.3")
+    _, events = soak(tmp_path / "report", *options)
+    assert events > 0
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("engines", ["minimal", "nano"])
 def test_no_request_fails_in_a_storm_of_kills(
     engines: str, nano_models: Path, tmp_path: Path
 ) -> None:

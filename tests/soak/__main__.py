@@ -72,7 +72,7 @@ def _parse(argv: list[str] | None) -> Options:
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--engines", choices=PRESETS, default="embedded")
+    parser.add_argument("--engines", choices=PRESETS, default="minimal")
     parser.add_argument("--chaos", type=_kinds, default=frozenset(CHAOS), metavar=",".join(CHAOS))
     parser.add_argument("--storm", type=Storm.parse, default=STORM, metavar="KILLS/SECONDS")
     parser.add_argument("--clients", type=int, default=6)

@@ -24,16 +24,19 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ipc.engines import Kind
-from ipc.operations import AnyOperation, EncodeVoice, Sampling, Speak, Transcribe
+from ipc.operations import AnyOperation, EncodeVoice, Segment, Speak, Transcribe, Transcript
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Needs, Output
 from model_procs.engines.flite import FliteEngine
+from model_procs.engines.kokoro.engine import KokoroEngine
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
+from model_procs.engines.whisper.engine import WhisperEngine
 from model_procs.listening.base import TranscriptionEngine
-from model_procs.listening.transcript import Piece
+from model_procs.speech.alignment import Piece as Spoken
 from model_procs.speech.base import SpeechEngine
+from model_procs.speech.normalize.speech import Sentence
 from tests.support.script_engine import write_to_pipes
 
 ORDERS = "VOICE_SOAK_ORDERS"
@@ -119,14 +122,10 @@ class _ChaoticSpeech(SpeechEngine):
         moments.pass_by(1.0)
         return result
 
-    def synthesize(
-        self,
-        text: str,
-        voice: Any,
-        sampling: Sampling,
-        stop: threading.Event,
-    ) -> Generator[Any, None, None]:
-        pieces = super().synthesize(text, voice, sampling, stop)
+    def speak_sentences(
+        self, sentences: Iterator[Sentence], voice: Any, speak: Speak, stop: threading.Event
+    ) -> Generator[Spoken | None, None, None]:
+        pieces = super().speak_sentences(sentences, voice, speak, stop)
         moments = _moments.get(stop)
         try:
             for piece in pieces:
@@ -153,16 +152,20 @@ class _ChaoticRecognition(TranscriptionEngine):
         moments.pass_by(1.0)
         return result
 
-    def recognize(
+    def transcribe(
         self, samples: Samples, options: Transcribe, stop: threading.Event
-    ) -> Iterator[Piece | None]:
+    ) -> Generator[Segment | None, None, Transcript]:
         if (moments := _moments.get(stop)) is not None:
             moments.pass_by()
-        yield from super().recognize(samples, options, stop)
+        return (yield from super().transcribe(samples, options, stop))
 
 
 class ChaoticFlite(_ChaoticSpeech, FliteEngine):
     """flite, as told."""
+
+
+class ChaoticKokoro(_ChaoticSpeech, KokoroEngine):
+    """Kokoro, as told."""
 
 
 class ChaoticPocket(_ChaoticSpeech, PocketEngine):
@@ -175,3 +178,7 @@ class ChaoticSphinx(_ChaoticRecognition, SphinxEngine):
 
 class ChaoticSenseVoice(_ChaoticRecognition, SenseVoiceEngine):
     """SenseVoiceSmall, as told."""
+
+
+class ChaoticWhisper(_ChaoticRecognition, WhisperEngine):
+    """Whisper, as told."""

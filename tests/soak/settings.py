@@ -104,12 +104,19 @@ class Preset:
 _PRODUCTION = ("ChaoticPocket", "ChaoticSenseVoice")
 
 PRESETS = {
-    "embedded": Preset(
+    "minimal": Preset(
         engines=("ChaoticFlite", "ChaoticSphinx"),
         workers=2,
         limits=(100, 250),
         leaks=(40, 130, 300),
         long_texts=True,
+    ),
+    "embedded": Preset(
+        engines=("ChaoticKokoro", "ChaoticWhisper"),
+        workers=1,
+        limits=(500, 900),
+        leaks=(200, 550, 1000),
+        long_texts=False,
     ),
     "nano": Preset(
         engines=_PRODUCTION,
