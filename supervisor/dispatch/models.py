@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ipc.engines import EngineInfo, Kind
+from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE
 from ipc.voice_mix import parse_mix
 from supervisor.dispatch.backend import Backend
@@ -81,6 +82,31 @@ class Models:
                 if info is not None and _suits(info, voice, language):
                     return found
         return candidates[0]
+
+    def translator(self, model: str | None = None) -> Model:
+        """The model that translates speech: the one called `model`, else the first that can.
+
+        A model that has not loaded yet may turn out to be unable. Raises `ServiceError`
+        (invalid_request) when no model can translate.
+        """
+        candidates = [
+            each
+            for each in self._by_kind[Kind.STT]
+            if each.backend.info is None or each.backend.info.translates
+        ]
+        for found in candidates:
+            if model in (found.name, found.backend.engine.name):
+                return found
+        if candidates:
+            return candidates[0]
+        engine = self.default(Kind.STT).backend.engine.name
+        raise ServiceError(
+            ErrorCode.invalid_request,
+            "translation needs a model that translates speech, such as Whisper (whisper-1 at "
+            f"OpenAI); the engine {engine} of this service only transcribes: send the recording to "
+            "/v1/audio/transcriptions, or let the service run the engine whisper "
+            f"(VOICE_ENGINE_STT_ENGINE={engine},whisper)",
+        )
 
 
 def has_voice(info: EngineInfo, voice: str) -> bool:

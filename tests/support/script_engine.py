@@ -48,6 +48,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 from ipc.codec import encode
@@ -259,6 +260,26 @@ class ScriptedRecognizer(Script):
             paralinguistics=told,
             segments=tuple(segments),
         )
+
+
+class ScriptedTranslator(ScriptedRecognizer):
+    """The same, but it also translates; `raw` has the options of the request instead."""
+
+    def info(self) -> EngineInfo:
+        """As engines describe themselves that translate."""
+        return EngineInfo(engine="translator", sample_rate=SAMPLE_RATE, translates=True)
+
+    def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
+        """Run the script; `raw` is JSON with the options."""
+        result = yield from super().run(operation, stop)
+        assert isinstance(operation, Transcribe)
+        assert isinstance(result, Transcript)
+        options = {
+            "prompt": operation.prompt,
+            "temperature": operation.temperature,
+            "translate": operation.translate,
+        }
+        return replace(result, raw=json.dumps(options))
 
 
 def _setting(name: str) -> str:

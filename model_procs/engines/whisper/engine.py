@@ -31,7 +31,7 @@ from ipc.spacing import join
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.whisper import weights
-from model_procs.heap import keep_large_blocks
+from model_procs.heap import give_back, keep_large_blocks
 from model_procs.listening import vad
 from model_procs.listening.base import RATE, TranscriptionEngine
 from model_procs.listening.transcript import NO_EMOTION, NO_EVENT
@@ -94,6 +94,7 @@ class WhisperEngine(TranscriptionEngine):
         noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.05
         clip = self.model.encode_clip(noise)
         self.model.language_probabilities(clip)
+        give_back()
 
     def info(self) -> EngineInfo:
         """Languages, and what clients must know."""

@@ -115,8 +115,32 @@ class TranscribeFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     language: Annotated[
-        str, Field(max_length=32, description="a hint: auto, zh, en, yue, ja, ko")
+        str,
+        Field(
+            max_length=32,
+            description="a hint: auto, zh, en, yue, ja, ko; whisper knows a hundred",
+        ),
     ] = AUTO_LANGUAGE
+    task: Annotated[
+        Literal["transcribe", "translate"],
+        Field(description="translate: to English; needs the engine whisper"),
+    ] = "transcribe"
+    prompt: Annotated[
+        str | None,
+        Field(
+            description="whisper: a text before the recording, for its spelling and style; other "
+            "engines ignore it"
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="whisper: how random recognition is, left out = as the engine finds best; "
+            "other engines ignore it",
+        ),
+    ] = None
     itn: Annotated[bool, Field(description="write punctuation, and numbers as digits")] = True
     timestamps: Annotated[
         bool, Field(description="the response has segments: start, end, text, emotion, ...")
@@ -259,6 +283,9 @@ async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamRespons
         language=language_hint(call.request, fields.language),
         itn=fields.itn,
         words=fields.words,
+        prompt=fields.prompt,
+        temperature=fields.temperature,
+        translate=fields.task == "translate",
     )
     transcript = await asked.run()
     if fields.response_format == "json":

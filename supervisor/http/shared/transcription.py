@@ -72,16 +72,25 @@ def transcription(
     itn: bool = True,
     words: bool = False,
     streamed: bool = False,
+    prompt: str | None = None,
+    temperature: float | None = None,
+    translate: bool = False,
 ) -> Transcription:
-    """The transcription of the recording in a request.
+    """The transcription of the recording in a request, or with `translate` its translation.
 
     `model` is the model's name in the request; `language` is a hint, one of the engines' codes.
+    Raises `ServiceError` when no model can translate.
     """
+    if translate:
+        chosen = call.service.models.translator(model)
+    else:
+        chosen = choose(call, Kind.STT, model=model, language=language)
     upload = call.upload
-    transcribe = Transcribe(upload.recording, language, itn, words, streamed)
+    transcribe = Transcribe(
+        upload.recording, language, itn, words, streamed, prompt or None, temperature, translate
+    )
     segments = SegmentBuffer()
     job = make_job(call, transcribe, _work(upload.head, upload.size), segments)
-    chosen = choose(call, Kind.STT, model=model, language=language)
     return Transcription(chosen, job, segments)
 
 

@@ -11,11 +11,9 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ipc.engines import Kind
-from ipc.errors import ErrorCode, ServiceError
+from ipc.errors import ServiceError
 from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
-from supervisor.http.api.openapi_parts import Error
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -49,26 +47,41 @@ from supervisor.http.shared.transcription import (
 _STREAMED = ("json", "text", "diarized_json")
 
 
+_MODEL = Field(
+    description="name of an engine; any other name means the default engine",
+    examples=["whisper-1"],
+)
+_PROMPT = Field(
+    description="whisper: a text before the recording, for its spelling and style; other engines "
+    "ignore it"
+)
+_TEMPERATURE = Field(
+    ge=0,
+    le=1,
+    description="whisper: how random recognition is, 0 = as the engine finds best; other engines "
+    "ignore it",
+)
+
+
 class TranscriptionFields(BaseModel):
     """How to transcribe. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    model: Annotated[
+    model: Annotated[str | None, _MODEL] = None
+    language: Annotated[
         str | None,
         Field(
-            description="name of an engine; any other name means the default engine",
-            examples=["whisper-1"],
+            max_length=32,
+            description="a hint: en, zh, ja, ko, yue; whisper knows a hundred",
+            examples=["en"],
         ),
-    ] = None
-    language: Annotated[
-        str | None, Field(max_length=32, description="a hint: en, zh, ja, ko, yue", examples=["en"])
     ] = None
     languages: Annotated[
         list[Annotated[str, Field(max_length=32)]],
         Field(description="a hint if there is one entry; several entries are ignored"),
     ] = []
-    prompt: Annotated[str | None, Field(description="accepted and ignored")] = None
+    prompt: Annotated[str | None, _PROMPT] = None
     response_format: Annotated[
         Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"],
         Field(
@@ -76,9 +89,7 @@ class TranscriptionFields(BaseModel):
             "segments, all with the same speaker"
         ),
     ] = "json"
-    temperature: Annotated[
-        float | None, Field(description="accepted and ignored: recognition is not random")
-    ] = None
+    temperature: Annotated[float | None, _TEMPERATURE] = None
     timestamp_granularities: Annotated[
         list[Literal["segment", "word"]],
         Field(description="which times verbose_json has; default segments"),
@@ -158,6 +169,8 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
         language=_hint(call),
         words=words,
         streamed=fields.stream,
+        prompt=fields.prompt,
+        temperature=fields.temperature or None,
     )
     if fields.stream:
         head = {"Content-Type": SERVER_SENT}
@@ -198,24 +211,62 @@ def _hint(call: Call[TranscriptionFields, Nothing]) -> str:
     return language_hint(call.request, given)
 
 
-async def openai_translation(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """Not possible: no engine translates. The error says which model would be needed."""
-    engine = call.service.models.default(Kind.STT).backend.engine.name
-    raise ServiceError(
-        ErrorCode.invalid_request,
-        "translation needs a model that translates speech, such as Whisper (whisper-1 at OpenAI); "
-        f"the engine {engine} of this service only transcribes: send the recording to "
-        "/v1/audio/transcriptions",
+class TranslationFields(BaseModel):
+    """How to translate. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[
+        str | None,
+        Field(
+            description="name of an engine; any other name means the first that translates",
+            examples=["whisper-1"],
+        ),
+    ] = None
+    prompt: Annotated[str | None, _PROMPT] = None
+    response_format: Annotated[
+        Literal["json", "text", "srt", "verbose_json", "vtt"],
+        Field(description="srt and vtt are subtitles; verbose_json has segments"),
+    ] = "json"
+    temperature: Annotated[float | None, _TEMPERATURE] = None
+
+
+async def openai_translation(call: Call[TranslationFields, Nothing]) -> web.StreamResponse:
+    """Translate a recording to English.
+
+    Only whisper translates; a service without it answers with 400 and how to get it.
+    """
+    fields = call.body
+    asked = transcription(
+        call,
+        model=fields.model,
+        prompt=fields.prompt,
+        temperature=fields.temperature or None,
+        translate=True,
     )
+    transcript = await asked.run()
+    match fields.response_format:
+        case "json":
+            response = json_answer(plain(transcript))
+        case "verbose_json":
+            text = verbose(transcript, translated=True).model_dump_json(exclude={"words"})
+            response = web.Response(text=text, content_type=JSON)
+        case form:
+            response = plain_answer(transcript, form)
+    response.headers["Server-Timing"] = timing(asked.job)
+    return response
 
 
 TRANSLATION = operation(
     "POST",
     "/v1/audio/translations",
     openai_translation,
-    summary="Translate: not possible",
+    summary="Translate to English",
     tag="OpenAI",
-    answers={400: Answer("No engine translates.", {JSON: Error})},
+    body=TranslationFields,
+    media=(FORM,),
+    file=RECORDING,
+    answers={200: Answer("The translation.", {JSON: OpenAITranscription, **PLAIN_CONTENT})},
 )
 
 TRANSCRIPTION = operation(

@@ -64,7 +64,8 @@ class PlainTranscription(Told):
 class TimedSegment(Told):
     """A sentence, or the speech between two pauses: OpenAI's fields, and how it is said.
 
-    `seek`, `tokens` and `temperature` are always the same.
+    Only Whisper has `tokens`, a `temperature` and a `compression_ratio` of its own; `seek` is
+    always the same.
     """
 
     id: int
@@ -72,8 +73,8 @@ class TimedSegment(Told):
     start: float
     end: float
     text: str
-    tokens: Annotated[list[int], Field(max_length=0)] = []
-    temperature: Literal[0] = 0
+    tokens: list[int] = []
+    temperature: float = 0
     avg_logprob: Annotated[
         float,
         Field(
@@ -137,9 +138,9 @@ class VerboseTranscription(Told):
         }
     )
 
-    task: Literal["transcribe"] = "transcribe"
-    language: Annotated[str, Field(description="name of the language: english, chinese, ...")]
-    language_code: str
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: Annotated[str, Field(description="name of the text's language: english, ...")]
+    language_code: Annotated[str, Field(description="code of the spoken language")]
     duration: Annotated[float, Field(description="duration of the recording in seconds")]
     text: str
     segments: list[TimedSegment] | None = None
@@ -192,11 +193,12 @@ def plain(transcript: Transcript) -> PlainTranscription:
     )
 
 
-def verbose(transcript: Transcript) -> VerboseTranscription:
-    """A transcript as OpenAI's `verbose_json`."""
+def verbose(transcript: Transcript, *, translated: bool = False) -> VerboseTranscription:
+    """A transcript as OpenAI's `verbose_json`; a translation is in English."""
     code = transcript.paralinguistics.language
     return VerboseTranscription(
-        language=ENGLISH_NAMES.get(code, code),
+        task="translate" if translated else "transcribe",
+        language="english" if translated else ENGLISH_NAMES.get(code, code),
         language_code=code,
         duration=transcript.duration,
         text=transcript.text,
@@ -227,7 +229,11 @@ def _segment(segment: Segment) -> TimedSegment:
         end=segment.end,
         text=segment.text,
         avg_logprob=segment.avg_logprob or 0.0,
-        compression_ratio=round(len(data) / len(zlib.compress(data)), 4),
+        tokens=list(segment.tokens),
+        temperature=segment.temperature or 0,
+        compression_ratio=round(len(data) / len(zlib.compress(data)), 4)
+        if segment.compression_ratio is None
+        else segment.compression_ratio,
         no_speech_prob=segment.no_speech or 0.0,
         language=segment.paralinguistics.language,
         **told(segment.paralinguistics),
