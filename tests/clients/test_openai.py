@@ -641,6 +641,49 @@ def test_what_is_not_offered(client: openai.OpenAI, recording: bytes) -> None:
         client.audio.translations.create(model="whisper-1", file=("a.wav", recording))
 
 
+@pytest.fixture(scope="module")
+def translator() -> Iterator[RunningService]:
+    """Two models: the first only transcribes, the other also translates."""
+    engines = [
+        f"tests.support.script_engine:Scripted{name}" for name in ("Recognizer", "Translator")
+    ]
+    with running({"VOICE_ENGINE_STT_ENGINE": ",".join(engines)}) as service:
+        service.wait_ready()
+        yield service
+
+
+@pytest.mark.parametrize("model", ["whisper-1", "ScriptedTranslator"])
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_translations(translator: RunningService, model: str) -> None:
+    translations = sdk(translator).audio.translations
+    file = ("a.wav", b"segment Good day.; segment Bye.")
+    asked: dict[str, Any] = {"model": model, "file": file, "prompt": "Nell", "temperature": 0.4}
+    assert translations.create(**asked).text == "Good day. Bye."
+    assert translations.create(**asked, response_format="text") == "Good day. Bye.\n"
+    verbose = translations.create(**asked, response_format="verbose_json")
+    assert (verbose.language, verbose.duration) == ("english", 2)
+    assert verbose.model_extra is not None
+    assert verbose.model_extra["task"] == "translate"
+    assert verbose.segments is not None
+    assert [segment.text for segment in verbose.segments] == ["Good day.", "Bye."]
+    assert "00:00:01,000 --> 00:00:02,000" in translations.create(**asked, response_format="srt")
+    assert translations.create(**asked, response_format="vtt").startswith("WEBVTT")
+
+
+def test_hints_reach_the_engine(translator: RunningService) -> None:
+    fields = {"task": "translate", "prompt": "Nell", "temperature": "0.5"}
+    with httpx.Client(base_url=translator.url) as client:
+        file = {"file": ("a.wav", b"say 1")}
+        answer = client.post("/v1/transcribe", data=fields, files=file).json()
+        assert json.loads(answer["raw"]) == {
+            "prompt": "Nell",
+            "temperature": 0.5,
+            "translate": True,
+        }
+        refused = client.post("/v1/transcribe", data=fields | {"temperature": "2"}, files=file)
+        assert refused.status_code == 400
+
+
 def test_an_overloaded_service_is_asked_again(scripted: RunningService) -> None:
     speech = sdk(scripted).audio.speech
     refusals: list[tuple[float, Any]] = []
