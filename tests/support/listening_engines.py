@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +18,6 @@ import numpy as np
 
 from ipc.engines import BuiltinVoice, EngineInfo
 from ipc.operations import Sampling, Transcribe
-from ipc.voice_mix import parse_mix
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig, Needs
 from model_procs.engines.sensevoice.engine import SenseVoiceEngine
@@ -80,19 +78,21 @@ class Choir(Hum):
 
     name = "choir"
     default_voice = "af_bella"
+    mixes = True
     loudness: ClassVar = {"af_bella": 0.2, "af_nova": 0.4, "jf_alpha": 0.8}
-
-    def info(self) -> EngineInfo:
-        """As an engine that mixes voices describes itself."""
-        return replace(super().info(), mixes=True)
 
     def builtin_voices(self) -> list[BuiltinVoice]:
         """Two of one language, and one of another."""
         codes = {"a": "en", "j": "ja"}
         return [BuiltinVoice(each, each[3:].title(), codes[each[0]]) for each in self.loudness]
 
-    def _builtin(self, name: str) -> float:
-        return sum(self.loudness[voice] * share for voice, share in parse_mix(name))
+    def load_builtin_voice(self, name: str) -> float:
+        """Its loudness."""
+        return float(self.loudness[name])
+
+    def mix_voices(self, mix: tuple[tuple[str, float], ...]) -> float:
+        """The mean of their loudness."""
+        return float(sum(self.loudness[voice] * share for voice, share in mix))
 
 
 class LateChoir(Choir):
