@@ -44,6 +44,7 @@ for name in (
     "ORT_DISABLE_TELEMETRY",
 ):
     os.environ[name] = CHILD_ENVIRONMENT[name]
+os.environ["ORT_DISABLE_TELEMETRY"] = CHILD_ENVIRONMENT["ORT_DISABLE_TELEMETRY"]
 
 
 # Tiers
@@ -127,6 +128,12 @@ def nano_models() -> Path:
             synth(made, "nano")
             made.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def packaged_weights() -> Path:
+    """The folder in which weights of packages are put together; one for all workers."""
+    return Path(os.environ[SHARED]) / "cache"
 
 
 @pytest.fixture

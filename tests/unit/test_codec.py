@@ -60,6 +60,7 @@ from ipc.operations import (
     Voice,
     VoiceResult,
     Word,
+    WordTime,
 )
 
 _INT = st.integers(-(2**63), 2**63 - 1)
@@ -244,6 +245,9 @@ SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
         Recognized(1, dataclasses.replace(SEGMENT, words=None)),
         Recognized(1, dataclasses.replace(SEGMENT, words=())),
         Spoken(1, SpokenSentence(2, SentenceTime("Hi.", 0.5, 1.5, 4, 7), last=True)),
+        Spoken(
+            1, SpokenSentence(3, SentenceTime("Hi.", 0, 1, 4, 7, (WordTime(0, 0.9, 0, 2, 4, 6),)))
+        ),
         Ready(EngineInfo("flite", 16_000), 9),
         Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),), facts={"x": [1]}), 9),
     ],

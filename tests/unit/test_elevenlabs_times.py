@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc.operations import Paralinguistics, Segment, SentenceTime, Transcript, Word
+from ipc.operations import Paralinguistics, Segment, SentenceTime, Transcript, Word, WordTime
 from model_procs.speech.normalize.speech import spoken_sentences
 from supervisor.http.routes.elevenlabs.transcription import scribe_words
 from supervisor.http.shared.character_times import CharacterTimes, align_sentences, align_text
@@ -47,6 +47,33 @@ def test_characters_share_the_time_of_their_sentence() -> None:
         ("e", 2.25, 2.5),
         ("s", 2.5, 2.75),
         (".", 2.75, 3.0),
+    ]
+
+
+def test_characters_share_the_time_of_their_word_where_it_is_known() -> None:
+    words = (WordTime(0.6, 1.0, 0, 2, 1, 3), WordTime(1.2, 1.4, 4, 7, 5, 8))
+    sentence = SentenceTime("Oh, yes.", 0.5, 1.5, 1, 9, words)
+    expected = [
+        ("O", 0.6, 0.8),
+        ("h", 0.8, 1.0),
+        (",", 1.0, 1.1),
+        (" ", 1.1, 1.2),
+        ("y", 1.2, 1.267),
+        ("e", 1.267, 1.333),
+        ("s", 1.333, 1.4),
+        (".", 1.4, 1.5),
+    ]
+    assert times(align_sentences([sentence])) == expected
+    assert times(align_text(" Oh, yes.", [sentence], 1.5)) == [(" ", 0.0, 0.5), *expected]
+
+
+def test_characters_that_stand_for_two_words_have_the_time_of_both() -> None:
+    words = (WordTime(0.0, 0.4, 0, 4, 0, 2), WordTime(0.4, 0.8, 5, 12, 2, 2))
+    sentence = SentenceTime("Five percent.", 0.0, 1.0, 0, 3, words)
+    assert times(align_text("5%.", [sentence], 1.0)) == [
+        ("5", 0.0, 0.4),
+        ("%", 0.4, 0.8),
+        (".", 0.8, 1.0),
     ]
 
 

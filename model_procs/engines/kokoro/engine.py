@@ -49,8 +49,8 @@ PARAMETERS = 82_000_000
 SLOWEST, FASTEST = 0.5, 2.0
 """The speeds that the library allows."""
 
-SENTENCE_PAUSE = 0.25
-"""Seconds of silence between two sentences, as the library has it."""
+SENTENCE_PAUSE, CLAUSE_PAUSE = 0.25, 0.1
+"""Seconds of silence between two sentences, and between parts of one, as the library has them."""
 LONG_START = 100
 """Of a stream whose first sentence has more phonemes, its first clause is computed alone."""
 _SHORTEST_START = 30
@@ -58,10 +58,13 @@ _SHORTEST_START = 30
 _PHONEME_SECONDS = 0.07
 """How long a phoneme lasts, about: to know who will need sound first."""
 
+EARLY = 0.05
+"""How many seconds before its time in the model a phoneme is heard. It is where the loudness of ten
+sentences fits their vowels and stops best: 0.04 to 0.07 for three voices and three speeds."""
 _LATER = 0.1
 """How much a new measurement of speed counts."""
 _CLAUSE_END = re.compile(r"[,;:—] ")
-_SAMPLE = "Nine people were walking along the river in the morning."
+_SAMPLE = "Nine people walk along the river."
 """What voices speak to be compared with a recording."""
 
 _KANA = re.compile(r"[\u3040-\u30ff]")
@@ -74,7 +77,7 @@ class _Run:
     """What one run of the model gave: its sound, and the samples of each phoneme."""
 
     samples: Samples
-    spans: tuple[tuple[int, int], ...]
+    spans: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -292,7 +295,7 @@ class KokoroEngine(SpeechEngine):
         yield Piece(spoken.number, spoken.sentence)
         for part in spoken.parts:
             run = yield from part.job.wait()
-            seconds = pause_after(part.phonemes, SENTENCE_PAUSE, 0.1)
+            seconds = pause_after(part.phonemes, SENTENCE_PAUSE, CLAUSE_PAUSE)
             if part is spoken.parts[-1]:
                 seconds = SENTENCE_PAUSE if pause else 0.0
             silence = np.zeros(int(seconds * RATE), np.float32)
@@ -321,8 +324,10 @@ class KokoroEngine(SpeechEngine):
         if len(samples):
             rtf = (time.monotonic() - started) * RATE / len(samples)
             self._rtf += _LATER * (rtf - self._rtf)
-        spans = tuple((round(each.start * RATE), round(each.end * RATE)) for each in timings)
-        return _Run(np.asarray(samples, np.float32), spans)
+        edges = [(each.start - EARLY, each.end - EARLY) for each in timings]
+        samples = np.asarray(samples, np.float32)
+        spans = np.clip(np.rint(np.array(edges).reshape(-1, 2) * RATE), 0, len(samples))
+        return _Run(samples, spans.astype(int).tolist())
 
     def _sample(self, name: str) -> Samples:
         """A voice speaks a sentence, in this thread."""
@@ -350,6 +355,8 @@ class _Stream:
     def begin(self, number: int, sentence: Sentence) -> _Spoken:
         """Let a sentence wait for threads."""
         reading = self._engine.read(sentence, self._dialect)
+        if not any(sound.isalpha() for sound in reading.phonemes):
+            return _Spoken(number, sentence, reading, ())
         early = self._speak.streamed and not self._ahead
         parts = tuple(
             _Part(first, phonemes, self._job(phonemes))

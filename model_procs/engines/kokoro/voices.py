@@ -43,11 +43,11 @@ _BANDS = 24
 _CEPSTRA = 12
 _WINDOW, _HOP = 1024, 512
 _LOWEST_HZ, _HIGHEST_HZ = 80.0, 7_000.0
-_PITCH_WEIGHT = 6.0
-"""How many nepers of timbre an octave of pitch counts as."""
+_PITCH_WEIGHT = 12.0
+"""How much timbre an octave of pitch counts as."""
 _STEPS = (0.25, 0.5, 0.75)
 """The shares that are tried in mixes of two voices."""
-_SIMPLER = 0.9
+_SIMPLER = 0.7
 """A mix must be nearer than the nearest voice by this factor."""
 
 
@@ -170,7 +170,7 @@ def likeness(samples: Samples) -> Likeness:
     # Without the first number, which is the loudness.
     rows = np.arange(1, _CEPSTRA + 1)[:, None] * (np.arange(_BANDS) + 0.5) * np.pi / _BANDS
     cepstrum = np.sqrt(2 / _BANDS) * (np.cos(rows) @ bands)
-    return Likeness(math.log2(pitch), tuple(round(float(value), 3) for value in cepstrum))
+    return Likeness(round(math.log2(pitch), 3), tuple(round(float(value), 2) for value in cepstrum))
 
 
 def _mel_bands() -> npt.NDArray[np.float64]:

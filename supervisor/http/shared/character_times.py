@@ -1,4 +1,4 @@
-"""The time of each character of a text, from the times of its sentences. Runs in the front."""
+"""The time of each character of a text, from those of its words or sentences. Runs in the front."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class TextAligner:
 
     Each sentence has `text`, the place in the text that it stands for, and its time in seconds; the
     characters at that place share the time evenly. They may be others than the spoken ones ("5 %"
-    is "five percent"). Characters outside of sentences (spaces, directions that are not spoken)
-    share the pause.
+    is "five percent"). Where the words of a sentence are known, the characters of a word share its
+    time. Characters outside of words or sentences (spaces, directions that are not spoken) share
+    the pause.
     """
 
     def __init__(self, text: str) -> None:
@@ -36,7 +37,10 @@ class TextAligner:
         begin, end = sentence.source_start, sentence.source_end
         first = self._place
         times = evenly(begin - first, self._clock, sentence.start)
-        times += evenly(end - begin, sentence.start, sentence.end)
+        words = [
+            (word.source_start, word.source_end, word.start, word.end) for word in sentence.words
+        ]
+        times += _by_words(begin, end, sentence, words)
         self._place, self._clock = end, sentence.end
         return _character_times(self._text[first:end], times)
 
@@ -76,7 +80,8 @@ def align_sentence(sentence: SentenceTime, clock: float | None) -> CharacterTime
     """
     space = "" if clock is None or not sentence.text else " "
     times = evenly(len(space), clock or 0.0, sentence.start)
-    times += evenly(len(sentence.text), sentence.start, sentence.end)
+    words = [(word.text_start, word.text_end, word.start, word.end) for word in sentence.words]
+    times += _by_words(0, len(sentence.text), sentence, words)
     return _character_times(space + sentence.text, times)
 
 
@@ -94,6 +99,30 @@ def evenly(count: int, start: float, end: float) -> list[tuple[float, float]]:
     """Start and end of `count` equal parts of the time from `start` to `end`."""
     step = (end - start) / count if count else 0.0
     return [(start + index * step, start + (index + 1) * step) for index in range(count)]
+
+
+def _by_words(
+    begin: int, end: int, sentence: SentenceTime, words: Sequence[tuple[int, int, float, float]]
+) -> list[tuple[float, float]]:
+    """The times of the characters from `begin` to `end`, which are those of `sentence`.
+
+    Each of `words` has its characters and its time. One without characters belongs to the word
+    before.
+    """
+    marks: list[tuple[int, int, float, float]] = []
+    for word in words:
+        first, last, _, over = word
+        if first == last and marks:
+            marks[-1] = (*marks[-1][:3], over)
+        else:
+            marks.append(word)
+    times: list[tuple[float, float]] = []
+    place, clock = begin, sentence.start
+    for first, last, start, over in marks:
+        times += evenly(first - place, clock, start)
+        times += evenly(last - first, start, over)
+        place, clock = last, over
+    return times + evenly(end - place, clock, sentence.end)
 
 
 def _character_times(text: str, times: Sequence[tuple[float, float]]) -> CharacterTimes:

@@ -99,10 +99,14 @@ class SpeechTimes(BaseModel):
         CharacterTimes, Field(description="times of all characters of the text as it was spoken")
     ]
     alignment_exact: Annotated[
-        bool, Field(description="false: the characters share the time of their sentence evenly")
+        bool,
+        Field(
+            description="true: the characters of a word share its exact time; false: those of a "
+            "sentence share its time"
+        ),
     ]
     alignment_granularity: Annotated[
-        Literal["sentence", "character"], Field(description="unit whose times are measured")
+        Literal["sentence", "word"], Field(description="unit whose times are measured")
     ]
 
 
@@ -196,8 +200,9 @@ async def text_to_speech_stream(call: _TtsCall) -> web.StreamResponse:
 async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
     """Speak a text, and return when each character is said.
 
-    Engines measure when a sentence begins and ends; its characters share that time evenly, and
-    `alignment_exact` is false.
+    Where the engine knows the exact times of words, the characters of a word share its time, and
+    `alignment_exact` is true. Other engines measure when a sentence begins and ends; its characters
+    share that time.
     """
 
     def times(result: SpeechResult) -> SpeechTimes:
@@ -206,7 +211,7 @@ async def text_to_speech_with_timestamps(call: _TtsCall) -> web.StreamResponse:
             alignment=align_text(call.body.text, sentences, result.duration),
             normalized_alignment=align_sentences(sentences),
             alignment_exact=result.alignment_exact,
-            alignment_granularity="character" if result.alignment_exact else "sentence",
+            alignment_granularity="word" if result.alignment_exact else "sentence",
         )
 
     async with _voice(call) as voice:
@@ -219,7 +224,8 @@ async def text_to_speech_stream_with_timestamps(call: _TtsCall) -> web.StreamRes
 
     The response is JSON lines: one for each sentence, as soon as it has been spoken. Of a long
     sentence some sound comes before, in lines without times. Times count from the start of the
-    response; the characters of a sentence share its time evenly.
+    response; the characters of a word or, where the engine does not know words, of a sentence
+    share its time.
     """
     async with _voice(call) as voice:
         speech = _speech(call, voice, streamed=True, alignment=True)
