@@ -20,7 +20,7 @@ from typing import Literal
 import aiohttp
 
 from tests.bench.report import Cell, Table, step
-from tests.support.human import recordings
+from tests.support.human import HUMAN, human_file
 from tests.support.service import NET, ROOT, RunningService, running
 from tests.support.spoken import SENTENCES
 
@@ -35,7 +35,7 @@ def run(*, quick: bool) -> list[Table]:
     """Seconds of sound per second at several numbers of clients, and the first sound."""
     rounds = 1 if quick else 5
     texts = SENTENCES[20:32]
-    files = [str(path) for path in recordings()]
+    files = [str(human_file(name)) for name in HUMAN]
     settings = {
         "VOICE_ENGINE_TTS_ENGINE": "kokoro",
         "VOICE_ENGINE_STT_ENGINE": "whisper",

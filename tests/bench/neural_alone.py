@@ -17,7 +17,7 @@ from pathlib import Path
 
 def kokoro(cache: Path) -> Callable[[str], float]:
     """A function that speaks a text and returns the seconds of sound."""
-    from kokoro_onnx import SAMPLE_RATE, Kokoro
+    from kokoro_onnx import Kokoro
 
     from model_procs.weights.packages import package_folder
 
@@ -26,8 +26,8 @@ def kokoro(cache: Path) -> Callable[[str], float]:
     library = Kokoro(str(model), str(voices))
 
     def speak(text: str) -> float:
-        samples, _ = library.create(text, "jm_kumo", lang="en-us")
-        return len(samples) / SAMPLE_RATE
+        samples, rate = library.create(text, "jm_kumo", lang="en-us")
+        return float(len(samples) / rate)
 
     return speak
 

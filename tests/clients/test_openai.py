@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import av
+import httpx
 import jiwer
 import numpy as np
 import pytest

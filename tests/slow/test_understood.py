@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from tests.support.human import HUMAN, recordings
+from tests.support.human import HUMAN, human
 from tests.support.service import EMBEDDED, NET, RunningService, running
 from tests.support.spoken import SENTENCES, word_error_rate
 
@@ -60,8 +60,8 @@ async def _understood(service: RunningService) -> Rates:
                 return await transcribe(spoken)
 
         own = await asyncio.gather(*map(read_back, SENTENCES))
-        people = [await transcribe(path.read_bytes()) for path in recordings()]
-    said = [HUMAN[path.name] for path in recordings()]
+        people = [await transcribe(human(name)) for name in HUMAN]
+    said = list(HUMAN.values())
     return Rates(word_error_rate(SENTENCES, own), word_error_rate(said, people))
 
 

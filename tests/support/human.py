@@ -6,11 +6,10 @@ was written down from several transcripts that agree in all but one word.
 
 from __future__ import annotations
 
-import re
-
-import jiwer
+from pathlib import Path
 
 from model_procs.weights.packages import package_folder
+from tests.support.spoken import word_error_rate
 
 HUMAN = {
     "beckett.wav": "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better.",
@@ -34,15 +33,16 @@ HUMAN = {
 """Names of files, and the text of each."""
 
 
-def human(name: str) -> bytes:
+def human_file(name: str) -> Path:
     """The recording of this name: a WAV."""
-    return (package_folder("moonshine_voice") / "assets" / name).read_bytes()
+    return package_folder("moonshine_voice") / "assets" / name
+
+
+def human(name: str) -> bytes:
+    """The recording of this name."""
+    return human_file(name).read_bytes()
 
 
 def word_errors(heard: str, name: str) -> float:
-    """The word error rate of a transcript of this recording; case and punctuation do not count."""
-    return float(jiwer.wer(_plain(HUMAN[name]), _plain(heard)))
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w']+", text.lower()))
+    """The word error rate of a transcript of this recording."""
+    return word_error_rate([HUMAN[name]], [heard])

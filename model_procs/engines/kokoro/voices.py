@@ -36,7 +36,7 @@ PREFIXES = {
 }
 """What the first letter of a voice's name says: its language for the reader, and in words."""
 _GENDERS = {"f": "female", "m": "male"}
-DEFAULTS = ("af_heart", "af_bella", "jf_alpha")
+DEFAULTS = ("af_heart", "af_bella", "jm_kumo")
 """The default voice is the first of these that is there."""
 
 _BANDS = 24
