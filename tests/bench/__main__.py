@@ -20,6 +20,7 @@ PARTS = {
     "recycle": "requests while their worker is replaced again and again",
     "overload": "many times more requests than the worker can answer",
     "first_byte": "how soon a stream begins, against the engine alone",
+    "neural": "Kokoro and Whisper, against their libraries alone",
     "loop": "how long supervision holds the front's event loop",
 }
 """Each is a module of this package with `run(quick=...) -> list[Table]`."""

@@ -7,11 +7,13 @@ import io
 import random
 import struct
 import wave
+from collections.abc import Sequence
 
 import aiohttp
 import psutil
 
-from tests.bench.models import PRODUCTION, models_folder
+from ipc.engines import EngineSpec
+from tests.bench.models import CACHE, EMBEDDED, PRODUCTION, models_folder
 from tests.bench.report import Cell, Table, step
 from tests.support.service import RunningService, running
 
@@ -21,28 +23,36 @@ _TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 def run(*, quick: bool) -> list[Table]:
-    """Measure the service with both production engines, before and after a request to each."""
-    engines = {f"VOICE_ENGINE_{spec.kind.upper()}_ENGINE": spec.name for spec in PRODUCTION}
+    """Measure the service with its neural engines, before and after a request to each."""
     folder = models_folder(quick=quick)
-    step("memory: starting the service")
-    with running({**engines, "VOICE_ENGINE_MODELS_DIR": str(folder)}) as service:
+    return [_measure(PRODUCTION, str(folder), workers=1), _measure(EMBEDDED, "none", workers=2)]
+
+
+def _measure(engines: Sequence[EngineSpec], models: str, *, workers: int) -> Table:
+    """The service with these engines, and so many workers of each."""
+    names = " and ".join(spec.name for spec in engines)
+    settings = {"VOICE_ENGINE_MODELS_DIR": models, "VOICE_ENGINE_CACHE_DIR": str(CACHE)}
+    for spec in engines:
+        settings[f"VOICE_ENGINE_{spec.kind.upper()}_ENGINE"] = spec.name
+        settings[f"VOICE_ENGINE_{spec.kind.upper()}_WORKERS"] = str(workers)
+    step(f"memory: starting the service with {names}")
+    with running(settings) as service:
         service.wait_ready()
+        service.wait_for("worker_ready", count=len(engines) * workers)
         rows = _rows(service, "before")
         step("memory: one request to each model")
         asyncio.run(_one_request_each(service))
         rows += _rows(service, "after")
-    return [
-        Table(
-            "memory: every process before and after one request to each model, MB",
-            ("process", "when", "RSS", "USS", "PSS"),
-            rows,
-            [
-                "RSS counts shared pages in full, PSS in part; USS is what the end of that process "
-                "alone gives back",
-                f"requests: clone {len(_TEXT)} characters, transcribe {_SECONDS} s",
-            ],
-        )
-    ]
+    return Table(
+        f"memory: {names}, every process before and after one request to each model, MB",
+        ("process", "when", "RSS", "USS", "PSS"),
+        rows,
+        [
+            "RSS counts shared pages in full, PSS in part; USS is what the end of that process "
+            "alone gives back",
+            f"requests: clone {len(_TEXT)} characters, transcribe {_SECONDS} s",
+        ],
+    )
 
 
 def _rows(service: RunningService, when: str) -> list[tuple[Cell, ...]]:

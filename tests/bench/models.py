@@ -1,4 +1,4 @@
-"""The checkpoints that the bench loads, made once and kept. Runs in the bench's main process."""
+"""What the engines of the bench load, made once and kept. Runs in the bench's main process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from tests.bench.report import step
 from tests.support.service import ROOT
 
 PRODUCTION = tuple(spec for spec in ENGINES.values() if spec.profile == "production")
+EMBEDDED = tuple(spec for spec in ENGINES.values() if spec.profile == "embedded")
+
+CACHE = ROOT / "build" / "bench-cache"
+"""Where the embedded engines put their weights together."""
 
 
 def models_folder(*, quick: bool) -> Path:

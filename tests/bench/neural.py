@@ -19,6 +19,7 @@ from typing import Literal
 
 import aiohttp
 
+from tests.bench.models import CACHE
 from tests.bench.report import Cell, Table, step
 from tests.support.human import HUMAN, human_file
 from tests.support.service import NET, ROOT, RunningService, running
@@ -26,7 +27,6 @@ from tests.support.spoken import SENTENCES
 
 _CLIENTS = (1, 2, 4)
 _AIM = 0.95
-_CACHE = Path("~/.cache/voice-engine").expanduser()
 
 Engine = Literal["kokoro", "whisper"]
 
@@ -39,7 +39,7 @@ def run(*, quick: bool) -> list[Table]:
     settings = {
         "VOICE_ENGINE_TTS_ENGINE": "kokoro",
         "VOICE_ENGINE_STT_ENGINE": "whisper",
-        "VOICE_ENGINE_CACHE_DIR": str(_CACHE),
+        "VOICE_ENGINE_CACHE_DIR": str(CACHE),
     }
     step("neural: starting the service")
     with running(settings) as service:
@@ -71,7 +71,7 @@ def run(*, quick: bool) -> list[Table]:
 @contextmanager
 def _alone(engine: str) -> Iterator[Callable[[Sequence[str]], float]]:
     """A function that does one round in the library and returns seconds of sound per second."""
-    command = [sys.executable, "-m", "tests.bench.neural_alone", engine, str(_CACHE)]
+    command = [sys.executable, "-m", "tests.bench.neural_alone", engine, str(CACHE)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
