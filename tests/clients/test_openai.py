@@ -673,7 +673,7 @@ def test_translations(translator: RunningService, model: str) -> None:
 
 def test_hints_reach_the_engine(translator: RunningService) -> None:
     fields = {"task": "translate", "prompt": "Nell", "temperature": "0.5"}
-    with httpx.Client(base_url=translator.url) as client:
+    with openai.DefaultHttpxClient(base_url=translator.url) as client:
         file = {"file": ("a.wav", b"say 1")}
         answer = client.post("/v1/transcribe", data=fields, files=file).json()
         assert json.loads(answer["raw"]) == {

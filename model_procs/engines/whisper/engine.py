@@ -88,12 +88,11 @@ class WhisperEngine(TranscriptionEngine):
         locate.release_scratch()
 
     def warm_up(self) -> None:
-        """Open the network, and recognize a second of noise."""
+        """Open the network, and recognize the language of a second of noise."""
         keep_large_blocks()
         self.model.open("int8" if self._quantize else "float32", self._config.threads)
         noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.05
-        clip = self.model.encode_clip(noise)
-        self.model.language_probabilities(clip)
+        self.model.language_probabilities(self.model.encode_clip(noise, padded=False))
         give_back()
 
     def info(self) -> EngineInfo:

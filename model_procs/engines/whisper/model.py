@@ -102,11 +102,15 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
             self.model = self._opened()
         self._seeded = self._drawn = True
 
-    def encode_clip(self, samples: Samples) -> Clip:
-        """Let the encoder see the first 30 s of `samples`."""
+    def encode_clip(self, samples: Samples, *, padded: bool = True) -> Clip:
+        """Let the encoder see the first 30 s of `samples`.
+
+        It knows only sound of this length, so shorter clips are `padded`, unless quality does
+        not matter.
+        """
         features = self.feature_extractor(samples)
         window = features[:, : self.feature_extractor.nb_max_frames]
-        return Clip(features, self.encode(pad_or_trim(window)))
+        return Clip(features, self.encode(pad_or_trim(window) if padded else window))
 
     def language_probabilities(self, clip: Clip) -> dict[str, float]:
         """How likely each language is, of those that the model knows; the likeliest first."""
