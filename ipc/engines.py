@@ -174,7 +174,7 @@ ENGINES = {
             Kind.STT,
             "embedded",
             "model_procs.engines.whisper.engine:WhisperEngine",
-            Footprint(template=150, worker=200, request=250),
+            Footprint(template=110, worker=105, request=345),
             ("whisper/*/model.bin",),
             default=True,
             libraries=("faster_whisper",),
