@@ -24,6 +24,7 @@ from ipc.spacing import join
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engines.sphinx import SphinxEngine
 from model_procs.engines.whisper import weights
 from model_procs.engines.whisper.engine import CLIP_SECONDS, WhisperEngine
 from model_procs.listening.base import RATE, finished
@@ -184,6 +185,14 @@ def test_translation_is_another_task(ears: WhisperEngine, monkeypatch: pytest.Mo
     assert tasks == ["<|transcribe|>", "<|translate|>"]
     assert ears.info().translates
     assert word_errors(translated.text, "beckett.wav") < 0.2
+
+
+def test_other_engines_refuse_to_translate() -> None:
+    sphinx = SphinxEngine(EngineConfig(Path("/nonexistent")))
+    asked = Transcribe(Recording("key", human("beckett.wav")), translate=True)
+    with pytest.raises(ServiceError, match="whisper") as caught:
+        next(sphinx.run(asked, threading.Event()))
+    assert caught.value.code is ErrorCode.invalid_option
 
 
 def test_a_request_is_cancelled_between_windows(ears: WhisperEngine) -> None:
