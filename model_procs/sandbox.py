@@ -270,7 +270,10 @@ def _weights(folder: Path) -> list[Path]:
     """A folder of weights, and what symbolic links in it point to."""
     depths = ("*", "*/*", "*/*/*")
     links = (path.resolve() for depth in depths for path in folder.glob(depth) if path.is_symlink())
-    return [folder, *links] if folder.is_dir() else []
+    try:
+        return [folder, *links] if folder.is_dir() else []
+    except PermissionError:  # then it cannot be read with or without the sandbox
+        return []
 
 
 def _filter(programs: bool, all_threads: bool) -> seccompy.Filter:
