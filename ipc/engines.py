@@ -159,7 +159,7 @@ ENGINES = {
             Kind.TTS,
             "embedded",
             "model_procs.engines.kokoro.engine:KokoroEngine",
-            Footprint(template=450, worker=60, request=300, further=150),
+            Footprint(template=300, worker=30, request=320, further=100),
             ("kokoro/kokoro-v1.0*.onnx", "kokoro/voices-v1.0.bin"),
             default=True,
             capacity=4,

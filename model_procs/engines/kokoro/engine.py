@@ -51,8 +51,11 @@ SLOWEST, FASTEST = 0.5, 2.0
 
 SENTENCE_PAUSE, CLAUSE_PAUSE = 0.25, 0.1
 """Seconds of silence between two sentences, and between parts of one, as the library has them."""
-LONG_START = 100
+LONG_START = 60
 """Of a stream whose first sentence has more phonemes, its first clause is computed alone."""
+LONGEST = 200
+"""The most phonemes of one run. The model takes 510, which need 740 MB; 200 need 320 MB, and hardly
+a sentence has more."""
 _SHORTEST_START = 30
 """Fewer phonemes are spoken too fast when they are computed alone."""
 _PHONEME_SECONDS = 0.07
@@ -315,7 +318,7 @@ class KokoroEngine(SpeechEngine):
         return self._jobs.add(work, due, stop)
 
     def run_model(self, phonemes: str, voice: KokoroVoice, speed: float, options: Any) -> _Run:
-        """Run the model once. At most 510 phonemes."""
+        """Run the model once."""
         started = time.monotonic()
         self._session.use(options)
         samples, _, timings = self._kokoro.create_timed(
@@ -387,7 +390,7 @@ def _parts(phonemes: str, *, early: bool) -> Iterator[tuple[int, str]]:
                 yield 0, phonemes[: mark.start() + 1]
                 place = mark.end()
             break
-    for part in split_phonemes(phonemes[place:]):
+    for part in split_phonemes(phonemes[place:], LONGEST):
         yield place, part
         place += len(part) + 1
 
