@@ -6,6 +6,7 @@ Both are loaded all the time and measured in turns, so that the machine's moods 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import statistics
@@ -167,7 +168,8 @@ async def _speak(session: aiohttp.ClientSession, text: str, begins: list[float])
 
 async def _transcribe(session: aiohttp.ClientSession, path: str, _: list[float]) -> float:
     form = aiohttp.FormData()
-    form.add_field("file", await asyncio.to_thread(Path(path).read_bytes), filename="human.wav")
+    recording = await asyncio.to_thread(Path(path).read_bytes)
+    form.add_field("file", io.BytesIO(recording), filename="human.wav")
     async with session.post("/v1/transcribe", data=form) as response:
         response.raise_for_status()
         return float((await response.json())["duration"])

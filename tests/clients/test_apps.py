@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.formats import encode
 from tests.support.recordings import spoken
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 VERSIONS = {"Open WebUI": "0.12.4", "LibreChat": "0.8.1-rc2"}
 """Those whose code was read."""
@@ -27,7 +27,7 @@ HEARD = "hello world"
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
     settings = {"VOICE_ENGINE_API_KEY": KEY, "VOICE_ENGINE_PUBLIC_LISTS": "true"}
-    with running({**EMBEDDED, **settings}) as it:
+    with running({**MINIMAL, **settings}) as it:
         it.wait_ready()
         yield it
 

@@ -13,7 +13,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.support.node import PACKAGE, compile_typescript, run
-from tests.support.service import EMBEDDED, ROOT, RunningService, running
+from tests.support.service import MINIMAL, ROOT, RunningService, running
 
 _BLOCK = re.compile(r"^```(bash|python|typescript)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESS = "http://localhost:8000"
@@ -33,7 +33,7 @@ def examples(language: str) -> list[ParameterSet]:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as it:
+    with running(MINIMAL) as it:
         it.wait_ready()
         yield it
 

@@ -34,7 +34,7 @@ else:
     api_error = Lazy("elevenlabs.core.api_error")
 
 KEY = "sesame"
-EMBEDDED = {
+MINIMAL = {
     "VOICE_ENGINE_TTS_ENGINE": "flite",
     "VOICE_ENGINE_STT_ENGINE": "sphinx",
     "VOICE_ENGINE_API_KEY": KEY,
@@ -63,7 +63,7 @@ def connected(service: RunningService, key: str | None = KEY) -> Iterator[eleven
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 

@@ -1,4 +1,4 @@
-"""The service as its users have it: the embedded engines, and the real ones on random weights."""
+"""The service as its users have it: the minimal engines, and the real ones on random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import pytest_asyncio
 from tests.support.formats import FORMATS, encode
 from tests.support.recordings import spoken
 from tests.support.sentences import SENTENCES
-from tests.support.service import EMBEDDED, NET, RunningService, read_wav, running
+from tests.support.service import MINIMAL, NET, RunningService, read_wav, running
 from tests.support.service import production as production_settings
 from tests.support.spoken import word_error_rate
 
@@ -46,8 +46,8 @@ def said() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+def minimal() -> Iterator[RunningService]:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 
@@ -55,7 +55,7 @@ def embedded() -> Iterator[RunningService]:
 @pytest.fixture(scope="module")
 def understanding() -> Iterator[RunningService]:
     """A service that understands what is said, whichever bits a codec loses."""
-    with running(EMBEDDED | {"VOICE_ENGINE_STT_ENGINE": "whisper"}) as service:
+    with running(MINIMAL | {"VOICE_ENGINE_STT_ENGINE": "whisper"}) as service:
         service.wait_ready()
         yield service
 
@@ -75,7 +75,7 @@ def production(nano_models: Path) -> Iterator[RunningService]:
         yield service
 
 
-@pytest.fixture(params=["embedded", "production"])
+@pytest.fixture(params=["minimal", "production"])
 def service(request: pytest.FixtureRequest) -> RunningService:
     found: RunningService = request.getfixturevalue(request.param)
     return found
@@ -103,9 +103,9 @@ def words(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalpha() or c in " '").strip()
 
 
-async def test_what_is_spoken_is_understood(embedded: RunningService, recording: bytes) -> None:
+async def test_what_is_spoken_is_understood(minimal: RunningService, recording: bytes) -> None:
     heard = []
-    async with aiohttp.ClientSession(embedded.url) as client:
+    async with aiohttp.ClientSession(minimal.url) as client:
         for sentence in SENTENCES:
             response, wav = await clone(client, sentence, recording)
             assert response.status == 200
@@ -157,7 +157,7 @@ async def test_a_stream_survives_the_death_of_its_worker(
 
 
 async def test_the_program_that_speaks_dies_with_its_worker(recording: bytes) -> None:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         (worker,) = service.children(model="tts")
         async with aiohttp.ClientSession(service.url) as client:
@@ -207,17 +207,17 @@ async def test_health_names_the_engines(service: RunningService) -> None:
     assert (
         engines
         == {
-            "embedded": ("flite", "sphinx"),
+            "minimal": ("flite", "sphinx"),
             "production": ("pocket", "sensevoice"),
         }[profile]
     )
 
 
-async def test_an_approximation_says_so(embedded: RunningService, recording: bytes) -> None:
-    async with aiohttp.ClientSession(embedded.url) as client:
+async def test_an_approximation_says_so(minimal: RunningService, recording: bytes) -> None:
+    async with aiohttp.ClientSession(minimal.url) as client:
         response, _ = await clone(client, "Hello.", recording)
     assert "approximate" in response.headers["X-Voice-Approximation"]
-    assert any("approximate" in note for note in embedded.health()["models"]["tts"]["notes"])
+    assert any("approximate" in note for note in minimal.health()["models"]["tts"]["notes"])
 
 
 def sine(seconds: float, rate: int = 16_000) -> bytes:
@@ -243,22 +243,22 @@ BAD_RECORDINGS = {
 
 @pytest.mark.parametrize("name", BAD_RECORDINGS)
 async def test_a_bad_recording_is_refused_and_costs_no_worker(
-    embedded: RunningService, name: str
+    minimal: RunningService, name: str
 ) -> None:
     data, code = BAD_RECORDINGS[name]
-    before = {child["name"]: child["pid"] for child in embedded.children()}
-    async with aiohttp.ClientSession(embedded.url) as client:
+    before = {child["name"]: child["pid"] for child in minimal.children()}
+    async with aiohttp.ClientSession(minimal.url) as client:
         status, error = await transcribe(client, data)
         assert (status, error["error"]["code"]) == (400, code)
         assert "; " in error["detail"]  # what is wrong; what to do
         response, body = await clone(client, "Hello.", data)
         assert response.status == 400
         assert code.encode() in body
-    assert {child["name"]: child["pid"] for child in embedded.children()} == before
+    assert {child["name"]: child["pid"] for child in minimal.children()} == before
 
 
-async def test_twelve_minutes_are_the_limit(embedded: RunningService) -> None:
-    async with aiohttp.ClientSession(embedded.url) as client:
+async def test_twelve_minutes_are_the_limit(minimal: RunningService) -> None:
+    async with aiohttp.ClientSession(minimal.url) as client:
         status, error = await transcribe(client, sine(725))
         assert (status, error["error"]["code"]) == (400, "audio_too_long")
         # For a reference the rest is left out instead.
@@ -267,9 +267,9 @@ async def test_twelve_minutes_are_the_limit(embedded: RunningService) -> None:
 
 
 async def test_an_option_of_another_engine_is_refused(
-    embedded: RunningService, recording: bytes
+    minimal: RunningService, recording: bytes
 ) -> None:
-    async with aiohttp.ClientSession(embedded.url) as client:
+    async with aiohttp.ClientSession(minimal.url) as client:
         response, body = await clone(client, "Hi.", recording, temperature="0.5")
         assert response.status == 400
         assert b"pocket" in body
@@ -278,9 +278,9 @@ async def test_an_option_of_another_engine_is_refused(
 
 
 async def test_punctuation_alone_cannot_be_spoken(
-    embedded: RunningService, recording: bytes
+    minimal: RunningService, recording: bytes
 ) -> None:
-    async with aiohttp.ClientSession(embedded.url) as client:
+    async with aiohttp.ClientSession(minimal.url) as client:
         response, body = await clone(client, "... !?", recording)
     assert response.status == 400
     assert b"empty_text" in body

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.node import run
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 KEY = "sesame"
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running({**EMBEDDED, "VOICE_ENGINE_API_KEY": KEY}) as it:
+    with running({**MINIMAL, "VOICE_ENGINE_API_KEY": KEY}) as it:
         it.wait_ready()
         yield it
 

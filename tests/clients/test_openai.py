@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import av
-import httpx
 import jiwer
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ import pytest
 from supervisor.http.shared.voice_names import OPENAI_VOICES as VOICES
 from tests.support.lazy import Lazy
 from tests.support.node import run
-from tests.support.service import EMBEDDED, NET, RunningService, production, running
+from tests.support.service import MINIMAL, NET, RunningService, production, running
 
 if TYPE_CHECKING:
     import openai
@@ -40,8 +39,8 @@ Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+def minimal() -> Iterator[RunningService]:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 
@@ -85,14 +84,14 @@ def sdk(
 
 
 @pytest.fixture
-def client(embedded: RunningService) -> openai.OpenAI:
-    return sdk(embedded)
+def client(minimal: RunningService) -> openai.OpenAI:
+    return sdk(minimal)
 
 
 @pytest.fixture(scope="module")
-def recording(embedded: RunningService) -> bytes:
+def recording(minimal: RunningService) -> bytes:
     """`TEXT` as a WAV."""
-    speech = sdk(embedded).audio.speech
+    speech = sdk(minimal).audio.speech
     return speech.create(model="tts-1", voice="slt", input=TEXT, response_format="wav").content
 
 
@@ -256,8 +255,8 @@ def test_their_voices_are_not_all_the_same(client: openai.OpenAI) -> None:
     assert chosen == {"kal16", "rms", "awb", "slt"}
 
 
-def test_a_registered_voice_comes_first(embedded: RunningService, recording: bytes) -> None:
-    client = sdk(embedded)
+def test_a_registered_voice_comes_first(minimal: RunningService, recording: bytes) -> None:
+    client = sdk(minimal)
     speech = client.audio.speech
     before = speech.create(model="tts-1", voice="nova", input="Hi.", response_format="wav")
     for voice_id in ("nova", "anna"):
@@ -514,8 +513,8 @@ def test_a_streamed_transcript_that_fails_says_why(scripted: RunningService) -> 
     assert caught.value.code == "engine_error"
 
 
-async def test_the_asynchronous_sdk(embedded: RunningService, recording: bytes) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{embedded.url}/v1", api_key="any") as client:
+async def test_the_asynchronous_sdk(minimal: RunningService, recording: bytes) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{minimal.url}/v1", api_key="any") as client:
         spoken, transcript = await asyncio.gather(
             client.audio.speech.create(
                 model="tts-1", voice="slt", input=TEXT, response_format="wav"
@@ -759,8 +758,8 @@ def test_what_costs_workers_their_lives_is_not_tried_again() -> None:
         assert create(model="whisper-1", file=("a.wav", b"segment Hi.")).text == "Hi."
 
 
-def test_the_sdk_for_node(embedded: RunningService, scripted: RunningService) -> None:
+def test_the_sdk_for_node(minimal: RunningService, scripted: RunningService) -> None:
     run(
         ["node", "--test", "openai.test.js"],
-        {"VOICE_ENGINE_URL": embedded.url, "VOICE_ENGINE_SCRIPTED_URL": scripted.url},
+        {"VOICE_ENGINE_URL": minimal.url, "VOICE_ENGINE_SCRIPTED_URL": scripted.url},
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.node import run
-from tests.support.service import EMBEDDED, ROOT, RunningService, running
+from tests.support.service import MINIMAL, ROOT, RunningService, running
 
 FOLDER = Path(__file__).parent / "python"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
@@ -28,7 +28,7 @@ ALONE = {
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
     settings = {"VOICE_ENGINE_API_KEY": KEY, "VOICE_ENGINE_PUBLIC_LISTS": "true"}
-    with running({**EMBEDDED, **settings}) as it:
+    with running({**MINIMAL, **settings}) as it:
         it.wait_ready()
         yield it
 

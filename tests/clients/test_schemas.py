@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from model_procs.audio.wav_header import wav_header
 from tests.support.lazy import Lazy
 from tests.support.recordings import spoken
-from tests.support.service import EMBEDDED, NET, RunningService, production, running
+from tests.support.service import MINIMAL, NET, RunningService, production, running
 
 if TYPE_CHECKING:
     import elevenlabs
@@ -37,11 +37,11 @@ KEY = "k-7d20"
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
 
 
-@pytest.fixture(scope="module", params=["embedded", "production"])
+@pytest.fixture(scope="module", params=["minimal", "production"])
 def service(request: pytest.FixtureRequest) -> Iterator[RunningService]:
     """Engines without probabilities, and engines with them."""
-    if request.param == "embedded":
-        settings = EMBEDDED
+    if request.param == "minimal":
+        settings = MINIMAL
     else:
         models: Path = request.getfixturevalue("nano_models")
         settings = production(models)

@@ -15,7 +15,7 @@ import av
 import pytest
 
 from ipc.formats import FORMATS, OutputFormat
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 FORMATTED = "**5 %** of `snake_case`"
 AS_WORDS = "Five percent of snake case."
@@ -23,7 +23,7 @@ AS_WORDS = "Five percent of snake case."
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 

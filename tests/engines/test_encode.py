@@ -23,7 +23,7 @@ from model_procs.audio.pitch import median_pitch
 from model_procs.audio.wav_header import wav_header
 from model_procs.speech.encode import Encoder
 from tests.support.recordings import spoken
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 RATE = 24_000
 NAMES: tuple[FormatName, ...] = get_args(FormatName)
@@ -207,7 +207,7 @@ def test_what_is_out_of_range_is_refused(rate: int | None, speed: float) -> None
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 

@@ -12,7 +12,7 @@ import pytest
 
 from model_procs.audio.wav_header import wav_header
 from tests.support.recordings import spoken
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
 WARNING = "X-Voice-Engine-Warning"
@@ -20,7 +20,7 @@ WARNING = "X-Voice-Engine-Warning"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 

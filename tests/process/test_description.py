@@ -20,7 +20,7 @@ from ipc.errors import ErrorCode
 from supervisor.app import build_app
 from supervisor.http.api.operation import ALL_OPERATIONS, JSON
 from supervisor.service import VERSION, Service
-from tests.support.service import EMBEDDED, NET, RunningService, running
+from tests.support.service import MINIMAL, NET, RunningService, running
 
 KEY = "k-1f0c"
 Json = dict[str, Any]
@@ -28,8 +28,8 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    """The embedded engines, behind a key."""
-    with running({**EMBEDDED, "VOICE_ENGINE_API_KEY": KEY}) as service:
+    """The minimal engines, behind a key."""
+    with running({**MINIMAL, "VOICE_ENGINE_API_KEY": KEY}) as service:
         service.wait_ready()
         yield service
 

@@ -9,14 +9,14 @@ import aiohttp
 import pytest
 
 from model_procs.audio.wav_header import wav_header
-from tests.support.service import EMBEDDED, RunningService, running
+from tests.support.service import MINIMAL, RunningService, running
 
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
 

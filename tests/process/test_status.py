@@ -33,8 +33,8 @@ _OK: dict[str, Any] = {
     "tts_loaded": True,
     "voices_loaded": 4,
     "models": {
-        "tts": {"state": "SERVING", "engine": "flite", "profile": "embedded", "message": None},
-        "stt": {"state": "SERVING", "engine": "sphinx", "profile": "embedded", "message": None},
+        "tts": {"state": "SERVING", "engine": "flite", "profile": "minimal", "message": None},
+        "stt": {"state": "SERVING", "engine": "sphinx", "profile": "minimal", "message": None},
     },
     "children": [
         {
@@ -126,7 +126,7 @@ def test_all_well() -> None:
     header, titles, template, worker = output.splitlines()
     assert header == (
         "ok  voice-engine 1.2.3  up 1h2m  "
-        "tts SERVING (flite, embedded)  stt SERVING (sphinx, embedded)"
+        "tts SERVING (flite, minimal)  stt SERVING (sphinx, minimal)"
     )
     assert re.sub(" +", " ", template) == "tts tts flite READY 101 60 60 - - 1h1m - 0 -"
     assert re.sub(" +", " ", worker) == (

@@ -20,7 +20,7 @@ from supervisor.app import build_app
 from supervisor.http.api.operation import ALL_OPERATIONS, Access, Operation
 from supervisor.service import Service
 from tests.support.lazy import Lazy
-from tests.support.service import EMBEDDED, NET, RunningService, running
+from tests.support.service import MINIMAL, NET, RunningService, running
 
 if TYPE_CHECKING:
     import schemathesis
@@ -65,7 +65,7 @@ def recordings_for_binary_fields() -> None:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[RunningService]:
-    with running({**EMBEDDED, "VOICE_ENGINE_API_KEY": KEY}) as service:
+    with running({**MINIMAL, "VOICE_ENGINE_API_KEY": KEY}) as service:
         service.wait_ready()
         yield service
         assert_nothing_died(service)
@@ -73,7 +73,7 @@ def locked() -> Iterator[RunningService]:
 
 @pytest.fixture(scope="module")
 def open_to_all() -> Iterator[RunningService]:
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         yield service
         assert_nothing_died(service)

@@ -13,18 +13,18 @@ import pytest
 from ipc.formats import FORMATS
 from tests.support.mutations import recordings
 from tests.support.recordings import spoken
-from tests.support.service import EMBEDDED, RunningService, production, running
+from tests.support.service import EMBEDDED, MINIMAL, RunningService, production, running
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 LARGE = f"{TEXT} " * 6
 """Spoken, it is larger than what stays in memory."""
 
 
-@pytest.fixture(scope="module", params=["embedded", "production"])
+@pytest.fixture(scope="module", params=["minimal", "production"])
 def service(request: pytest.FixtureRequest, nano_models: Path) -> Iterator[RunningService]:
     """Both models of one profile, with the sandbox that they have without any setting."""
-    settings = EMBEDDED if request.param == "embedded" else production(nano_models)
-    with running(settings) as service:
+    profiles = {"minimal": MINIMAL, "embedded": EMBEDDED, "production": production(nano_models)}
+    with running(profiles[request.param]) as service:
         service.wait_ready()
         yield service
         assert all(child["sandbox"]["active"] for child in service.children())
@@ -77,6 +77,7 @@ def encoded(service: RunningService) -> list[Path]:
     return list(Path(f"{service.folder.name}/voices/.encoded").rglob("*.voice"))
 
 
+@pytest.mark.parametrize("service", ["minimal", "embedded", "production"], indirect=True)
 async def test_large_uploads_voices_and_successors(service: RunningService) -> None:
     large = spoken(LARGE)
     assert len(large) > 128 * 1024

@@ -7,6 +7,7 @@ those of `tests/support/human.py`.
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.support.human import HUMAN, human
-from tests.support.service import EMBEDDED, NET, RunningService, running
+from tests.support.service import MINIMAL, NET, RunningService, running
 from tests.support.spoken import SENTENCES, word_error_rate
 
 _AT_ONCE = 4
@@ -46,7 +47,7 @@ async def _understood(service: RunningService) -> Rates:
 
         async def transcribe(recording: bytes) -> str:
             form = aiohttp.FormData()
-            form.add_field("file", recording, filename="recording.wav")
+            form.add_field("file", io.BytesIO(recording), filename="recording.wav")
             async with client.post("/v1/transcribe", data=form) as response:
                 body = await response.json()
                 assert response.status == 200, body
@@ -75,7 +76,7 @@ async def test_the_default_engines_understand_themselves_and_people(
 ) -> None:
     assert _engines(defaults) == ("kokoro", "whisper")
     neural = await _understood(defaults)
-    with running(EMBEDDED) as service:
+    with running(MINIMAL) as service:
         service.wait_ready()
         assert _engines(service) == ("flite", "sphinx")
         minimal = await _understood(service)

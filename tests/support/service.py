@@ -49,8 +49,9 @@ SCRIPTED = {
 }
 """Settings for both scripted engines, with the clock of the supervision a little faster."""
 
-EMBEDDED = {"VOICE_ENGINE_TTS_ENGINE": "flite", "VOICE_ENGINE_STT_ENGINE": "sphinx"}
-"""Settings for the engines that need no weights."""
+MINIMAL = {"VOICE_ENGINE_TTS_ENGINE": "flite", "VOICE_ENGINE_STT_ENGINE": "sphinx"}
+EMBEDDED = {"VOICE_ENGINE_TTS_ENGINE": "kokoro", "VOICE_ENGINE_STT_ENGINE": "whisper"}
+"""Settings for the engines without neural weights, and for those whose weights are in packages."""
 
 
 def production(models: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What the checks of Python clients share.
 
 Each client's file is run by the pytest in .venv-clients (tests/clients/test_python_clients.py). The
-address of the service, which has the embedded engines, and its key come in variables.
+address of the service, which has the minimal engines, and its key come in variables.
 """
 
 from __future__ import annotations
