@@ -22,11 +22,15 @@ test test-fast: export PYTHONDONTWRITEBYTECODE =
 IN_PARALLEL = -n $(WORKERS) --dist worksteal --durations 10
 WORKERS ?= 3
 
+# What is not installed is not tested.
+INSTALLED = $(if $(filter-out 0 no false,$(SLIM)),-m "not neural")
+
 test: setup ## run all tests on WORKERS (3); ARGS="tests/unit/test_x.py -k name" picks some
-	@$(PYTHON_ENV) -m pytest $(if $(ARGS),$(ARGS),$(IN_PARALLEL) --cov)
+	@$(PYTHON_ENV) -m pytest $(if $(ARGS),$(ARGS),$(IN_PARALLEL) --cov) $(INSTALLED)
 
 test-fast: setup ## run the unit tests and the quickest with real processes, in a minute
-	@$(PYTHON_ENV) -m pytest $(IN_PARALLEL) -m "unit or quick" tests/unit tests/process $(ARGS)
+	@$(PYTHON_ENV) -m pytest $(IN_PARALLEL) \
+		-m "(unit or quick)$(if $(INSTALLED), and not neural)" tests/unit tests/process $(ARGS)
 
 lint: setup ## check format and style
 	@$(PYTHON_ENV) -m ruff format --check .

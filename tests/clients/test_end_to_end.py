@@ -286,6 +286,7 @@ async def test_punctuation_alone_cannot_be_spoken(
     assert b"empty_text" in body
 
 
+@pytest.mark.neural
 @pytest.mark.parametrize("name", FORMATS)
 async def test_every_format_is_understood(
     understanding: RunningService, said: bytes, duration: float, name: str

@@ -38,6 +38,8 @@ from model_procs.weights.packages import PackagedFile, assembled, package_folder
 from tests.support.outputs import collected, speech
 from tests.support.sentences import SENTENCES
 
+pytestmark = pytest.mark.neural
+
 TEXT = "Hello there, my friend. The end of the road."
 ALONE = Speak(TEXT, Voice(), Sampling(0), response_format="pcm")
 

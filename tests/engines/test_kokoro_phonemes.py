@@ -6,6 +6,8 @@ import pytest
 
 from model_procs.engines.kokoro.phonemes import LANGUAGES, Reader
 
+pytestmark = pytest.mark.neural
+
 
 @pytest.fixture(scope="module")
 def reader() -> Reader:

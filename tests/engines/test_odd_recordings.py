@@ -164,6 +164,7 @@ SPOKEN = (
 """One or more for each kind of fault; recognition takes seconds."""
 
 
+@pytest.mark.neural
 @pytest.mark.parametrize("name", SPOKEN)
 def test_every_word_is_heard_at_its_time(
     name: str, whisper: WhisperEngine, first: Sound, second: Sound, plain: list[tuple[str, float]]

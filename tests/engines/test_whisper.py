@@ -31,6 +31,8 @@ from model_procs.listening.base import RATE, finished
 from tests.support.human import HUMAN, human, word_errors
 from tests.support.service import RunningService, running
 
+pytestmark = pytest.mark.neural
+
 PLAIN = Transcribe(Recording(key=""))
 
 

@@ -16,6 +16,8 @@ from tests.process.test_faults import client_of
 from tests.support.recordings import spoken
 from tests.support.service import RunningService, running
 
+pytestmark = pytest.mark.neural
+
 TEXT = "First this, slowly. Then that comes. And at last there is the end of it all."
 
 

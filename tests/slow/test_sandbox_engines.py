@@ -77,7 +77,11 @@ def encoded(service: RunningService) -> list[Path]:
     return list(Path(f"{service.folder.name}/voices/.encoded").rglob("*.voice"))
 
 
-@pytest.mark.parametrize("service", ["minimal", "embedded", "production"], indirect=True)
+@pytest.mark.parametrize(
+    "service",
+    ["minimal", pytest.param("embedded", marks=pytest.mark.neural), "production"],
+    indirect=True,
+)
 async def test_large_uploads_voices_and_successors(service: RunningService) -> None:
     large = spoken(LARGE)
     assert len(large) > 128 * 1024

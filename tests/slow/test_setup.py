@@ -311,6 +311,7 @@ def _installed(requirement: str, seen: dict[str, str]) -> Iterator[tuple[str, st
             yield from _installed(needed, seen)
 
 
+@pytest.mark.neural
 def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -323,6 +324,7 @@ def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
     }
 
 
+@pytest.mark.neural
 def test_every_imported_package_is_a_declared_dependency() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

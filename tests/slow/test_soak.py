@@ -45,6 +45,7 @@ def test_no_request_fails_while_the_service_is_hurt(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.neural
 @pytest.mark.timeout(1800)
 def test_no_request_fails_while_neural_engines_are_hurt(tmp_path: Path) -> None:
     kinds = "kill,stop,leak,hang,crash,garbage,drop"

@@ -19,6 +19,8 @@ from tests.support.human import HUMAN, human
 from tests.support.service import MINIMAL, NET, RunningService, running
 from tests.support.spoken import SENTENCES, word_error_rate
 
+pytestmark = pytest.mark.neural
+
 _AT_ONCE = 4
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from supervisor.http.shared.languages import ENGLISH_NAMES, ISO_639_3, language_code
 
@@ -48,7 +47,10 @@ def test_a_language_has_many_names(given: str | None, code: str) -> None:
     assert language_code(given) == code
 
 
+@pytest.mark.neural
 def test_all_of_whispers_languages_have_names_and_codes() -> None:
+    from faster_whisper.tokenizer import _LANGUAGE_CODES
+
     assert set(ENGLISH_NAMES) == set(_LANGUAGE_CODES)
     assert set(ISO_639_3) == {*_LANGUAGE_CODES, "nospeech"}
     assert len(set(ENGLISH_NAMES.values())) == len(ENGLISH_NAMES)
