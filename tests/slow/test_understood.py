@@ -94,3 +94,21 @@ async def test_the_default_engines_understand_themselves_and_people(
     assert neural.people < 0.10
     assert minimal.own > neural.own
     assert minimal.people > neural.people
+
+
+async def test_what_is_spoken_in_spanish_is_detected_and_translated(
+    defaults: RunningService,
+) -> None:
+    asked = {"text": "Hola, me gusta mucho la música.", "language": "es"}
+    async with aiohttp.ClientSession(defaults.url) as client:
+        async with client.post("/v1/tts", json=asked) as response:
+            recording = await response.read()
+            assert response.status == 200, recording
+        form = aiohttp.FormData({"response_format": "verbose_json"})
+        form.add_field("file", recording, filename="spanish.wav")
+        async with client.post("/v1/audio/translations", data=form) as response:
+            translated = await response.json()
+            assert response.status == 200, translated
+    assert translated["language_code"] == "es"
+    assert "music" in translated["text"].lower()
+    assert {"hello", "hi"} & set(translated["text"].lower().replace(",", " ").split())

@@ -70,6 +70,8 @@ _CLAUSE_END = re.compile(r"[,;:—] ")
 _SAMPLE = "Nine people walk along the river."
 """What voices speak to be compared with a recording."""
 
+_INSTALL_JAPANESE = "install a dictionary (340 MB): .venv/bin/pip install -e '.[japanese]'"
+
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _DEVANAGARI = re.compile(r"[\u0900-\u097f]")
@@ -195,7 +197,7 @@ class KokoroEngine(SpeechEngine):
                 f"{weights_folder(self._config.models_dir)}"
             )
         if not self._reader.reads_kanji:
-            notes.append("Japanese is spoken only in kana: pyopenjtalk-plus is not installed")
+            notes.append(f"Japanese is read only in kana; for kanji {_INSTALL_JAPANESE}")
         return [
             *notes,
             "Chinese is read without its tones",
@@ -244,7 +246,7 @@ class KokoroEngine(SpeechEngine):
         if language == "ja" and _HAN.search(speak.text) and not self._reader.reads_kanji:
             raise ServiceError(
                 ErrorCode.invalid_request,
-                "this service cannot read kanji; send kana, or have pyopenjtalk-plus installed",
+                f"this service cannot read kanji; send kana, or {_INSTALL_JAPANESE}",
             )
         return language
 

