@@ -31,6 +31,10 @@ _ALONE = 33
 _ROUNDS = 8
 """Measurements of each kernel; the shortest counts, because others may use the processor too."""
 
+_HOPELESS, _HOPELESS_SECONDS = 20.0, 0.01
+"""A kernel is not considered if a product takes so many times as long as with an earlier one in the
+list, and so many seconds."""
+
 _GAIN = 0.9
 """A kernel takes the place of an earlier one in the list if it needs at most this part of its time.
 
@@ -83,7 +87,12 @@ def choose(
     by_shape = list({weight.shape: weight.detach() for weight in weights}.values())
     exact: list[Kernel] = []
     layers: list[list[Linear]] = []
+    fastest = math.inf
     for kernel in sorted(kernels, key=lambda kernel: kernel.name != wanted):
+        seconds = _product_seconds(kernel, max(by_shape, key=lambda weight: weight.numel()))
+        if seconds is None or seconds > max(_HOPELESS * fastest, _HOPELESS_SECONDS):
+            continue
+        fastest = min(fastest, seconds)
         if linears := _exact(kernel, by_shape):
             if kernel.name == wanted:
                 return kernel
@@ -99,6 +108,27 @@ def choose(
     return chosen
 
 
+def _product_seconds(kernel: Kernel, weight: Tensor) -> float | None:
+    """The shortest time of a product with two rows; None if the kernel does not run here.
+
+    Some kernels have no code for some processors but a reference for tests, which takes thousands
+    of times as long: to check and to measure it takes a minute.
+    """
+    import torch
+
+    shortest = math.inf
+    try:
+        linear = make(kernel, weight)
+        rows = torch.randn(2, weight.shape[1])
+        for _ in range(3):
+            began = time.perf_counter()
+            linear(rows)
+            shortest = min(shortest, time.perf_counter() - began)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return None  # this processor, or this build of PyTorch, does not have it
+    return shortest
+
+
 def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> list[Linear]:
     """The layers with `weights`; none unless `kernel` is exact.
 
@@ -108,7 +138,7 @@ def _exact(kernel: Kernel, weights: Sequence[Tensor]) -> list[Linear]:
         linears = [make(kernel, weight) for weight in weights]
         exact = _true(kernel) and all(map(_independent, linears, weights))
     except (RuntimeError, NotImplementedError, AttributeError):
-        return []  # this processor, or this build of PyTorch, does not have it
+        return []  # not for these shapes
     return linears if exact else []
 
 

@@ -185,6 +185,31 @@ def test_nothing_is_measured_for_a_kernel_that_is_wanted(monkeypatch: pytest.Mon
     assert choose(kernels, [WEIGHT], [1], "second").name == "second"
 
 
+def test_a_hopeless_kernel_is_tried_a_few_times_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+    called = 0
+
+    def hopeless(weight: torch.Tensor) -> Linear:
+        linear = right(weight)
+
+        def slow(rows: torch.Tensor) -> torch.Tensor:
+            nonlocal clock, called
+            called += 1
+            clock += 1.0
+            return linear(rows)
+
+        return slow
+
+    monkeypatch.setattr("model_procs.linears.time.perf_counter", lambda: clock)
+    kernels = [Kernel("right", right), Kernel("hopeless", hopeless)]
+    assert choose(kernels, [WEIGHT, weight_of(8, 4)], [1, 4]).name == "right"
+    assert called == 3
+    # Where it is the only one it serves.
+    assert choose(kernels[1:], [WEIGHT], [1, 4]).name == "hopeless"
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_fp32_is_exact_for_odd_shapes(shape: tuple[int, int], with_bias: bool) -> None:
