@@ -93,7 +93,7 @@ def together(kokoro: KokoroEngine, outputs: list[Output]) -> list[bytes | Except
 def test_it_tells_what_it_is(kokoro: KokoroEngine) -> None:
     info = kokoro.info()
     assert [voice.id for voice in info.voices] == sorted(PUBLISHED)
-    assert (info.default_voice, info.mixes, info.sample_rate) == ("jf_alpha", True, RATE)
+    assert (info.default_voice, info.mixes, info.sample_rate) == ("jm_kumo", True, RATE)
     assert info.facts["timings"] == "exact"
     assert (info.facts["weights"], info.facts["quantized"]) == ("package", True)
     assert any("/nonexistent/kokoro" in note for note in info.notes)

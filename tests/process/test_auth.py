@@ -345,7 +345,8 @@ async def test_where_the_time_went(locked: RunningService, gate: Gate) -> None:
         times.append((float(match[1]), float(match[2])))
     assert times[0][1] >= lasted
     assert times[1][0] >= lasted
-    assert 100 <= times[2][1] <= lasted
+    # The worker may begin to sleep a moment before the front takes the time.
+    assert 50 <= times[2][1] <= lasted
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "", "nan", "inf", "1e9", "5 s", "1_0", "0.0"])

@@ -32,6 +32,11 @@ else:
 Mode = Literal["positive", "negative"]
 """The kinds of cases that Schemathesis generates."""
 KEY = "k-51a7"
+ENGINES = {
+    **MINIMAL,
+    "VOICE_ENGINE_STT_ENGINE": "sphinx,tests.support.listening_engines:Interpreter",
+}
+"""The minimal ones, and one that translates."""
 OPERATIONS = build_app(Service.__new__(Service))[ALL_OPERATIONS]
 WITH_BODY, WITHOUT_BODY, FEW = 28, 30, 8
 """Cases of one operation: of each kind with a body, of one that has none; without a key."""
@@ -65,7 +70,7 @@ def recordings_for_binary_fields() -> None:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[RunningService]:
-    with running({**MINIMAL, "VOICE_ENGINE_API_KEY": KEY}) as service:
+    with running({**ENGINES, "VOICE_ENGINE_API_KEY": KEY}) as service:
         service.wait_ready()
         yield service
         assert_nothing_died(service)
@@ -73,7 +78,7 @@ def locked() -> Iterator[RunningService]:
 
 @pytest.fixture(scope="module")
 def open_to_all() -> Iterator[RunningService]:
-    with running(MINIMAL) as service:
+    with running(ENGINES) as service:
         service.wait_ready()
         yield service
         assert_nothing_died(service)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -157,6 +158,16 @@ class Gauge(Meter):
 
     name = "gauge"
     language = "ja"
+
+
+class Interpreter(Meter):
+    """The same, and it translates."""
+
+    name = "interpreter"
+
+    def info(self) -> EngineInfo:
+        """As real engines describe themselves."""
+        return replace(super().info(), translates=True)
 
 
 class GatedSenseVoice(SenseVoiceEngine):
