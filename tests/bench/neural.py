@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,17 +27,29 @@ from tests.support.human import HUMAN, human_file
 from tests.support.service import NET, ROOT, RunningService, running
 from tests.support.spoken import SENTENCES
 
-_CLIENTS = (1, 2, 4)
 _AIM = 0.95
 
-Engine = Literal["kokoro", "whisper"]
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is measured with one engine: `items` are texts or paths of recordings."""
+
+    engine: Literal["kokoro", "whisper"]
+    what: str
+    items: Sequence[str]
+    clients: tuple[int, ...]
 
 
 def run(*, quick: bool) -> list[Table]:
     """Seconds of sound per second at several numbers of clients, and the first sound."""
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     texts = SENTENCES[20:32]
     files = [str(human_file(name)) for name in HUMAN]
+    plans = (
+        _Plan("kokoro", "sentences", texts, (1, 2, 4)),
+        _Plan("kokoro", "one text", (" ".join(texts),), (1,)),
+        _Plan("whisper", "recordings", files, (1, 2)),
+    )
     settings = {
         "VOICE_ENGINE_TTS_ENGINE": "kokoro",
         "VOICE_ENGINE_STT_ENGINE": "whisper",
@@ -46,24 +59,23 @@ def run(*, quick: bool) -> list[Table]:
     with running(settings) as service:
         service.wait_ready()
         rows: list[tuple[Cell, ...]] = []
-        for engine, items in (("kokoro", texts), ("whisper", files)):
-            with _alone(engine) as alone:
-                rows += asyncio.run(_compare(engine, items, alone, service, rounds))
+        for plan in plans:
+            with _alone(plan.engine) as alone:
+                rows += asyncio.run(_compare(plan, alone, service, rounds))
     return [
         Table(
             f"neural: seconds of sound per second, against the library alone (aim: {_AIM})",
             (
-                *("engine", "clients", "library", "service", "service / library"),
+                *("engine", "what", "clients", "library", "service", "service / library"),
                 *("real-time factor", "first sound p50 ms"),
             ),
             rows,
             [
-                f"medians of {rounds} rounds in turns: {len(texts)} sentences spoken, "
-                f"{len(files)} recordings of people transcribed",
+                f"medians of {rounds} rounds in turns: {len(texts)} sentences, one by one or as "
+                f"one text; {len(files)} recordings of people",
                 "library: kokoro-onnx and faster-whisper (int8) with their defaults and all "
                 "cores, one caller",
-                "first sound: from the request to the first byte of sound of a stream of one "
-                "sentence, with so many clients",
+                "first sound: from the request to the first byte of sound of its stream",
             ],
         )
     ]
@@ -98,24 +110,23 @@ def _alone(engine: str) -> Iterator[Callable[[Sequence[str]], float]]:
 
 
 async def _compare(
-    engine: str,
-    items: Sequence[str],
+    plan: _Plan,
     alone: Callable[[Sequence[str]], float],
     service: RunningService,
     rounds: int,
 ) -> list[tuple[Cell, ...]]:
-    call = _speak if engine == "kokoro" else _transcribe
+    call = _speak if plan.engine == "kokoro" else _transcribe
     library: list[float] = []
-    served: dict[int, list[float]] = {clients: [] for clients in _CLIENTS}
-    first: dict[int, list[float]] = {clients: [] for clients in _CLIENTS}
+    served: dict[int, list[float]] = {clients: [] for clients in plan.clients}
+    first: dict[int, list[float]] = {clients: [] for clients in plan.clients}
     timeout = aiohttp.ClientTimeout(total=NET)
     async with aiohttp.ClientSession(service.url, timeout=timeout) as session:
         for number in range(rounds + 1):  # the first one warms both up
-            step(f"neural: {engine}, round {number} of {rounds}")
-            speeds = [await asyncio.to_thread(alone, items)]
-            for clients in _CLIENTS:
+            step(f"neural: {plan.engine}, {plan.what}, round {number} of {rounds}")
+            speeds = [await asyncio.to_thread(alone, plan.items)]
+            for clients in plan.clients:
                 begins: list[float] = []
-                speeds.append(await _round(session, call, items, clients, begins))
+                speeds.append(await _round(session, call, plan.items, clients, begins))
                 if number:
                     served[clients].append(speeds[-1])
                     first[clients] += begins
@@ -123,10 +134,11 @@ async def _compare(
                 library.append(speeds[0])
     base = statistics.median(library)
     rows: list[tuple[Cell, ...]] = []
-    for clients in _CLIENTS:
+    for clients in plan.clients:
         speed = statistics.median(served[clients])
         begin = statistics.median(first[clients]) * 1000 if first[clients] else None
-        rows.append((engine, clients, base, speed, speed / base, 1 / speed, begin))
+        row = (plan.engine, plan.what, clients, base, speed, speed / base, 1 / speed, begin)
+        rows.append(row)
     return rows
 
 
@@ -144,7 +156,8 @@ async def _round(
     async def client() -> None:
         nonlocal sound
         while left:
-            sound += await call(session, left.pop(), begins)
+            seconds = await call(session, left.pop(), begins)
+            sound += seconds  # not in one line: it would add to what `sound` was before the wait
 
     started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -153,10 +166,10 @@ async def _round(
 
 async def _speak(session: aiohttp.ClientSession, text: str, begins: list[float]) -> float:
     """Stream one sentence; its seconds of sound."""
-    form = {"text": text, "voice_id": "jm_kumo", "stream": "true", "response_format": "pcm"}
+    asked = {"text": text, "voice_id": "jm_kumo", "stream": True, "response_format": "pcm"}
     sent = time.perf_counter()
     received = 0
-    async with session.post("/v1/tts", data=form) as response:
+    async with session.post("/v1/tts", json=asked) as response:
         response.raise_for_status()
         async for data in response.content.iter_any():
             if not received:
