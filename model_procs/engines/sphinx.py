@@ -29,7 +29,7 @@ from model_procs.audio.pcm import Samples, pcm16
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.listening import vad
 from model_procs.listening.base import RATE, TranscriptionEngine
-from model_procs.listening.transcript import NO_EMOTION, NO_EVENT, Piece, TimedWord, merge, spell
+from model_procs.listening.transcript import Piece, TimedWord, merge, spell, tagged
 
 LANGUAGES = (AUTO_LANGUAGE, "en")
 UTTERANCE_SECONDS = 8.0
@@ -158,9 +158,8 @@ class SphinxEngine(TranscriptionEngine):
 
 
 def _raw(text: str) -> str:
-    """`text` with SenseVoice's tags before it."""
-    language, event = ("en", "Speech") if text else (NO_LANGUAGE, NO_EVENT)
-    return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|woitn|>{text}"
+    """`text` with tags; without a text it has no language."""
+    return tagged(text, "en" if text else NO_LANGUAGE, itn=False)
 
 
 def _utterances(samples: Samples, stop: threading.Event) -> list[tuple[int, int]]:

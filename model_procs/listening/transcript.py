@@ -167,6 +167,12 @@ def merge(pieces: Sequence[Piece]) -> Transcript:
     )
 
 
+def tagged(text: str, language: str, *, itn: bool) -> str:
+    """`text` with SenseVoice's tags, for engines that recognize no emotions and no sound events."""
+    event = "Speech" if text else NO_EVENT
+    return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|{'withitn' if itn else 'woitn'}|>{text}"
+
+
 def spell(words: Sequence[TimedWord]) -> str:
     """The text of `words`."""
     return "".join((" " if word.spaced else "") + word.text for word in words).strip()

@@ -97,10 +97,8 @@ def _matches(path: Path, file: PackagedFile) -> bool:
             return False
     except FileNotFoundError:
         return False
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest() == file.sha256
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest() == file.sha256
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig
 from model_procs.engines.kokoro.jobs import Job, Jobs
 from model_procs.engines.kokoro.likenesses import PUBLISHED
-from model_procs.engines.kokoro.model import Session, Weights, find_weights, weights_folder
+from model_procs.engines.kokoro.model import Session, Weights, find_weights
 from model_procs.engines.kokoro.phonemes import LANGUAGES, Reader, Reading
 from model_procs.engines.kokoro.voices import (
     RATE,
@@ -194,7 +194,7 @@ class KokoroEngine(SpeechEngine):
             notes.append(
                 "the weights came with packages, which have five voices only; for all of them put "
                 "kokoro-v1.0.onnx (or .int8.onnx, .fp16.onnx) and voices-v1.0.bin into "
-                f"{weights_folder(self._config.models_dir)}"
+                f"{locate.weights_folder(self._config.models_dir, self.name)}"
             )
         if not self._reader.reads_kanji:
             notes.append(f"Japanese is read only in kana; for kanji {_INSTALL_JAPANESE}")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipc.engines import ENGINES
 from model_procs.engines.kokoro.durations import DURATIONS, with_durations
+from model_procs.weights.locate import weights_folder
 from model_procs.weights.packages import PackagedFile, assembled, package_folder
 
 VOICES_FILE = "voices-v1.0.bin"
@@ -51,7 +51,7 @@ def find_weights(models_dir: Path, cache_dir: Path, *, quantize: bool) -> Weight
 
     With `quantize` the int8 export is preferred. Raises `ServiceError` (model_unavailable).
     """
-    folder = weights_folder(models_dir)
+    folder = weights_folder(models_dir, "kokoro")
     order = (_INT8, _FLOAT, _HALF) if quantize else (_FLOAT, _HALF, _INT8)
     voices = folder / VOICES_FILE
     for name in order:
@@ -60,11 +60,6 @@ def find_weights(models_dir: Path, cache_dir: Path, *, quantize: bool) -> Weight
     package, path = _PACKAGED_VOICES
     voices = package_folder(package) / path
     return Weights(assembled(PACKAGED, cache_dir), voices, packaged=True)
-
-
-def weights_folder(models_dir: Path) -> Path:
-    """Where weights of one's own are looked for."""
-    return models_dir / Path(ENGINES["kokoro"].files[0]).parent
 
 
 class Session:

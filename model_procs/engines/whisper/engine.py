@@ -34,7 +34,7 @@ from model_procs.engines.whisper import weights
 from model_procs.heap import give_back, keep_large_blocks
 from model_procs.listening import vad
 from model_procs.listening.base import RATE, TranscriptionEngine
-from model_procs.listening.transcript import NO_EMOTION, NO_EVENT
+from model_procs.listening.transcript import NO_EMOTION, tagged
 from model_procs.weights import locate
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class WhisperEngine(TranscriptionEngine):
         text = join(segment.text for segment in segments)
         return Transcript(
             text=text,
-            raw=_raw(text, told.language),
+            raw=tagged(text, told.language, itn=True),
             duration=round(len(samples) / RATE, 3),
             paralinguistics=told,
             segments=tuple(segments),
@@ -227,9 +227,3 @@ def _segment(
 
 def _logarithm(probability: float) -> float:
     return round(math.log(max(float(probability), 1e-6)), 4)
-
-
-def _raw(text: str, language: str) -> str:
-    """`text` with SenseVoice's tags before it."""
-    event = "Speech" if text else NO_EVENT
-    return f"<|{language}|><|{NO_EMOTION}|><|{event}|><|withitn|>{text}"

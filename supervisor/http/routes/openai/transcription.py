@@ -6,6 +6,7 @@ The schemas of transcripts are in `transcripts.py`. All names are those of the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -40,6 +41,8 @@ from supervisor.http.shared.transcription import (
     ONE_SPEAKER,
     PLAIN_CONTENT,
     RECORDING,
+    PlainForm,
+    Transcription,
     plain_answer,
     transcription,
 )
@@ -182,24 +185,31 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
             framing=_TranscriptionEvents(diarized=by_speaker),
             headers=lambda: head,
         )
-    response = _answer(await asked.run(), fields)
+    return await _answer(asked, fields.response_format, fields.timestamp_granularities)
+
+
+async def _answer(
+    asked: Transcription,
+    response_format: Literal["json", "diarized_json", "verbose_json"] | PlainForm,
+    times: Sequence[str] = ("segment",),
+    *,
+    translated: bool = False,
+) -> web.Response:
+    """The whole response, once it is known; `times` are those that verbose_json has."""
+    transcript = await asked.run()
+    match response_format:
+        case "json":
+            response = json_answer(plain(transcript))
+        case "diarized_json":
+            response = json_answer(diarized(transcript))
+        case "verbose_json":
+            left_out = {f"{name}s" for name in ("segment", "word") if name not in times}
+            text = verbose(transcript, translated=translated).model_dump_json(exclude=left_out)
+            response = web.Response(text=text, content_type=JSON)
+        case form:
+            response = plain_answer(transcript, form)
     response.headers["Server-Timing"] = timing(asked.job)
     return response
-
-
-def _answer(transcript: Transcript, fields: TranscriptionFields) -> web.Response:
-    match fields.response_format:
-        case "json":
-            return json_answer(plain(transcript))
-        case "diarized_json":
-            return json_answer(diarized(transcript))
-        case "verbose_json":
-            wanted = fields.timestamp_granularities
-            left_out = {f"{name}s" for name in ("segment", "word") if name not in wanted}
-            text = verbose(transcript).model_dump_json(exclude=left_out)
-            return web.Response(text=text, content_type=JSON)
-        case form:
-            return plain_answer(transcript, form)
 
 
 def _hint(call: Call[TranscriptionFields, Nothing]) -> str:
@@ -244,17 +254,7 @@ async def openai_translation(call: Call[TranslationFields, Nothing]) -> web.Stre
         temperature=fields.temperature or None,
         translate=True,
     )
-    transcript = await asked.run()
-    match fields.response_format:
-        case "json":
-            response = json_answer(plain(transcript))
-        case "verbose_json":
-            text = verbose(transcript, translated=True).model_dump_json(exclude={"words"})
-            response = web.Response(text=text, content_type=JSON)
-        case form:
-            response = plain_answer(transcript, form)
-    response.headers["Server-Timing"] = timing(asked.job)
-    return response
+    return await _answer(asked, fields.response_format, translated=True)
 
 
 TRANSLATION = operation(
