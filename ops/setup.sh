@@ -1,8 +1,9 @@
 #!/bin/sh
 # Prepare this checkout: install the system packages it needs, then make .venv (ops/setup.py, which
 # gets the same arguments). Takes well under a second when there is nothing to do. PYTHON sets
-# another Python. --dev also installs what tests need: curl, Node, the packages of tests/js, and the
-# Python clients in .venv-clients. SLIM=1 leaves the neural engines out.
+# another Python. --dev also installs what tests need: curl, Node, the packages of tests/js, the
+# Python clients in .venv-clients, caddy, chromium, nginx and prometheus. SLIM=1 leaves the neural
+# engines out.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -79,6 +80,20 @@ case " $* " in
 *" --dev "*)
     if ! command -v curl >/dev/null && command -v apt-get >/dev/null; then
         install curl # tests run the examples in the documentation
+    fi
+    if command -v apt-get >/dev/null; then
+        # Tests run these for real, each with its own files and port.
+        missing=""
+        for name in caddy chromium nginx prometheus; do
+            [ -x "/usr/bin/$name" ] || [ -x "/usr/sbin/$name" ] || missing="$missing $name"
+        done
+        # shellcheck disable=SC2086  # names of packages, one word each
+        if [ -n "$missing" ]; then
+            install $missing
+            if [ -d /run/systemd/system ]; then # nobody wants them as services of the machine
+                $as_root systemctl disable --now caddy nginx prometheus 2>/dev/null || true
+            fi
+        fi
     fi
     if ! command -v npm >/dev/null && command -v apt-get >/dev/null; then
         # Keep a node that is installed already; Debian has npm in a package of its own.
