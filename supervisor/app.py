@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from supervisor import log
+from supervisor.events import Listening, Reloading, ReloadRefused, Stopped, Stopping
 from supervisor.http.access.auth import auth_middleware, rate_middleware
 from supervisor.http.access.cors import add_cors, cors_middleware
 from supervisor.http.addresses import with_single_slashes
@@ -20,7 +21,7 @@ from supervisor.http.api.operation import add_operations
 from supervisor.http.connection import Connections, Protocol
 from supervisor.http.context import add_id, add_warnings, id_middleware
 from supervisor.http.errors import error_middleware
-from supervisor.http.routes import admin, description, health, native, voices
+from supervisor.http.routes import admin, children, description, events, health, native, voices
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
@@ -67,6 +68,8 @@ def build_app(service: Service) -> web.Application:
             *openai_speech.OPERATIONS,
             *health.OPERATIONS,
             *admin.OPERATIONS,
+            *children.OPERATIONS,
+            *events.OPERATIONS,
             *description.OPERATIONS,
         ),
     )
@@ -113,7 +116,8 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         sock=sock,
         backlog=_BACKLOG,
     )
-    logger.info("listening", host=settings.host, port=sock.getsockname()[1], version=VERSION)
+    publish = service.events.publish
+    publish(Listening(host=settings.host, port=sock.getsockname()[1], version=VERSION))
     service.start()
     background = [
         asyncio.create_task(_reload_on(reload, service, load_settings)),
@@ -122,7 +126,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     try:
         await stop.wait()
         notify("STOPPING=1")
-        logger.info("stopping", drain_s=settings.drain_timeout)
+        publish(Stopping(drain_s=settings.drain_timeout))
         for task in background:
             task.cancel()
         end = loop.time() + service.settings.drain_timeout
@@ -132,7 +136,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         await runner.cleanup()
     finally:
         await service.close()
-    logger.info("stopped")
+    publish(Stopped())
 
 
 async def _end_connections(manager: web.Server, end: float) -> None:
@@ -161,11 +165,11 @@ async def _reload_on(
         await requested.wait()
         requested.clear()
         reloading()
-        logger.info("reloading")
+        service.events.publish(Reloading())
         try:
             await service.reload(load_settings())
         except (ValueError, OSError, DoesNotFit) as error:
-            logger.error("reload_refused", error=str(error))
+            service.events.publish(ReloadRefused(error=str(error)))
         except Exception:  # a bug here must be logged, and must not stop later reloads
             logger.exception("reload_failed")
         notify("READY=1")

@@ -25,6 +25,10 @@ def _hidden(package: str) -> Iterator[None]:
 with _hidden("rich"):  # structlog imports it if it can: 3 MB for coloured tracebacks
     import structlog
 
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
+_LEVELS["exception"] = logging.ERROR
+_level = logging.INFO
+
 _request: ContextVar[list[str] | None] = ContextVar("request", default=None)
 """A list with the id of the current request. The list is emptied when the request ends.
 
@@ -35,6 +39,7 @@ request, for example the task that replaces a worker. Its later log lines must n
 
 def configure(level: str = "info", *, human: bool | None = None) -> None:
     """Set up logging: JSON lines, or aligned text when stderr is a terminal."""
+    set_level(level)
     if human is None:
         human = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
@@ -42,18 +47,30 @@ def configure(level: str = "info", *, human: bool | None = None) -> None:
     )
     structlog.configure(
         processors=[
+            _drop_lower,
             _add_request,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def set_level(level: str) -> str:
+    """Log what has this level or a higher one, from now on; returns the level before."""
+    global _level
+    before, _level = _level, logging.getLevelNamesMapping()[level.upper()]
+    return logging.getLevelName(before).lower()
+
+
+def current_request() -> str | None:
+    """The id of the request that the caller works for, if it does for one."""
+    current = _request.get()
+    return current[0] if current else None
 
 
 @contextlib.contextmanager
@@ -68,11 +85,20 @@ def logged_as(request_id: str) -> Iterator[None]:
         _request.reset(token)
 
 
+def _drop_lower(
+    _: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    # Not by structlog's own filter, which a logger in use keeps for ever.
+    if _LEVELS[method] < _level:
+        raise structlog.DropEvent
+    return event
+
+
 def _add_request(
     _: object, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    if current := _request.get():
-        event["request_id"] = current[0]
+    if request := current_request():
+        event["request_id"] = request
     return event
 
 

@@ -7,7 +7,10 @@ import importlib.metadata
 import os
 import tempfile
 import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -20,11 +23,23 @@ from supervisor.dispatch.dispatcher import DispatchConfig
 from supervisor.dispatch.models import Model, Models
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.spool import Spool
+from supervisor.events import (
+    DrainTimeout,
+    EngineChosen,
+    Events,
+    Noted,
+    Reloaded,
+    ReloadFailed,
+    Scaled,
+    SettingsChanged,
+)
+from supervisor.history import History
 from supervisor.log import logger
 from supervisor.memory.cgroup import Cores, find_container, find_cores
 from supervisor.memory.limits import MB, plan
 from supervisor.memory.recycling import Policy
 from supervisor.settings import ModelSettings, Settings
+from supervisor.tally import Tally
 from supervisor.voices.folder import CACHED, ENCODED
 from supervisor.voices.store import VoiceStore
 from supervisor.workers.backoff import Backoff
@@ -46,7 +61,18 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.started = time.monotonic()
-        self.stopping = False
+        self.draining = asyncio.Event()
+        """Set when the shutdown begins."""
+        self.events = Events()
+        self.tally = Tally()
+        self.events.subscribe(self.tally.take)
+        self.history = History()
+        self.events.subscribe(self.history.take)
+        self._scaled: dict[str, int] = {}
+        """Numbers of workers that operators have set since the settings were read."""
+        self._changing = asyncio.Lock()
+        """Held while models are reloaded or scaled."""
+        self._tasks: set[asyncio.Task[None]] = set()
         override = settings.memory_limit_mb
         self.container = find_container(None if override is None else override * MB)
         self.cores = find_cores()
@@ -56,13 +82,15 @@ class Service:
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
         try:
-            self._configs = self._make_configs(settings)
+            self._configs = self._make_configs(settings, {})
         except BaseException:
             self.spool.close()
             raise
         self.voices = VoiceStore(settings.voices_dir.resolve(), settings.max_voices)
         self.voices.load()
-        self.monitor = Monitor(_monitor_config(settings), self.container)
+        self.monitor = Monitor(
+            _monitor_config(settings), self.container, self.events.publish, self._sample
+        )
         self.rate_limit = RateLimit(settings.rate_limit_per_minute)
         self.serving = asyncio.Event()
         """Set once a model serves."""
@@ -85,8 +113,14 @@ class Service:
             ),
             quarantine,
             self.monitor,
+            publish=self.events.publish,
             on_serving=self.serving.set,
         )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the shutdown has begun."""
+        return self.draining.is_set()
 
     @property
     def builtin_voices(self) -> list[tuple[BuiltinVoice, Model]]:
@@ -107,13 +141,13 @@ class Service:
 
     async def drain(self, end: float) -> None:
         """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
-        self.stopping = True
+        self.draining.set()
         try:
             async with asyncio.timeout_at(end):
                 await asyncio.gather(*(model.backend.drain() for model in self.models))
         except TimeoutError:
             left = sum(model.backend.status().in_flight for model in self.models)
-            logger.warning("drain_timeout", in_flight=left)
+            self.events.publish(DrainTimeout(in_flight=left))
 
     async def reload(self, settings: Settings) -> None:
         """Apply new weights, engines, limits, keys and numbers of workers; no request is lost.
@@ -122,33 +156,78 @@ class Service:
         pauses after failures do not change. Raises `ValueError` when `settings` add or remove a
         model, because that needs a restart of the service.
         """
+        async with self._changing:
+            await self._reload(settings)
+
+    async def _reload(self, settings: Settings) -> None:
         self.cores = find_cores()
-        configs = self._make_configs(settings)
+        configs = self._make_configs(settings, {})
         if configs.keys() != self._configs.keys():
             raise ValueError(
                 f"the settings ask for the models {', '.join(configs)}, but the service runs "
                 f"{', '.join(self._configs)}; restart it to add or remove a model"
             )
-        self._configs = configs
+        self._configs, self._scaled = configs, {}
+        if changed := _changed(self.settings, settings):
+            self.events.publish(SettingsChanged(changed=changed))
         self.settings = settings
         self.voices.max_voices = settings.max_voices
         self.monitor.config = _monitor_config(settings)
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
+        await asyncio.gather(*(self._reload_one(model) for model in self.models))
 
-        async def reload_one(model: Model) -> None:
-            try:
-                await model.backend.reload()
-            except LaunchError as error:
-                logger.error("reload_failed", model=model.name, error=str(error))
-            else:
+    def reload_model(self, model: Model) -> None:
+        """Load a model again, with the settings as they are; returns at once, an event follows."""
+
+        async def reload() -> None:
+            async with self._changing:
+                await self._reload_one(model)
+
+        self._spawn_task(reload())
+
+    def scale(self, model: Model, workers: int) -> None:
+        """Give a model another number of workers, until the settings are read again.
+
+        Returns at once; workers are added, or finish what they have and end. Raises `DoesNotFit`
+        when the memory is not enough; then nothing changes.
+        """
+        scaled = self._scaled | {model.name: workers}
+        configs = self._make_configs(self.settings, scaled)
+        before = self._configs[model.name].pool.size
+        self._configs, self._scaled = configs, scaled
+        self.events.publish(Scaled(model=model.name, workers_before=before, workers=workers))
+
+        async def adapt() -> None:
+            async with self._changing:
+                # All of them, because they share the memory.
+                await asyncio.gather(*(self._reload_one(each, adapt=True) for each in self.models))
+
+        self._spawn_task(adapt())
+
+    async def _reload_one(self, model: Model, *, adapt: bool = False) -> None:
+        try:
+            await (model.backend.adapt() if adapt else model.backend.reload())
+        except LaunchError as error:
+            self.events.publish(ReloadFailed(model=model.name, error=str(error)))
+        else:
+            if not adapt:
                 self._announce(model)
-                logger.info("reloaded", model=model.name)
+                self.events.publish(Reloaded(model=model.name))
 
-        await asyncio.gather(*(reload_one(model) for model in self.models))
+    def _spawn_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _sample(self) -> None:
+        statuses = {model.name: model.backend.status() for model in self.models}
+        self.history.sample(statuses, self.tally.real_time_factor)
 
     async def close(self) -> None:
         """Stop all children and remove the spool from the disk."""
+        for task in list(self._tasks):
+            task.cancel()
         if self._monitoring is not None:
             self._monitoring.cancel()
         await asyncio.gather(*(model.backend.close() for model in self.models))
@@ -160,25 +239,32 @@ class Service:
     def _announce(self, model: Model) -> None:
         pool, engine = self._configs[model.name].pool, model.backend.engine
         limits = pool.policy.limits
-        logger.info(
-            "engine",
-            model=model.name,
-            engine=engine.name,
-            profile=engine.profile,
-            soft_limit_mb=limits.soft.describe(),
-            hard_limit_mb=limits.hard.describe(),
-            memory_mb=self.container.limit // MB,
-            memory_from=self.container.source,
-            threads=pool.launch.threads,
-            cores=self.cores.count,
-            cores_from=self.cores.source,
+        self.events.publish(
+            EngineChosen(
+                model=model.name,
+                engine=engine.name,
+                profile=engine.profile,
+                soft_limit_mb=limits.soft.describe(),
+                hard_limit_mb=limits.hard.describe(),
+                memory_mb=self.container.limit // MB,
+                memory_from=self.container.source,
+                threads=pool.launch.threads,
+                cores=self.cores.count,
+                cores_from=self.cores.source,
+            )
         )
-        for event, note in pool.notes.items():
-            logger.warning(event, model=model.name, message=note)
+        for about, note in pool.notes.items():
+            self.events.publish(Noted(model=model.name, about=about, message=note))
 
-    def _make_configs(self, settings: Settings) -> dict[str, LocalConfig]:
-        """The configuration of each model's backend, by model name. Raises `DoesNotFit`."""
-        plans = plan(self.container.limit, {each.name: each.need for each in settings.models})
+    def _make_configs(
+        self, settings: Settings, scaled: Mapping[str, int]
+    ) -> dict[str, LocalConfig]:
+        """The configuration of each model's backend, by model name. Raises `DoesNotFit`.
+
+        `scaled` has numbers of workers that are not those of the settings, by model.
+        """
+        models = [_with_workers(each, scaled.get(each.name)) for each in settings.models]
+        plans = plan(self.container.limit, {each.name: each.need for each in models})
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
         voice_cache_dir = None
@@ -247,7 +333,18 @@ class Service:
                 ),
             )
 
-        return {each.name: LocalConfig(pool(each), dispatch) for each in settings.models}
+        return {each.name: LocalConfig(pool(each), dispatch) for each in models}
+
+
+def _with_workers(model: ModelSettings, workers: int | None) -> ModelSettings:
+    if workers is None:
+        return model
+    return replace(model, workers=workers, need=replace(model.need, workers=workers))
+
+
+def _changed(before: Settings, now: Settings) -> list[str]:
+    """The names of the settings that differ."""
+    return [name for name in Settings.model_fields if getattr(before, name) != getattr(now, name)]
 
 
 def default_threads(cores: Cores, workers: int) -> int:

@@ -33,7 +33,7 @@ _CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
 _BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
-_MAX_WORKERS = 64
+MAX_WORKERS = 64
 _MAX_CAPACITY = 64
 
 _T = TypeVar("_T")
@@ -496,8 +496,8 @@ def _count(text: str) -> int:
     """A number of workers; "" means 1."""
     if not text:
         return 1
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_WORKERS):
-        raise ValueError(f"{text!r} is not a number of workers; write 1 to {_MAX_WORKERS}")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS):
+        raise ValueError(f"{text!r} is not a number of workers; write 1 to {MAX_WORKERS}")
     return int(text)
 
 

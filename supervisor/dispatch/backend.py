@@ -7,7 +7,7 @@ container.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ipc.engines import EngineInfo, EngineSpec
@@ -17,6 +17,7 @@ from supervisor.dispatch.cost import CostModel
 from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
+from supervisor.events import Publish
 from supervisor.memory.recycling import Reason
 from supervisor.memory.usage import Share, resident_bytes
 from supervisor.workers.backoff import Backoff
@@ -69,8 +70,11 @@ class BackendStatus:
     """Work that waits or runs, as if one by one."""
     speed: float
     """Seconds of such work that get done in a second while all slots are taken."""
-    replays: int
-    recycles: Mapping[str, int]
+    paused: bool
+    """An operator has paused it: jobs wait."""
+    workers: int
+    """How many workers it is to have."""
+    free_slots: int
     sandbox: tuple[SandboxLayer, ...] | None
     """That of its last worker; None before READY."""
     children: tuple[ChildStatus, ...]
@@ -114,6 +118,18 @@ class Backend(Protocol):
     def recycle(self, child: str) -> bool | None:
         """Replace the worker `child`. False: not possible now. None: there is no such worker."""
 
+    def kill(self, child: str) -> bool:
+        """End a child at once, as if it had crashed. False: there is no such child."""
+
+    def pause(self) -> None:
+        """Give no more jobs to workers, until `resume`; new ones wait."""
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+
+    def unload(self, reason: str) -> bool:
+        """End all processes until the next request. False: it has requests, or does not serve."""
+
     async def drain(self) -> None:
         """Refuse new jobs from now on, and wait until none is in flight."""
 
@@ -122,6 +138,9 @@ class Backend(Protocol):
 
         Raises `LaunchError` when the model cannot be loaded; then it goes on as it was.
         """
+
+    async def adapt(self) -> None:
+        """The same, but what runs stays if it only has to be more or fewer, or has other limits."""
 
     async def close(self) -> None:
         """End everything that belongs to the model."""
@@ -148,6 +167,8 @@ class LocalBackend:
         backoff: Backoff,
         quarantine: Quarantine,
         monitor: Monitor,
+        *,
+        publish: Publish,
         on_serving: Callable[[], None],
     ) -> None:
         now = config()
@@ -158,6 +179,7 @@ class LocalBackend:
             now.pool,
             backoff,
             Environment(
+                publish=publish,
                 on_change=self._on_change,
                 has_room=monitor.has_room,
                 kernel_killed=monitor.kernel_killed,
@@ -213,8 +235,9 @@ class LocalBackend:
             queued=dispatcher.queued,
             backlog=dispatcher.backlog,
             speed=dispatcher.speed,
-            replays=dispatcher.replays,
-            recycles={reason.value: count for reason, count in pool.recycles.items()},
+            paused=dispatcher.paused,
+            workers=pool.config.size,
+            free_slots=sum(slot.worker.free_slots for slot in pool.slots),
             sandbox=pool.sandbox,
             children=tuple(children),
             threads=pool.config.launch.threads,
@@ -228,6 +251,22 @@ class LocalBackend:
                 return self.pool.recycle(slot, Reason.FORCED)
         return None
 
+    def kill(self, child: str) -> bool:
+        """Send SIGKILL to a worker or a template; requests are replayed."""
+        return self.pool.kill(child)
+
+    def pause(self) -> None:
+        """Hold the queue."""
+        self.dispatcher.pause()
+
+    def resume(self) -> None:
+        """Let the queue go on."""
+        self.dispatcher.resume()
+
+    def unload(self, reason: str) -> bool:
+        """End all processes, if there is no request in flight."""
+        return self.pool.unload(reason)
+
     async def drain(self) -> None:
         """Refuse new jobs, and wait for those that were admitted."""
         self.dispatcher.drain()
@@ -239,6 +278,15 @@ class LocalBackend:
         self.dispatcher.config = config.dispatch
         await self.pool.reload(config.pool)
 
+    async def adapt(self) -> None:
+        """Apply the configuration, with another template only if that has to be another one."""
+        config = self._config()
+        if _sizes_alone_differ(config.pool, self.pool.config):
+            self.dispatcher.config = config.dispatch
+            self.pool.resize(config.pool)
+        else:
+            await self.reload()
+
     async def close(self) -> None:
         """Stop the workers and the template."""
         await self.pool.close()
@@ -248,6 +296,10 @@ class LocalBackend:
         if self._on_serving is not None and self.pool.state is ModelState.SERVING:
             self._on_serving()
             self._on_serving = None
+
+
+def _sizes_alone_differ(new: PoolConfig, old: PoolConfig) -> bool:
+    return replace(new, size=old.size, policy=old.policy, notes=old.notes) == old
 
 
 def _template(pool: Pool, template: Template, pid: int, shares: Mapping[int, Share]) -> ChildStatus:

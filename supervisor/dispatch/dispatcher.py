@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import AnyOperation, AnyResult, ResultT, Transcript
+from ipc.operations import AnyOperation, AnyResult, ResultT, SpeechResult, Transcript
 from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import CostModel, Unit, Work
 from supervisor.dispatch.fair_queue import FairQueue, Pace, anything
@@ -22,12 +23,21 @@ from supervisor.dispatch.forecast import Load, Room, forecast
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.throughput import Company, Throughput
+from supervisor.events import Finished, Quarantined, Refused, RequestLostWorker
 from supervisor.log import logger
 from supervisor.workers.handle import Call, WorkerDied, WorkerHandle, is_live
 from supervisor.workers.lifecycle import ModelState
 from supervisor.workers.pool import Pool
 
 _STOP_RETRY_SECONDS = 5.0
+
+_REFUSALS = frozenset(
+    {
+        *(ErrorCode.overloaded, ErrorCode.model_unavailable, ErrorCode.shutting_down),
+        *(ErrorCode.quarantined, ErrorCode.deadline_exceeded),
+    }
+)
+"""Errors that come from the state of the service."""
 
 _NOT_RUNNING = (ModelState.BACKOFF, ModelState.FAILED)
 """The states in which no worker is READY because starts have failed."""
@@ -78,13 +88,19 @@ class Dispatcher:
         self._company = Company()
         self._throughput = Throughput()
         self.in_flight = 0
-        self.replays = 0
+        self.paused = False
+        """Whether jobs wait until `resume`; those that run are finished."""
+        self._publish = pool.publish
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._changed = False
         """Whether something has changed since the loop last looked."""
         self._matching = False
+
+    @property
+    def _model(self) -> str:
+        return self._pool.config.model
 
     @property
     def queued(self) -> int:
@@ -109,6 +125,15 @@ class Dispatcher:
         """Refuse new jobs; admitted jobs continue."""
         self._draining = True
 
+    def pause(self) -> None:
+        """Give no more jobs to workers; new ones wait."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused = False
+        self.wake()
+
     def wake(self) -> None:
         """A slot may have become free, or the state of the model may have changed.
 
@@ -119,11 +144,11 @@ class Dispatcher:
             return
         self._matching = True
         try:
-            while self._changed and self._waiting:
+            while self._changed and self._waiting and not self.paused:
                 self._changed = False
                 self._match()
         except Exception:  # a bug here must be logged, and must not reach the worker that woke us
-            logger.exception("matching_failed", model=self._pool.config.model)
+            logger.exception("matching_failed", model=self._model)
         finally:
             self._matching = False
 
@@ -156,6 +181,15 @@ class Dispatcher:
             error = raised
             raise
         finally:
+            if isinstance(error, ServiceError) and error.code in _REFUSALS:
+                self._publish(
+                    Refused(
+                        model=self._model,
+                        reason=error.code.wire_name,
+                        client=job.client,
+                        message=error.message,
+                    )
+                )
             job.output.finish(error)
             # The traceback refers to this frame, which refers to the error and the recording. This
             # cycle would keep the recording in memory until the garbage collector runs.
@@ -265,6 +299,12 @@ class Dispatcher:
         """The error of a request that has passed its deadline, after `allowed` seconds."""
         if self._pool.state in _NOT_RUNNING:
             return self._unavailable()
+        if self.paused:
+            return ServiceError(
+                ErrorCode.deadline_exceeded,
+                f"an operator has paused the model for {self._model}, and the request has waited "
+                f"for {round(allowed, 1):g} s; try again later",
+            )
         return ServiceError(
             ErrorCode.deadline_exceeded,
             f"the request was not finished within {round(allowed, 1):g} s; send a "
@@ -274,7 +314,7 @@ class Dispatcher:
     def _unavailable(self) -> ServiceError:
         return ServiceError(
             ErrorCode.model_unavailable,
-            f"the model for {self._pool.config.model} cannot be started: {self._pool.message}",
+            f"the model for {self._model} cannot be started: {self._pool.message}",
             retry_after=max(1.0, self._pool.retry_after),
         )
 
@@ -301,13 +341,21 @@ class Dispatcher:
                 self._pool.succeeded()
                 if not replay:
                     self._learn(attempt, cast(AnyResult, result))
+                self._ended(attempt)
+                self._publish(_finished(self._model, job, cast(AnyResult, result)))
                 return result
             finally:
-                if self._running.pop(job.id, None) is not None:
-                    self._company.changed(len(self._running), time.monotonic())
-                    job.queued_s += attempt.started - attempt.queued
-                    job.running_s += time.monotonic() - attempt.started
+                self._ended(attempt)
                 del attempt  # it refers to the error: a reference cycle, see `run`
+
+    def _ended(self, attempt: _Attempt) -> None:
+        """An attempt does not run any more; the second call does nothing."""
+        job = attempt.job
+        if self._running.pop(job.id, None) is not None:
+            now = time.monotonic()
+            self._company.changed(len(self._running), now)
+            job.queued_s += attempt.started - attempt.queued
+            job.running_s += now - attempt.started
 
     def _start(self, job: Job[Any], *, replay: bool) -> _Attempt:
         """Give `job` to a free worker, or queue it. A replay goes first: it has waited before."""
@@ -322,7 +370,7 @@ class Dispatcher:
             alone=0 < job.attempts == self.config.max_attempts - 1,
         )
         attempt = _Attempt(job, call, time.monotonic())
-        if not self._waiting and (free := self._free_worker(call)) is not None:
+        if not self._waiting and not self.paused and (free := self._free_worker(call)) is not None:
             self._submit(attempt, free)
             return attempt
         if replay:
@@ -343,20 +391,43 @@ class Dispatcher:
         job, worker = attempt.job, attempt.worker
         assert worker is not None
         job.attempts += death.blame
-        logger.warning(
-            "request_lost_worker",
-            request=job.id,
-            child=worker.name,
-            reason=str(death),
-            attempts=job.attempts,
+        replayed = job.attempts < self.config.max_attempts
+        self._publish(
+            RequestLostWorker(
+                model=self._model,
+                request=job.id,
+                child=worker.name,
+                reason=str(death),
+                attempts=job.attempts,
+                replayed=replayed,
+            )
         )
         if death.blame and job.attempts == 1:
             self._pool.crashed(worker, str(death))
-        if job.attempts >= self.config.max_attempts:
+        if not replayed:
             self._quarantine.add(job.digest(), time.monotonic())
+            self._publish(Quarantined(model=self._model, request=job.id))
             raise ServiceError(
                 ErrorCode.worker_crashed,
                 f"{job.attempts} workers died on this request (the last one: {death}); "
                 "do not send it again unchanged",
             ) from death
-        self.replays += 1
+
+
+def _finished(model: str, job: Job[Any], result: AnyResult) -> Finished:
+    """The event of a job that has its result."""
+    event = partial(Finished, model=model, queue_s=job.queued_s)
+    match result:
+        case SpeechResult():
+            encode = result.encode_seconds
+            return event(
+                inference_s=job.running_s - (encode or 0.0),
+                encode_s=encode,
+                direction="made",
+                sound_s=result.duration,
+                voice_cached=result.voice_cached,
+            )
+        case Transcript():
+            return event(inference_s=job.running_s, direction="heard", sound_s=result.duration)
+        case _:
+            return event(inference_s=job.running_s)

@@ -57,6 +57,16 @@ class Models:
         """The model for requests that select no other one."""
         return self._by_kind[kind][0]
 
+    def named(self, name: str) -> Model:
+        """The model with this name, or with this engine. Raises `ServiceError` (not_found)."""
+        for model in self:
+            if name in (model.name, model.backend.engine.name):
+                return model
+        names = ", ".join(model.name for model in self)
+        raise ServiceError(
+            ErrorCode.not_found, f"there is no model called {name[:64]}; it runs {names}"
+        )
+
     def resolve(
         self,
         kind: Kind,

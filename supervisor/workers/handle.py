@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from ipc.engines import EngineInfo
@@ -14,6 +15,28 @@ from supervisor.workers.lifecycle import State
 
 Item = bytes | SpokenSentence | Segment
 """A piece of a stream: of speech, or of a transcript."""
+
+
+class Cause(Enum):
+    """Why a child ended that should not have, in one of few words."""
+
+    SIGNAL = "signal"
+    EXIT = "exit"
+    KILLED = "killed from outside"
+    OUT_OF_MEMORY = "out of memory"
+    HARD_LIMIT = "hard memory limit"
+    UNRESPONSIVE = "unresponsive"
+    NOT_READY = "not READY in time"
+    NOT_STOPPED = "did not stop a request"
+    PROTOCOL = "broken protocol"
+    OPERATOR = "killed by an operator"
+
+
+def cause_of(status: int | None, *, killed_from_outside: bool) -> Cause:
+    """The cause that an exit status tells."""
+    if killed_from_outside:
+        return Cause.KILLED
+    return Cause.SIGNAL if status is not None and status < 0 else Cause.EXIT
 
 
 class WorkerDied(Exception):  # noqa: N818 - named for what happened
@@ -130,6 +153,10 @@ class WorkerHandle(Protocol):
         """How this dead worker ended, in words."""
 
     @property
+    def cause(self) -> Cause:
+        """The same in one of few words, for an end that was not planned."""
+
+    @property
     def killed_from_outside(self) -> bool:
         """Whether it ended by a SIGKILL that the front did not send."""
 
@@ -153,9 +180,17 @@ class WorkerHandle(Protocol):
         """Take no new requests, finish those in flight, exit."""
 
     def stop(
-        self, reason: str, *, grace: float = 0.0, blame: bool = True, planned: bool = False
+        self,
+        reason: str,
+        *,
+        cause: Cause | None = None,
+        grace: float = 0.0,
+        blame: bool = True,
+        planned: bool = False,
     ) -> None:
         """End it now. With a `grace` in seconds it is asked first. Requests in flight are lost.
+
+        `cause` sums up the reason, unless the end is planned.
 
         `blame` is False when the requests in flight cannot be the cause, for example when memory
         leaked over many earlier requests.

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from supervisor.events import MemoryPressure, Publish
 from supervisor.log import logger
 from supervisor.memory.cgroup import Container
 from supervisor.memory.malloc import give_back
 from supervisor.memory.recycling import Reason, relieve
 from supervisor.memory.usage import Share, share, to_mb
 from supervisor.threads import SUPERVISION, in_thread
+from supervisor.workers.handle import Cause
 from supervisor.workers.lifecycle import State
 from supervisor.workers.pool import Pool
 from supervisor.workers.process import live_processes, reap_orphans
@@ -42,9 +44,18 @@ class MonitorConfig:
 class Monitor:
     """Watches the workers of all pools."""
 
-    def __init__(self, config: MonitorConfig, container: Container) -> None:
+    def __init__(
+        self,
+        config: MonitorConfig,
+        container: Container,
+        publish: Publish,
+        on_tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_tick` is called at the end of each tick."""
         self.config = config
         self._container = container
+        self._publish = publish
+        self._on_tick = on_tick
         self.pools: Sequence[Pool] = ()
         self.shares: dict[int, Share] = {}
         """By pid; as old as the last reading."""
@@ -90,6 +101,7 @@ class Monitor:
             await in_thread(give_back, SUPERVISION)
         self.usage = await in_thread(lambda: self._read_usage(pids), SUPERVISION)
         self._relieve()
+        self._on_tick()
 
     def _read_usage(self, pids: list[int]) -> int:
         """Bytes in use. If the limit comes from a setting, only our own processes count."""
@@ -110,7 +122,7 @@ class Monitor:
         # Count pings, not time: a clock also runs on while the whole container is frozen.
         silence = worker.unanswered_pings * self.config.interval
         if silence > self.config.ping_timeout:
-            worker.stop(f"unresponsive for {silence:.0f} s")
+            worker.stop(f"unresponsive for {silence:.0f} s", cause=Cause.UNRESPONSIVE)
         worker.ping()
 
     def _relieve(self) -> None:
@@ -127,11 +139,13 @@ class Monitor:
         chosen = relieve(self.usage, limit, self.config.pressure, growth)
         if chosen is not None:
             pool, slot = chosen
-            logger.warning(
-                "memory_pressure",
-                usage_mb=to_mb(self.usage),
-                limit_mb=to_mb(limit),
-                child=slot.worker.name,
+            self._publish(
+                MemoryPressure(
+                    model=pool.config.model,
+                    child=slot.worker.name,
+                    usage_mb=to_mb(self.usage),
+                    limit_mb=to_mb(limit),
+                )
             )
             if pool.recycle(slot, Reason.PRESSURE):
                 self._relieving = slot

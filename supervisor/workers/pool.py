@@ -5,19 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ipc.engines import EngineInfo
 from ipc.messages import SandboxLayer
+from supervisor.events import (
+    HardLimitPassed,
+    HoldingOff,
+    LimitTooLow,
+    Loading,
+    Publish,
+    Recycled,
+    Sandboxed,
+    SandboxRefused,
+    StartFailed,
+    Unloaded,
+    WorkerDied,
+    WorkerEnded,
+    WorkerReady,
+)
 from supervisor.log import logger
 from supervisor.memory.recycling import Reason, decide
 from supervisor.memory.usage import to_mb
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.config import PoolConfig
-from supervisor.workers.handle import WorkerHandle
+from supervisor.workers.handle import Cause, WorkerHandle
 from supervisor.workers.launch import Launcher, LaunchError
 from supervisor.workers.lifecycle import ModelState, State
 from supervisor.workers.process import LEAVE_SECONDS
@@ -29,12 +43,14 @@ from supervisor.workers.template import Templates
 class Environment:
     """What a pool needs from the rest of the service.
 
+    - `publish` gets the events of the pool.
     - `on_change` is called when a slot may have become free or the state may have changed.
     - `has_room` returns whether that many more bytes fit into the container.
     - `kernel_killed` returns whether the kernel has killed a process for lack of memory since the
       last call; None when that cannot be known here.
     """
 
+    publish: Publish
     on_change: Callable[[], None]
     has_room: Callable[[int], bool]
     kernel_killed: Callable[[], bool | None]
@@ -52,13 +68,15 @@ class Pool:
         """The engine's description of itself; None until it has loaded once."""
         self.sandbox: tuple[SandboxLayer, ...] | None = None
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
-        self.recycles: Counter[Reason] = Counter()
         self._capacity = self._live = config.capacity
         """Those of a worker when it is READY."""
         self._changed = asyncio.Event()
-        self.templates = Templates(config, replace(backoff), on_death=self._changed.set)
         self._backoff = backoff
         self._environment = environment
+        self.publish = environment.publish
+        self.templates = Templates(
+            config, replace(backoff), self.publish, on_death=self._changed.set
+        )
         self._vacated: list[RestartHistory] = []
         self._launching = 0
         self._counter = 0
@@ -166,7 +184,7 @@ class Pool:
             self._users -= 1
             self._idle_since = time.monotonic()
 
-    def unload(self) -> bool:
+    def unload(self, reason: str) -> bool:
         """End all processes until the next request; False when that is not possible now.
 
         Only a model that serves, and has no requests, is unloaded, and not while a process starts,
@@ -179,14 +197,14 @@ class Pool:
         self.succeeded()  # the last start worked: failures before it say nothing about the next
         self._unloaded = True
         for slot in self.slots:
-            slot.worker.drain("unloaded: idle")
-        self._unloading = self._spawn_task(self._end_processes())
+            slot.worker.drain(f"unloaded: {reason}")
+        self._unloading = self._spawn_task(self._end_processes(reason))
         return True
 
     def unload_if_idle(self) -> None:
         """A tick of the monitor: unload the model if it has had no request for long enough."""
         if self.config.idle and time.monotonic() - self._idle_since >= self.config.idle:
-            self.unload()
+            self.unload(f"no request for {self.config.idle:g} s")
 
     def succeeded(self) -> None:
         """A request was finished: whatever failed before, this model works."""
@@ -200,7 +218,7 @@ class Pool:
             f"a worker died on a request: {reason}", worker.started, self._backoff.failed
         )
         if (pause := self.retry_after) > 0:
-            logger.warning("holding_off", model=self.config.model, retry_in_s=round(pause, 2))
+            self.publish(HoldingOff(model=self.config.model, retry_in_s=round(pause, 2)))
 
     def start(self) -> None:
         """Start to keep workers."""
@@ -253,6 +271,33 @@ class Pool:
         if previous is not None:
             self._spawn_task(previous.close())
         self._changed.set()
+
+    def resize(self, config: PoolConfig) -> None:
+        """Keep the number of workers, and apply the limits, that `config` has; the rest is equal.
+
+        Workers are added, or finish what they have and end.
+        """
+        self.config = config
+        for slot in self.slots:
+            if slot.bounded:
+                slot.set_bounds(config.policy.limits)
+        self._changed.set()
+
+    def kill(self, child: str) -> bool:
+        """End a worker or a template at once, as if it had crashed; False: there is none so called.
+
+        Requests in flight are replayed; none of them is to blame.
+        """
+        for slot in self.slots:
+            if slot.worker.name == child and slot.worker.state is not State.DEAD:
+                slot.worker.stop("killed by an operator", cause=Cause.OPERATOR, blame=False)
+                return True
+        for template, _ in self.templates.processes:
+            if template.name == child:
+                template.killed = True
+                template.kill()
+                return True
+        return False
 
     def check(self, slot: Slot) -> None:
         """A tick of the monitor: read the worker's memory and apply the memory policy."""
@@ -317,17 +362,13 @@ class Pool:
         self._unloading = None
         if self.templates.current is None:
             self._load_began = time.monotonic()
-        logger.info("loading", model=self.config.model, reason=self._wanted)
+        self.publish(Loading(model=self.config.model, reason=self._wanted))
 
-    async def _end_processes(self) -> None:
+    async def _end_processes(self, reason: str) -> None:
         """End what an unloaded model has left."""
         await asyncio.gather(*(asyncio.shield(slot.worker.exited) for slot in self.slots))
         await self.templates.unload()  # last: a template relays how its workers ended
-        logger.info(
-            "unloaded",
-            model=self.config.model,
-            reason=f"no request for {self.config.idle:g} s",
-        )
+        self.publish(Unloaded(model=self.config.model, reason=reason))
 
     def _replace_strays(self, launcher: Launcher) -> None:
         """Replace workers of other launchers: they share no memory with it, or have old weights."""
@@ -364,19 +405,20 @@ class Pool:
             self._failed(error, began)
             return
         ready = time.monotonic()
-        self.recycles[reason] += 1
         worker.drain(told)
         await asyncio.shield(worker.exited)
-        logger.info(
-            "recycled",
-            child=worker.name,
-            successor=successor.name,
-            reason=reason.value,
-            gap=not beside,
-            ready_ms=round((ready - decided) * 1000, 1),
-            drain_ms=round((time.monotonic() - ready) * 1000, 1),
-            rss_mb=to_mb(rss),
-            given_back_mb=to_mb(rss - successor.baseline_rss),
+        self.publish(
+            Recycled(
+                model=self.config.model,
+                child=worker.name,
+                successor=successor.name,
+                reason=reason.value,
+                gap=not beside,
+                ready_ms=round((ready - decided) * 1000, 1),
+                drain_ms=round((time.monotonic() - ready) * 1000, 1),
+                rss_mb=to_mb(rss),
+                given_back_mb=to_mb(rss - successor.baseline_rss),
+            )
         )
 
     async def _launch(self, history: RestartHistory) -> WorkerHandle:
@@ -393,7 +435,11 @@ class Pool:
         finally:
             self._launching -= 1
             self._changed.set()
-        logger.info("worker_ready", child=name, pid=worker.pid, rss_mb=to_mb(worker.rss))
+        self.publish(
+            WorkerReady(
+                model=self.config.model, child=name, pid=worker.pid, rss_mb=to_mb(worker.rss)
+            )
+        )
         return worker
 
     def _failed(self, error: LaunchError, began: float, out_of_memory: bool | None = None) -> None:
@@ -409,13 +455,14 @@ class Pool:
         self._hold_off(str(error), began, count)
         if self._backoff.exhausted:
             self._tried.set()
-        logger.error(
-            "start_failed",
-            model=self.config.model,
-            error=str(error),
-            failures=self._backoff.failures,
-            kills=self._backoff.kills,
-            retry_in_s=round(self.retry_after, 2),
+        self.publish(
+            StartFailed(
+                model=self.config.model,
+                error=str(error),
+                failures=self._backoff.failures,
+                kills=self._backoff.kills,
+                retry_in_s=round(self.retry_after, 2),
+            )
         )
 
     def _hold_off(self, message: str, began: float, count: Callable[[], float]) -> None:
@@ -465,36 +512,38 @@ class Pool:
         self._wanted, self._load_began = "", None
         if worker.sandbox != self.sandbox:
             self.sandbox = worker.sandbox
-            self._log_sandbox()
+            self._tell_sandbox()
         self._tried.set()
         limits = self.config.policy.limits
         slot.set_bounds(limits)
         if None in (slot.bounds.soft, slot.bounds.hard) and not self._limit_reported:
             self._limit_reported = True
-            logger.error(
-                "limit_too_low",
-                model=self.config.model,
-                baseline_mb=to_mb(worker.baseline_rss),
-                soft_limit_mb=to_mb(limits.soft.of(worker.baseline_rss)),
-                hard_limit_mb=to_mb(limits.hard.of(worker.baseline_rss)),
-                message="a new worker is already over this limit, so the limit is not applied; "
-                f"raise {self.config.limit_setting}",
+            self.publish(
+                LimitTooLow(
+                    model=self.config.model,
+                    baseline_mb=to_mb(worker.baseline_rss),
+                    soft_limit_mb=to_mb(limits.soft.of(worker.baseline_rss)),
+                    hard_limit_mb=to_mb(limits.hard.of(worker.baseline_rss)),
+                    message="a new worker is already over this limit, so the limit is not "
+                    f"applied; raise {self.config.limit_setting}",
+                )
             )
 
-    def _log_sandbox(self) -> None:
+    def _tell_sandbox(self) -> None:
         """Tell once for the model, not for each worker, what its workers gave up and what not."""
         layers = self.sandbox or ()
         refused = {layer.name: layer.detail for layer in layers if not layer.active}
         if refused:
-            logger.warning(
-                "sandbox_refused",
-                model=self.config.model,
-                layers=refused,
-                message="the kernel, or the container, refuses these layers of the workers' "
-                "sandbox; the model serves without them",
+            self.publish(
+                SandboxRefused(
+                    model=self.config.model,
+                    layers=refused,
+                    message="the kernel, or the container, refuses these layers of the workers' "
+                    "sandbox; the model serves without them",
+                )
             )
         active = {layer.name: layer.detail for layer in layers if layer.active}
-        logger.info("sandbox", model=self.config.model, layers=active)
+        self.publish(Sandboxed(model=self.config.model, layers=active))
 
     def _vacate(self, slot: Slot) -> RestartHistory:
         """The worker ends: its successor, which may start before it is dead, gets its history."""
@@ -510,6 +559,8 @@ class Pool:
             return  # `_failed` will be told of a worker that was never READY
         killed = worker.killed_from_outside
         out_of_memory = self._environment.kernel_killed() if killed else None
+        if worker.cause is Cause.OPERATOR:
+            killed, out_of_memory = True, False
         if out_of_memory:
             worker.diagnosis = "killed by the kernel: the container is out of memory"
         elif out_of_memory is False:
@@ -517,14 +568,17 @@ class Pool:
         reason = worker.last_exit
         if not slot.replacing:
             self._vacate(slot).last_exit = reason
-        if not worker.planned:
-            logger.warning(
-                "worker_died",
-                child=worker.name,
-                pid=worker.pid,
-                reason=reason,
-                requests=worker.requests,
-            )
+        end = WorkerEnded(
+            model=self.config.model,
+            child=worker.name,
+            pid=worker.pid,
+            reason=reason,
+            requests=worker.requests,
+        )
+        if worker.planned:
+            self.publish(end)
+        else:
+            self.publish(WorkerDied(**end.facts(), cause=worker.cause.value))
             if worker.requests == 0 and not worker.in_flight:
                 error = LaunchError(
                     f"a worker died before its first request: {reason}", killed=killed
@@ -538,17 +592,23 @@ class Pool:
         worker = slot.worker
         reason = decide(slot.sample(), self.config.policy)
         if reason is Reason.HARD_LIMIT:
-            self.recycles[reason] += 1
-            logger.warning(
-                "hard_limit",
-                child=worker.name,
-                rss_mb=to_mb(worker.rss),
-                limit_mb=to_mb(slot.bounds.hard),
-                state=worker.state.value,
+            self.publish(
+                HardLimitPassed(
+                    model=self.config.model,
+                    child=worker.name,
+                    rss_mb=to_mb(worker.rss),
+                    limit_mb=to_mb(slot.bounds.hard),
+                    state=worker.state.value,
+                )
             )
             # A worker over the limit in its first request is there because of that request.
             first = worker.requests == 0
-            worker.stop(f"recycled: {reason.value}", blame=first, planned=not first)
+            worker.stop(
+                f"recycled: {reason.value}",
+                cause=Cause.HARD_LIMIT,
+                blame=first,
+                planned=not first,
+            )
         elif reason is not None:
             self.recycle(slot, reason)
 

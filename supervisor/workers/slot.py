@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipc.errors import ServiceError
 from supervisor.memory.limits import MemoryLimits
 from supervisor.memory.recycling import Bounds, Sample, bounds_for
-from supervisor.workers.handle import WorkerDied, WorkerHandle
+from supervisor.workers.handle import Cause, WorkerDied, WorkerHandle
 from supervisor.workers.launch import Launcher, LaunchError
 from supervisor.workers.lifecycle import State
 
@@ -59,7 +59,7 @@ class Slot:
         try:
             await asyncio.wait_for(asyncio.shield(self.worker.ready), timeout)
         except TimeoutError:
-            self.worker.stop(f"not READY within {timeout:.0f} s")
+            self.worker.stop(f"not READY within {timeout:.0f} s", cause=Cause.NOT_READY)
             raise LaunchError(f"a worker was not READY within {timeout:.0f} s") from None
         except ServiceError as error:
             raise LaunchError(error.message) from error

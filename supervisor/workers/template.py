@@ -14,12 +14,12 @@ from ipc.channel import ControlSocket
 from ipc.codec import FrameError
 from ipc.engines import EngineInfo, Json
 from ipc.messages import Exited, Failed, Fork, Forked, ForkFailed, Ready
-from supervisor.log import logger
+from supervisor.events import Publish, TemplateDied, TemplateReady
 from supervisor.memory.usage import to_mb
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.child_log import open_log
 from supervisor.workers.config import PoolConfig
-from supervisor.workers.handle import WorkerHandle
+from supervisor.workers.handle import Cause, WorkerHandle, cause_of
 from supervisor.workers.launch import (
     CHILD_ENVIRONMENT,
     NO_RESOURCES,
@@ -59,6 +59,8 @@ class Template:
         self.started = time.monotonic()
         self.ready = False
         self.closing = False
+        self.killed = False
+        """By an operator."""
         self._control: ControlSocket | None = None
         self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._forks: dict[str, asyncio.Future[Process]] = {}
@@ -173,6 +175,17 @@ class Template:
             return "did not start"
         return describe_exit(self.process.exited.result())
 
+    @property
+    def cause(self) -> Cause:
+        """The same in one of few words."""
+        if self.killed:
+            return Cause.OPERATOR
+        if self.process is None or not self.process.exited.done():
+            return Cause.EXIT
+        return cause_of(
+            self.process.exited.result(), killed_from_outside=self.process.killed_from_outside
+        )
+
     async def _end(self) -> LaunchError:
         """Wait until it has exited, as it cannot be reached; the error tells how it ended."""
         assert self.process is not None
@@ -263,7 +276,13 @@ class Templates:
     `backoff` bounds how often one is loaded merely to have one, if it dies again and again.
     """
 
-    def __init__(self, config: PoolConfig, backoff: Backoff, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        backoff: Backoff,
+        publish: Publish,
+        on_death: Callable[[], None],
+    ) -> None:
         self.current: Template | None = None
         self.loading: Template | None = None
         """One that is not READY yet."""
@@ -274,6 +293,7 @@ class Templates:
         self._config = config
         self._backoff = backoff
         self._not_before = 0.0
+        self._publish = publish
         self._on_death = on_death
         self._chosen: Json = {}
         """The options that the last model has chosen when it was loaded."""
@@ -348,12 +368,16 @@ class Templates:
             await template.start()
         finally:
             self.loading = None
-        logger.info(
-            "template_ready",
-            child=template.name,
-            engine=config.engine,
-            rss_mb=to_mb(template.baseline_rss),
-            seconds=round(time.monotonic() - started, 3),
+        assert template.process is not None
+        self._publish(
+            TemplateReady(
+                model=config.model,
+                child=template.name,
+                pid=template.process.pid,
+                engine=config.engine.name,
+                rss_mb=to_mb(template.baseline_rss),
+                seconds=round(time.monotonic() - started, 3),
+            )
         )
         return template
 
@@ -366,5 +390,12 @@ class Templates:
         self._not_before = time.monotonic() + self._backoff.failed()
         self.restarts += 1
         self.last_exit = template.last_exit
-        logger.warning("template_died", child=template.name, reason=template.last_exit)
+        self._publish(
+            TemplateDied(
+                model=self._config.model,
+                child=template.name,
+                reason=template.last_exit,
+                cause=template.cause.value,
+            )
+        )
         self._on_death()

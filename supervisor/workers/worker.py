@@ -36,7 +36,7 @@ from ipc.operations import (
     Transcribe,
 )
 from supervisor.memory.usage import resident_bytes
-from supervisor.workers.handle import Call, Item, WorkerDied
+from supervisor.workers.handle import Call, Cause, Item, WorkerDied, cause_of
 from supervisor.workers.lifecycle import Event, State, next_state
 from supervisor.workers.process import LEAVE_SECONDS, Process, describe_exit, end
 
@@ -75,6 +75,7 @@ class Worker:
         self._blames = True
         """Whether a request may be the cause of this worker's end."""
         self._broken: str | None = None
+        self._cause: Cause | None = None
         self._pings = 0
         self._ending: asyncio.Task[int | None] | None = None
         process.exited.add_done_callback(self._on_exit)
@@ -126,6 +127,18 @@ class Worker:
         return f"{self._broken}; {status}" if self._broken else status
 
     @property
+    def cause(self) -> Cause:
+        """How this dead worker ended, in one of few words."""
+        if self.diagnosis is not None:
+            return Cause.OUT_OF_MEMORY
+        if self._cause is not None:
+            return self._cause
+        if self._broken:
+            return Cause.PROTOCOL
+        status = self.process.exited.result()
+        return cause_of(status, killed_from_outside=self.killed_from_outside)
+
+    @property
     def killed_from_outside(self) -> bool:
         """Whether it ended by a SIGKILL that the front did not send."""
         return self.end_reason is None and self.process.killed_from_outside
@@ -154,7 +167,8 @@ class Worker:
         def kill_if_still_busy() -> None:
             if self._in_flight.get(call.id) is call:
                 # Other requests of this worker are not the cause, and nobody waits for this one.
-                self.stop("did not stop a cancelled request", blame=False)
+                reason = "did not stop a cancelled request"
+                self.stop(reason, cause=Cause.NOT_STOPPED, blame=False)
 
         asyncio.get_running_loop().call_later(grace, kill_if_still_busy)
 
@@ -169,11 +183,18 @@ class Worker:
                 self._advance(Event.EMPTY)
 
     def stop(
-        self, reason: str, *, grace: float = 0.0, blame: bool = True, planned: bool = False
+        self,
+        reason: str,
+        *,
+        cause: Cause | None = None,
+        grace: float = 0.0,
+        blame: bool = True,
+        planned: bool = False,
     ) -> None:
         """End the worker now; with a `grace` in seconds it is asked first."""
         if self.state not in (State.STOPPING, State.DEAD):
             self.end_reason = reason
+            self._cause = cause
             self.planned = planned
             self._blames = blame
             self._advance(Event.STOP, grace=grace)

@@ -149,7 +149,7 @@ async def main(seconds: float, folder: Path) -> dict[str, Any]:
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-        recycled = sum(pool.recycles.total() for pool in pools)
+        recycled = service.tally.recycles.total()
         await service.drain(asyncio.get_running_loop().time() + 30.0)
         await service.close()
     ours = {

@@ -23,6 +23,7 @@ from ipc.channel import ControlSocket
 from ipc.engines import EngineSpec, Footprint, Kind
 from ipc.errors import ServiceError
 from ipc.messages import Message, WorkerOptions
+from supervisor.events import Events
 from supervisor.memory.cgroup import find_container
 from supervisor.memory.limits import MB, Limit, MemoryLimits
 from supervisor.memory.recycling import Policy
@@ -290,6 +291,7 @@ def pool_of(config: LaunchConfig, kernel_killed: bool | None = False) -> Pool:
         ),
         Backoff(base=1e6, maximum=1e6, failures_max=5),
         Environment(
+            publish=Events().publish,
             on_change=lambda: None,
             has_room=lambda _: True,
             kernel_killed=lambda: kernel_killed,
@@ -369,7 +371,7 @@ async def test_a_disk_that_stands_still_keeps_nobody_from_watching_and_starting(
     try:
         async with launch_config() as config:
             pool = pool_of(config)
-            monitor = Monitor(MonitorConfig(0.01, 60.0, 0.9), find_container())
+            monitor = Monitor(MonitorConfig(0.01, 60.0, 0.9), find_container(), Events().publish)
             monitor.pools = [pool]
             monitoring = asyncio.create_task(monitor.run())
             pool.start()
@@ -415,7 +417,8 @@ async def test_a_stop_takes_no_longer_than_it_may(seconds: int) -> None:
 async def test_a_container_that_is_paused_loses_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     async with launch_config() as config:
         pool = pool_of(config)
-        monitor = Monitor(MonitorConfig(0.01, ping_timeout=60.0, pressure=0.9), find_container())
+        calm = MonitorConfig(0.01, ping_timeout=60.0, pressure=0.9)
+        monitor = Monitor(calm, find_container(), Events().publish)
         monitor.pools = [pool]
         pool.start()
         await pool.known_info()

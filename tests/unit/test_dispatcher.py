@@ -22,6 +22,7 @@ from supervisor.dispatch.dispatcher import DispatchConfig, Dispatcher
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.response_buffer import SegmentBuffer
+from supervisor.events import Event, Finished, RequestLostWorker
 from supervisor.workers.handle import Call, WorkerDied
 from supervisor.workers.lifecycle import ModelState
 from supervisor.workers.pool import Pool
@@ -47,6 +48,8 @@ class OneWorker:
         self.successes = 0
         self.crashes: list[str] = []
         self.refuses: Exception | None = None
+        self.events: list[Event] = []
+        self.publish = self.events.append
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -265,7 +268,28 @@ async def test_a_job_goes_to_the_next_worker_without_what_its_client_has(
     assert worker.crashes == ["SIGKILL"]
     end(worker, dispatcher, RESULT)
     assert await task == RESULT
-    assert (job.attempts, dispatcher.replays) == (1, 1)
+    assert job.attempts == 1
+    lost, finished = worker.events
+    assert isinstance(lost, RequestLostWorker)
+    assert (lost.reason, lost.attempts, lost.replayed) == ("SIGKILL", 1, True)
+    assert isinstance(finished, Finished)
+    assert (finished.direction, finished.sound_s) == ("made", RESULT.duration)
+
+
+async def test_a_paused_model_finishes_what_runs_and_holds_what_comes(
+    dispatcher: Dispatcher, worker: OneWorker
+) -> None:
+    first, second = speak("first"), speak("second")
+    tasks = await started(dispatcher, first)
+    dispatcher.pause()
+    tasks += await started(dispatcher, second)
+    end(worker, dispatcher, RESULT)
+    assert await tasks[0] == RESULT
+    assert (worker.calls, dispatcher.queued) == ([], 1)
+    dispatcher.resume()
+    assert [call.id for call in worker.calls] == [second.id]
+    end(worker, dispatcher, RESULT)
+    assert await tasks[1] == RESULT
 
 
 @pytest.mark.parametrize(

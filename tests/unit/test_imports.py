@@ -23,15 +23,16 @@ ROOMS: dict[str, set[str]] = {
         *("model_procs", "model_procs.audio", "model_procs.speech", "model_procs.listening"),
         "model_procs.weights",
     },
-    "supervisor.memory": {"supervisor.base"},
+    "supervisor.memory": set(),
     "supervisor.access": {"supervisor.base"},
     "supervisor.workers": {"supervisor.base", "supervisor.memory"},
     "supervisor.dispatch": {"supervisor.base", "supervisor.memory", "supervisor.workers"},
     "supervisor.voices": {"supervisor.base", "supervisor.dispatch"},
     "supervisor.settings": {"supervisor.access", "supervisor.memory"},
+    "supervisor.counts": {"supervisor.base", "supervisor.memory", "supervisor.dispatch"},
     "supervisor.service": {
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
-        *("supervisor.workers", "supervisor.dispatch", "supervisor.voices"),
+        *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.counts"),
     },
     "supervisor.http": {"supervisor.base", "supervisor.service"},
     "supervisor.http.api": {
@@ -46,16 +47,19 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.http", "supervisor.http.api"),
     },
     "supervisor.http.routes": {
-        *("supervisor.service", "supervisor.dispatch", "supervisor.voices", "supervisor.memory"),
-        *("supervisor.workers", "supervisor.http", "supervisor.http.api"),
-        "supervisor.http.shared",
+        *("supervisor.base", "supervisor.settings", "supervisor.service", "supervisor.counts"),
+        *("supervisor.dispatch", "supervisor.voices", "supervisor.memory", "supervisor.workers"),
+        *("supervisor.http", "supervisor.http.api", "supervisor.http.shared"),
     },
 }
-"""`supervisor.base` is what every room may use: log, threads."""
+"""`supervisor.base` is what every room may use: log, events, threads."""
 
 _FILES = {
     "supervisor.log": "supervisor.base",
     "supervisor.threads": "supervisor.base",
+    "supervisor.events": "supervisor.base",
+    "supervisor.tally": "supervisor.counts",
+    "supervisor.history": "supervisor.counts",
     "supervisor.settings": "supervisor.settings",
     "supervisor.service": "supervisor.service",
 }

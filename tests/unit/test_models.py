@@ -37,6 +37,23 @@ class FakeBackend:
         """There are no children."""
         return None
 
+    def kill(self, child: str) -> bool:
+        """There are no children."""
+        return False
+
+    def pause(self) -> None:
+        """Nothing runs."""
+
+    def resume(self) -> None:
+        """Nothing runs."""
+
+    def unload(self, reason: str) -> bool:
+        """Nothing is loaded."""
+        return False
+
+    async def adapt(self) -> None:
+        """Nothing changes."""
+
     def start(self) -> None:
         """Nothing has to load."""
 

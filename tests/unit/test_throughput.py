@@ -165,6 +165,7 @@ class Machine:
     """
 
     config = SimpleNamespace(model="tts")
+    publish = staticmethod(lambda _: None)
     state = ModelState.SERVING
     retry_after = 0.0
     parallel = parallel_live = SLOTS

@@ -100,7 +100,7 @@ def _operation(each: Operation[Any, Any], schemas: Mapping[str, Json]) -> Json:
     }
     if each.media:
         made["requestBody"] = {
-            "required": True,
+            "required": each.needs_body,
             "content": {media: _body(each, media, schemas) for media in each.media},
         }
     if each.access is not Access.OPEN:

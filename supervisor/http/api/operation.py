@@ -127,7 +127,15 @@ class Operation(Generic[BodyT, ParamsT]):
             call = Call(request, service, body, params, upload, limit.deadline())
             return await self.handler(call)
 
+    @property
+    def needs_body(self) -> bool:
+        """Whether a request without a body lacks something."""
+        fields = self.body.model_fields.values()
+        return any(each.is_required() for each in fields) or self.file is not None
+
     async def _read(self, request: web.Request, upload: Upload) -> BodyT:
+        if not request.can_read_body and not self.needs_body:
+            return self.body()
         if request.content_type == FORM and FORM in self.media:
             return await read_form(request, self.body, self.file, upload)
         if request.content_type == JSON and JSON in self.media:

@@ -30,6 +30,7 @@ from supervisor.http.api.operation import (
 )
 from supervisor.memory.usage import resident_bytes, to_mb
 from supervisor.service import VERSION, Service
+from supervisor.tally import Tally
 from supervisor.workers.lifecycle import AVAILABLE, ModelState, State
 
 TAG = "Operation"
@@ -161,6 +162,11 @@ class Model(BaseModel):
                     "backlog_s": 0.84,
                     "speed": 2.31,
                     "threads": 2,
+                    "workers": 1,
+                    "free_slots": 7,
+                    "paused": False,
+                    "real_time_factor": 0.31,
+                    "hint": None,
                     "replays": 0,
                     "recycles": {"soft memory limit": 1},
                     "sandbox": _SANDBOX_EXAMPLE,
@@ -193,6 +199,16 @@ class Model(BaseModel):
         Field(description="seconds of such work done in a second by full workers, as measured"),
     ]
     threads: Annotated[int, Field(description="compute threads of each worker")]
+    workers: Annotated[int, Field(description="number of workers that it is to have")]
+    free_slots: Annotated[int, Field(description="number of requests it could begin now")]
+    paused: Annotated[bool, Field(description="an operator has paused it: requests wait")]
+    real_time_factor: Annotated[
+        float | None,
+        Field(description="seconds of computing for a second of sound, a moving average"),
+    ]
+    hint: Annotated[
+        str | None, Field(description="what is degraded, and the command that mends it")
+    ]
     replays: int
     recycles: Annotated[dict[str, int], Field(description="number of replaced workers by reason")]
     sandbox: Annotated[Sandbox | None, Field(description="of the last worker that was READY")]
@@ -273,12 +289,28 @@ async def livez(_: Call[Nothing, Nothing]) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
 
 
-async def readyz(call: Call[Nothing, Nothing]) -> web.StreamResponse:
-    """200 while a model serves, or loads when it is asked, and the service accepts requests."""
+class ReadyParams(BaseModel):
+    """Of what."""
+
+    model: Annotated[
+        str | None,
+        Field(description="a model's name in /health, or its engine's; left out: any model"),
+    ] = None
+
+
+async def readyz(call: Call[Nothing, ReadyParams]) -> web.StreamResponse:
+    """200 while a model serves, or loads when it is asked, and the service accepts requests.
+
+    A model that an operator has paused does not count.
+    """
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
-    if not any(model.backend.state in AVAILABLE for model in call.service.models):
-        raise ServiceError(ErrorCode.model_unavailable, "no model serves; /health has the details")
+    models, name = call.service.models, call.params.model
+    asked = list(models) if name is None else [models.named(name)]
+    statuses = [model.backend.status() for model in asked]
+    if not any(status.state in AVAILABLE and not status.paused for status in statuses):
+        who = "no model serves" if name is None else f"the model {asked[0].name} does not serve"
+        raise ServiceError(ErrorCode.model_unavailable, f"{who}; /health has the details")
     return web.json_response({"status": "ok"})
 
 
@@ -290,7 +322,7 @@ def report(service: Service) -> Health:
         return any(model.kind is kind and status.state in AVAILABLE for model, status in statuses)
 
     return Health(
-        status=_status([status.state for _, status in statuses]),
+        status=_status([status for _, status in statuses]),
         version=VERSION,
         uptime_s=round(time.monotonic() - service.started, 1),
         asr_loaded=loaded(Kind.STT),
@@ -303,14 +335,17 @@ def report(service: Service) -> Health:
             front_rss_mb=to_mb(resident_bytes(os.getpid())),
         ),
         cores=Cores(count=service.cores.count, source=service.cores.source),
-        models={model.name: _model(model, status) for model, status in statuses},
+        models={model.name: _model(model, status, service.tally) for model, status in statuses},
         children=[
             _child(model, status, child) for model, status in statuses for child in status.children
         ],
     )
 
 
-def _status(states: list[ModelState]) -> Literal["starting", "ok", "degraded"]:
+def _status(statuses: list[BackendStatus]) -> Literal["starting", "ok", "degraded"]:
+    states = [status.state for status in statuses]
+    if any(status.paused for status in statuses):
+        return "degraded"
     if all(state in AVAILABLE for state in states):
         return "ok"
     if all(state in (*AVAILABLE, ModelState.STARTING) for state in states):
@@ -318,7 +353,8 @@ def _status(states: list[ModelState]) -> Literal["starting", "ok", "degraded"]:
     return "degraded"
 
 
-def _model(model: ServedModel, status: BackendStatus) -> Model:
+def _model(model: ServedModel, status: BackendStatus, tally: Tally) -> Model:
+    factor = tally.real_time_factor.get(model.name)
     return Model(
         kind=model.kind,
         state=status.state.value,
@@ -332,10 +368,27 @@ def _model(model: ServedModel, status: BackendStatus) -> Model:
         backlog_s=round(status.backlog, 2),
         speed=round(status.speed, 2),
         threads=status.threads,
-        replays=status.replays,
-        recycles=dict(status.recycles),
+        workers=status.workers,
+        free_slots=status.free_slots,
+        paused=status.paused,
+        real_time_factor=None if factor is None else round(factor, 3),
+        hint=_hint(model, status),
+        replays=tally.replays[model.name],
+        recycles=tally.recycles_of(model.name),
         sandbox=_sandbox(status.sandbox),
     )
+
+
+def _hint(model: ServedModel, status: BackendStatus) -> str | None:
+    """What is degraded, and the command that mends it."""
+    if status.paused:
+        return f"it is paused, so requests wait: voice-engine resume {model.name}"
+    if status.state in (ModelState.BACKOFF, ModelState.FAILED):
+        return (
+            f"it cannot start: {status.message}; `voice-engine doctor` looks for the cause, "
+            f"`voice-engine reload {model.name}` tries again at once"
+        )
+    return None
 
 
 def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Child:
@@ -347,7 +400,7 @@ def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Chi
         kind=model.kind,
         engine=status.engine.name,
         pid=child.pid,
-        state=_older_state(child),
+        state=older_state(child),
         lifecycle=child.state,
         in_flight=child.in_flight,
         live_in_flight=child.live_in_flight,
@@ -377,7 +430,7 @@ def _sandbox(layers: tuple[SandboxLayer, ...] | None) -> Sandbox | None:
     )
 
 
-def _older_state(child: ChildStatus) -> str:
+def older_state(child: ChildStatus) -> str:
     """The state in the words of the first version, for older clients."""
     if child.role == "worker" and child.state == State.READY.value:
         return _SERVING[bool(child.in_flight)]
@@ -412,8 +465,9 @@ OPERATIONS: Operations = (
         readyz,
         summary="Does the service accept requests?",
         tag=TAG,
+        params=ReadyParams,
         answers={200: Answer("It does.", {JSON: Status})},
-        errors=(ErrorCode.model_unavailable,),
+        errors=(ErrorCode.model_unavailable, ErrorCode.not_found),
         access=Access.OPEN,
     ),
 )
