@@ -51,6 +51,9 @@ class ChildConfig:
         )
 
 
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
 def start(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parse the arguments that all children have, arm the lifeline, and send logging to stderr.
 
@@ -61,8 +64,20 @@ def start(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args = parser.parse_args(argv)
     lifeline.arm(args.lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front handles Ctrl-C
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithPriority())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     return args
+
+
+class _WithPriority(logging.Formatter):
+    """Puts the priority before each line, as for systemd's journal: the front logs it so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """All lines of the record."""
+        priority = next(p for level, p in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
 
 
 def load(config: ChildConfig) -> Engine:

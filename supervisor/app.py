@@ -16,6 +16,7 @@ from supervisor import log
 from supervisor.events import Listening, Reloading, ReloadRefused, Stopped, Stopping
 from supervisor.http.access.auth import auth_middleware, rate_middleware
 from supervisor.http.access.cors import add_cors, cors_middleware
+from supervisor.http.access.served import note_answer, served_middleware
 from supervisor.http.addresses import with_single_slashes
 from supervisor.http.api.operation import add_operations
 from supervisor.http.connection import Connections, Protocol
@@ -47,6 +48,7 @@ def build_app(service: Service) -> web.Application:
     app = web.Application(
         middlewares=[
             id_middleware,
+            served_middleware,
             error_middleware,
             cors_middleware,
             auth_middleware,
@@ -54,7 +56,7 @@ def build_app(service: Service) -> web.Application:
         ]
     )
     # By signal, because the headers of a stream are sent before the middlewares see the response.
-    app.on_response_prepare.extend([add_id, add_warnings, add_cors])
+    app.on_response_prepare.extend([note_answer, add_id, add_warnings, add_cors])
     app[SERVICE] = service
     add_operations(
         app,
@@ -110,7 +112,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         "lingering_time": _LINGER_SECONDS,
         "keepalive_timeout": settings.idle_timeout,
     }
-    connections = Connections(settings.max_connections)
+    connections = Connections(settings.max_connections, service.events.publish)
     listener = await loop.create_server(
         lambda: Protocol(manager, connections, loop=loop, **connection),
         sock=sock,
@@ -179,6 +181,7 @@ def run(load_settings: Callable[[], Settings]) -> None:
     """Run the front process with the settings that `load_settings` returns, now and on SIGHUP."""
     # Until `serve` installs its handler, a SIGHUP would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    log.configure(load_settings().log_level)
+    settings = load_settings()
+    log.configure(settings.log_level, settings.log_format)
     keep_front_small()
     asyncio.run(serve(load_settings))

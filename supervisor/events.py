@@ -417,6 +417,52 @@ class Finished(ModelEvent):
     voice_cached: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(Event):
+    """A request over HTTP has its response, or its client has gone (status 499).
+
+    `route` is the path as it is declared, "" for none; `client` the name of the key, else the
+    address. `first_byte_s` is for a body that was sent in parts; the times of the worker, the sizes
+    of text and sound are those of a request that had a job.
+    """
+
+    name = "request"
+    kept = False
+    method: str
+    route: str
+    status: int
+    client: str
+    bytes_in: int
+    bytes_out: int
+    duration_s: float
+    first_byte_s: float | None = None
+    model: str | None = None
+    voice: str | None = None
+    characters: int | None = None
+    sound_s: float | None = None
+    queue_s: float | None = None
+    inference_s: float | None = None
+    encode_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed(Served):
+    """The same for what others ask again and again, such as /health."""
+
+    name = "probe"
+    level = "debug"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionsFull(Event):
+    """A connection is refused, because there are too many; told once, until half are closed."""
+
+    name = "connections_full"
+    level = "warning"
+    connections: int
+
+
 # Publishing
 
 

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Literal
 
 
 @contextlib.contextmanager
@@ -25,6 +26,8 @@ def _hidden(package: str) -> Iterator[None]:
 with _hidden("rich"):  # structlog imports it if it can: 3 MB for coloured tracebacks
     import structlog
 
+Format = Literal["auto", "human", "json"]
+
 _LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
 _LEVELS["exception"] = logging.ERROR
 _level = logging.INFO
@@ -37,13 +40,14 @@ request, for example the task that replaces a worker. Its later log lines must n
 """
 
 
-def configure(level: str = "info", *, human: bool | None = None) -> None:
-    """Set up logging: JSON lines, or aligned text when stderr is a terminal."""
+def configure(level: str = "info", form: Format = "auto") -> None:
+    """Set up logging: JSON lines, or text for people; auto means text on a terminal."""
     set_level(level)
-    if human is None:
-        human = sys.stderr.isatty()
+    human = sys.stderr.isatty() if form == "auto" else form == "human"
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if human
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level of events that are logged"
     )
+    log_format: Literal["auto", "human", "json"] = Field(
+        "auto",
+        description="form of the log: human-readable text, or a JSON object on each line; auto "
+        "means text on a terminal",
+    )
 
     # Access.
     api_keys: SecretStr | None = Field(

@@ -342,6 +342,7 @@ class Dispatcher:
                 if not replay:
                     self._learn(attempt, cast(AnyResult, result))
                 self._ended(attempt)
+                job.result = result
                 self._publish(_finished(self._model, job, cast(AnyResult, result)))
                 return result
             finally:

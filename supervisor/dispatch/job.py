@@ -47,6 +47,8 @@ class Job(Generic[ResultT]):
     running_s: float = 0.0
     attempts: int = 0
     """How many workers it may have killed."""
+    result: ResultT | None = None
+    """Once it is finished."""
 
     def digest(self) -> bytes:
         """A hash of the content: equal for requests that would fail in the same way."""

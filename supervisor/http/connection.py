@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import InvalidURLError
 from aiohttp.http_parser import RawRequestMessage
 
 from ipc.errors import ErrorCode, ServiceError
+from supervisor.events import ConnectionsFull, Publish, Served
 from supervisor.http.errors import error_body, error_response
 from supervisor.log import logger
 
@@ -30,7 +31,7 @@ class Connections:
     be replaced.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, publish: Publish) -> None:
         """Raises the limit of open files as `limit` needs, else accepts fewer connections."""
         wanted = _FILES_OF_FRONT + _FILES_OF_CONNECTION * limit
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -46,6 +47,7 @@ class Connections:
                 connections=self.limit,
                 message=f"for {limit} connections, raise the open files (ulimit -n) to {wanted}",
             )
+        self.publish = publish
         self._open: set[Protocol] = set()
         self._full_logged = False
 
@@ -56,7 +58,7 @@ class Connections:
             return True
         if not self._full_logged:  # once, until half of the connections are closed
             self._full_logged = True
-            logger.warning("connections_full", connections=self.limit)
+            self.publish(ConnectionsFull(connections=self.limit))
         return False
 
     def leave(self, connection: Protocol) -> None:
@@ -145,6 +147,18 @@ class Protocol(web.RequestHandler):
             if not problem or isinstance(exc, InvalidURLError):
                 problem = "the request line is not valid"
             logger.debug("no_http", remote=request.remote, problem=problem)
+            self._connections.publish(
+                Served(
+                    method="OTHER",
+                    route="",
+                    status=status,
+                    client=request.remote or "",
+                    bytes_in=0,
+                    bytes_out=0,
+                    duration_s=0.0,
+                    error=ErrorCode.invalid_request.wire_name,
+                )
+            )
             error = ServiceError(
                 ErrorCode.invalid_request,
                 f"the request cannot be read: {problem}; use an HTTP library to build it",

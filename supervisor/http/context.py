@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.http.errors import Handler
+from supervisor.http.record import RECORD, Record
 from supervisor.log import logged_as
 from supervisor.service import SERVICE
 
@@ -18,7 +19,6 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@,~-]{1,128}")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
 
 _ID = web.RequestKey("id", str)
-_ARRIVED = web.RequestKey("arrived", float)
 _WARNINGS: web.RequestKey[str] = web.RequestKey("warnings", str)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
@@ -34,7 +34,7 @@ async def id_middleware(request: web.Request, handler: Handler) -> web.StreamRes
     """Set the id of a request, its own or a new one, for its response and its log lines."""
     given = request.headers.get("X-Request-Id", "")
     request[_ID] = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
-    request[_ARRIVED] = time.monotonic()
+    request[RECORD] = Record()
     with logged_as(request[_ID]):
         return await handler(request)
 
@@ -94,4 +94,4 @@ def time_limit(request: web.Request) -> TimeLimit:
             "the header X-Request-Timeout is not valid; send a number of seconds above 0",
         )
     seconds = min(float(given), limit)
-    return TimeLimit(seconds, request[_ARRIVED] + seconds)
+    return TimeLimit(seconds, request[RECORD].arrived + seconds)

@@ -10,6 +10,7 @@ from aiohttp import web
 from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.http.addresses import corrected_base
+from supervisor.http.record import RECORD
 from supervisor.log import logger
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -70,11 +71,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except ServiceError as error:
+        request[RECORD].error = error.code.wire_name
         response = error_response(error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = error_response(await _from_aiohttp(error, request))
+        told = await _from_aiohttp(error, request)
+        request[RECORD].error = told.code.wire_name
+        response = error_response(told)
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
     except ConnectionResetError:
@@ -82,8 +86,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         # the connection: nothing may follow, or the client could take a part for the whole.
         if request.transport is not None:
             request.transport.abort()
+        request[RECORD].error = ErrorCode.cancelled.wire_name
         return web.Response(status=ErrorCode.cancelled.status)
     except Exception:
+        request[RECORD].error = ErrorCode.internal_error.wire_name
         logger.exception("handler_failed", method=request.method, path=request.path)
         response = error_response(
             ServiceError(

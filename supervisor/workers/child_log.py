@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 
 from supervisor.log import logger
@@ -12,6 +13,20 @@ _MAX_LOG_LINE = 4096
 _LINES_AT_ONCE = 200
 _LINES_PER_SECOND = 100
 """How many lines of a child are logged; the loop takes about 30 microseconds for each."""
+
+_PRIORITY = re.compile("<([0-7])>")
+_LEVELS = ("error", "error", "error", "error", "warning", "info", "info", "debug")
+"""By the priority of a line, as systemd's journal has them."""
+_NATIVE = re.compile(
+    r"(?:\S+ \S+ )?\[([VIWEF]):onnxruntime"  # ONNX Runtime
+    r"|([IWEF])\d{4} \d\d:"  # glog, of PyTorch
+    r"|(?:\[(?=\w+\])|(?=\w+:))(debug|info|warning|warn|error|critical)\b",
+    re.IGNORECASE,
+)
+_NATIVE_LEVELS = {
+    **{"V": "debug", "D": "debug", "I": "info", "W": "warning"},
+    **{"E": "error", "F": "error", "C": "error"},
+}
 
 _open: set[asyncio.BaseTransport] = set()
 """The pipes whose other end a child, or a process that it has started, may still hold."""
@@ -65,7 +80,21 @@ class _LogLines(asyncio.Protocol):
     def _log(self, line: bytes) -> None:
         text = line[:_MAX_LOG_LINE].decode(errors="replace").rstrip()
         if text:
-            logger.info("child_output", child=self._child, line=text)
+            level, told = level_of(text)
+            getattr(logger, level)("child_output", child=self._child, line=told)
+
+
+def level_of(line: str) -> tuple[str, str]:
+    """The level of a line that a child wrote, and the line without its priority.
+
+    Our own children put the priority before it; libraries in other languages have their own ways.
+    What says nothing is "info".
+    """
+    if found := _PRIORITY.match(line):
+        return _LEVELS[int(found[1])], line[found.end() :]
+    if found := _NATIVE.match(line):
+        return _NATIVE_LEVELS[(found[1] or found[2] or found[3])[0].upper()], line
+    return "info", line
 
 
 async def open_log(child: str) -> int:

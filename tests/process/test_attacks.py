@@ -575,6 +575,8 @@ GOOD: dict[str, Any] = {
     "voice": "alloy",
     "voice_id": "anna",
     "name": "Anna",
+    "workers": 1,
+    "level": "info",
 }
 
 
@@ -588,12 +590,13 @@ def requests_with(declared: Operation[Any, Any], path: str) -> Iterator[tuple[st
     in_path = [name for name in names if f"{{{name}}}" in declared.path]
     in_query = [name for name in names if name not in in_path]
     plain = declared.path.format(**dict.fromkeys(in_path, "anna"))
+    end = "follow=false" if "follow" in names else ""  # else it would never end
     for name in in_path:
         for spelling in (path, quote(path, safe="")):
             given = declared.path.format(**{**dict.fromkeys(in_path, "anna"), name: spelling})
             yield given, body(declared)
     for name in in_query:
-        yield f"{plain}?{name}={quote(path, safe='')}", body(declared)
+        yield f"{plain}?{end}&{name}={quote(path, safe='')}", body(declared)
     if declared.media:
         for name in wire_names(declared.body):
             yield plain, body(declared, **{name: path})
@@ -604,7 +607,10 @@ def requests_with(declared: Operation[Any, Any], path: str) -> Iterator[tuple[st
     for header in ("X-Request-Id", "X-Request-Timeout", "Range", "If-None-Match", "Accept"):
         value = path.replace("\0", "%00").encode("utf-8").decode("latin-1")
         arguments = body(declared)
-        yield plain, arguments | {"headers": {**arguments.get("headers", {}), header: value}}
+        yield (
+            f"{plain}?{end}",
+            arguments | {"headers": {**arguments.get("headers", {}), header: value}},
+        )
 
 
 def body(

@@ -74,7 +74,7 @@ def test_there_are_no_more_connections_than_files(soft: int, hard: int, connecti
     code = (
         "import resource; from supervisor.http.connection import Connections\n"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
-        "print(Connections(512).limit, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        "print(Connections(512, id).limit, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True

@@ -18,6 +18,7 @@ The text of a request is a script of commands separated by ";":
     nofork PATH    let no process be forked while there is a file at PATH
     print TEXT     write to stdout, below Python
     flood LINES    write so many lines there, as fast as they are taken
+    warn TEXT      warn as Python's libraries do
     raise TEXT     fail as a model's bug would
     alarm SECONDS  die so much later
     thread         leave a thread behind, for which the process waits at its end
@@ -47,6 +48,7 @@ import struct
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -328,6 +330,8 @@ def _misbehave(command: str, argument: str) -> None:
             lines = memoryview(f"{text}\n".encode())
             while lines:
                 lines = lines[os.write(1, lines) :]
+        case "warn":
+            warnings.warn(argument, stacklevel=1)
         case "raise":
             raise RuntimeError(argument)
         case "alarm":

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from supervisor.http.context import id_middleware
 from supervisor.http.errors import error_middleware
 from tests.support.service import NET
 
@@ -32,7 +33,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_not_an_error(
         await response.write_eof()
         return response
 
-    app = web.Application(middlewares=[error_middleware])
+    app = web.Application(middlewares=[id_middleware, error_middleware])
     app.router.add_get("/", handler)
     client = await aiohttp_client(app)
     async with client.get("/") as response:

@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
         *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.counts"),
     },
-    "supervisor.http": {"supervisor.base", "supervisor.service"},
+    "supervisor.http": {"supervisor.base", "supervisor.service", "supervisor.dispatch"},
     "supervisor.http.api": {
         *("supervisor.base", "supervisor.service", "supervisor.settings", "supervisor.http"),
         *("supervisor.dispatch", "supervisor.voices"),

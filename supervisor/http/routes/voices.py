@@ -220,10 +220,11 @@ async def register_voice(
     service.voices.check_room(voice_id)
     recording = upload.recording
     output = ResponseBuffer(service.spool)
-    job = make_job(call, EncodeVoice(recording), Work(Unit.VOICES, 1), output)
+    model = service.models.default(Kind.TTS)
+    job = make_job(call, model, EncodeVoice(recording), Work(Unit.VOICES, 1), output)
     async with service.voices.hold(recording.key):
         try:
-            result = await service.models.default(Kind.TTS).backend.run(job)
+            result = await model.backend.run(job)
         finally:
             output.close()
         _refuse_builtin(service, voice_id)  # again: now the engine's voices are known

@@ -7,15 +7,20 @@ from typing import Any
 from ipc.operations import Operation, ResultT
 from supervisor.dispatch.cost import Work
 from supervisor.dispatch.job import Job, Sink
+from supervisor.dispatch.models import Model
 from supervisor.http.api.operation import Call
 from supervisor.http.context import client
+from supervisor.http.record import RECORD
 
 
 def make_job(
-    call: Call[Any, Any], operation: Operation[ResultT], work: Work, output: Sink
+    call: Call[Any, Any], model: Model, operation: Operation[ResultT], work: Work, output: Sink
 ) -> Job[ResultT]:
-    """The job that runs `operation` for this request."""
-    return Job(operation, output, call.deadline, client(call.request), work)
+    """The job that runs `operation` in `model` for this request."""
+    job = Job(operation, output, call.deadline, client(call.request), work)
+    record = call.request[RECORD]
+    record.model, record.job = model.name, job
+    return job
 
 
 def timing(job: Job[Any], encode_seconds: float | None = None) -> str:

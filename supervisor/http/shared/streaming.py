@@ -17,6 +17,7 @@ from ipc.operations import ResultT
 from supervisor.dispatch.backend import Backend
 from supervisor.dispatch.job import Job
 from supervisor.http.errors import error_body
+from supervisor.http.record import RECORD
 from supervisor.log import logger
 from supervisor.service import SERVICE
 
@@ -110,6 +111,7 @@ async def stream(
                 await send(request, response, framing.item(item))
                 item = await source.read()
         except ServiceError as error:
+            request[RECORD].error = error.code.wire_name
             if last := framing.error(error):
                 await send(request, response, last)
             if request.transport is not None:

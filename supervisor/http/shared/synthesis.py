@@ -273,7 +273,8 @@ def _prepare(
     chosen = choose(
         call, Kind.TTS, model=model, voice=speech.voice.builtin, language=speech.language
     )
-    return chosen, make_job(call, speech, Work(Unit.CHARACTERS, spoken_size(text)), output)
+    work = Work(Unit.CHARACTERS, spoken_size(text))
+    return chosen, make_job(call, chosen, speech, work, output)
 
 
 def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:

@@ -90,7 +90,7 @@ def transcription(
         upload.recording, language, itn, words, streamed, prompt or None, temperature, translate
     )
     segments = SegmentBuffer()
-    job = make_job(call, transcribe, _work(upload.head, upload.size), segments)
+    job = make_job(call, chosen, transcribe, _work(upload.head, upload.size), segments)
     return Transcription(chosen, job, segments)
 
 
