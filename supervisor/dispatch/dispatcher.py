@@ -122,8 +122,9 @@ class Dispatcher:
         await self._idle.wait()
 
     def drain(self) -> None:
-        """Refuse new jobs; admitted jobs continue."""
+        """Refuse new jobs; admitted jobs continue, also those that a pause holds."""
         self._draining = True
+        self.resume()
 
     def pause(self) -> None:
         """Give no more jobs to workers; new ones wait."""

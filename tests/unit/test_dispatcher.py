@@ -276,8 +276,9 @@ async def test_a_job_goes_to_the_next_worker_without_what_its_client_has(
     assert (finished.direction, finished.sound_s) == ("made", RESULT.duration)
 
 
+@pytest.mark.parametrize("resume", [Dispatcher.resume, Dispatcher.drain])
 async def test_a_paused_model_finishes_what_runs_and_holds_what_comes(
-    dispatcher: Dispatcher, worker: OneWorker
+    dispatcher: Dispatcher, worker: OneWorker, resume: Callable[[Dispatcher], None]
 ) -> None:
     first, second = speak("first"), speak("second")
     tasks = await started(dispatcher, first)
@@ -286,7 +287,7 @@ async def test_a_paused_model_finishes_what_runs_and_holds_what_comes(
     end(worker, dispatcher, RESULT)
     assert await tasks[0] == RESULT
     assert (worker.calls, dispatcher.queued) == ([], 1)
-    dispatcher.resume()
+    resume(dispatcher)
     assert [call.id for call in worker.calls] == [second.id]
     end(worker, dispatcher, RESULT)
     assert await tasks[1] == RESULT
