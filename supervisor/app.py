@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -18,11 +19,20 @@ from supervisor.http.access.auth import auth_middleware, rate_middleware
 from supervisor.http.access.cors import add_cors, cors_middleware
 from supervisor.http.access.served import note_answer, served_middleware
 from supervisor.http.addresses import with_single_slashes
-from supervisor.http.api.operation import add_operations
+from supervisor.http.api.operation import Operations, add_operations
 from supervisor.http.connection import Connections, Protocol
 from supervisor.http.context import add_id, add_warnings, id_middleware
 from supervisor.http.errors import error_middleware
-from supervisor.http.routes import admin, children, description, events, health, native, voices
+from supervisor.http.routes import (
+    admin,
+    children,
+    description,
+    events,
+    health,
+    metrics,
+    native,
+    voices,
+)
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
@@ -31,6 +41,7 @@ from supervisor.http.routes.openai import speech as openai_speech
 from supervisor.log import logger
 from supervisor.memory.limits import DoesNotFit
 from supervisor.memory.malloc import keep_front_small
+from supervisor.metrics.metrics import METRICS, METRICS_PORT, Metrics
 from supervisor.service import SERVICE, VERSION, Service
 from supervisor.settings import Settings
 from supervisor.systemd import notify, reloading
@@ -43,8 +54,35 @@ _CANCEL_SECONDS = 0.2
 """How long a cancelled handler may take to end before its connection is closed."""
 
 
-def build_app(service: Service) -> web.Application:
-    """The routes of the service."""
+OPERATIONS: Operations = (
+    *native.OPERATIONS,
+    *voices.OPERATIONS,
+    *elevenlabs_speech.OPERATIONS,
+    *elevenlabs_voices.OPERATIONS,
+    *elevenlabs_transcription.OPERATIONS,
+    *elevenlabs_account.OPERATIONS,
+    *openai_speech.OPERATIONS,
+    *health.OPERATIONS,
+    *admin.OPERATIONS,
+    *children.OPERATIONS,
+    *events.OPERATIONS,
+    *metrics.OPERATIONS,
+    *description.OPERATIONS,
+)
+"""All that the service offers."""
+
+_BESIDE: Operations = (
+    *metrics.OPERATIONS,
+    *(each for each in health.OPERATIONS if each.path == "/livez"),
+)
+"""What is on the port of the metrics, if they have one of their own."""
+
+_CONNECTIONS_BESIDE = 16
+"""How many connections that port takes. They are left when all others are in use."""
+
+
+def build_app(service: Service, operations: Operations = OPERATIONS) -> web.Application:
+    """The routes of the service, or some of them."""
     app = web.Application(
         middlewares=[
             id_middleware,
@@ -58,23 +96,7 @@ def build_app(service: Service) -> web.Application:
     # By signal, because the headers of a stream are sent before the middlewares see the response.
     app.on_response_prepare.extend([note_answer, add_id, add_warnings, add_cors])
     app[SERVICE] = service
-    add_operations(
-        app,
-        (
-            *native.OPERATIONS,
-            *voices.OPERATIONS,
-            *elevenlabs_speech.OPERATIONS,
-            *elevenlabs_voices.OPERATIONS,
-            *elevenlabs_transcription.OPERATIONS,
-            *elevenlabs_account.OPERATIONS,
-            *openai_speech.OPERATIONS,
-            *health.OPERATIONS,
-            *admin.OPERATIONS,
-            *children.OPERATIONS,
-            *events.OPERATIONS,
-            *description.OPERATIONS,
-        ),
-    )
+    add_operations(app, operations)
     return app
 
 
@@ -90,6 +112,48 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A port, and the application that serves there."""
+
+    runner: web.AppRunner
+    manager: web.Server
+    listener: asyncio.Server
+
+    @classmethod
+    async def open(
+        cls,
+        app: web.Application,
+        sock: socket.socket,
+        connections: Connections,
+        idle_timeout: float,
+    ) -> _Door:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        runner = web.AppRunner(app, handler_cancellation=True)
+        await runner.setup()
+        manager = runner.server
+        assert manager is not None
+        manager.request_factory = with_single_slashes(manager.request_factory)
+        connection: dict[str, Any] = {
+            "access_log": None,
+            "lingering_time": _LINGER_SECONDS,
+            "keepalive_timeout": idle_timeout,
+        }
+        listener = await loop.create_server(
+            lambda: Protocol(manager, connections, loop=loop, **connection),
+            sock=sock,
+            backlog=_BACKLOG,
+        )
+        return cls(runner, manager, listener)
+
+    async def close(self, end: float) -> None:
+        """Accept none any more, and send the remaining responses until `end` (loop's clock)."""
+        self.listener.close()
+        await _end_connections(self.manager, end)
+        await self.runner.cleanup()
+
+
 async def serve(load_settings: Callable[[], Settings]) -> None:
     """Run the service until SIGTERM or SIGINT; on SIGHUP it reloads its settings and models."""
     stop, reload = asyncio.Event(), asyncio.Event()
@@ -101,25 +165,31 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     settings = load_settings()
     sock = listen(settings.host, settings.port)
+    metrics_port = settings.metrics_port or None
+    metrics_sock = None if metrics_port is None else listen(settings.host, metrics_port)
     service = Service(settings)
-    runner = web.AppRunner(build_app(service), handler_cancellation=True)
-    await runner.setup()
-    manager = runner.server
-    assert manager is not None
-    manager.request_factory = with_single_slashes(manager.request_factory)
-    connection: dict[str, Any] = {
-        "access_log": None,
-        "lingering_time": _LINGER_SECONDS,
-        "keepalive_timeout": settings.idle_timeout,
-    }
-    connections = Connections(settings.max_connections, service.events.publish)
-    listener = await loop.create_server(
-        lambda: Protocol(manager, connections, loop=loop, **connection),
-        sock=sock,
-        backlog=_BACKLOG,
-    )
     publish = service.events.publish
-    publish(Listening(host=settings.host, port=sock.getsockname()[1], version=VERSION))
+    app, connections = build_app(service), Connections(settings.max_connections, publish)
+    measured = Metrics(service, connections)
+    if metrics_port is None:
+        app[METRICS] = measured
+    else:
+        app[METRICS_PORT] = metrics_port
+    doors = [await _Door.open(app, sock, connections, settings.idle_timeout)]
+    if metrics_sock is not None:
+        beside = build_app(service, _BESIDE)
+        beside[METRICS] = measured
+        room = Connections(_CONNECTIONS_BESIDE, publish)
+        doors.append(await _Door.open(beside, metrics_sock, room, settings.idle_timeout))
+    publish(
+        Listening(
+            host=settings.host,
+            port=sock.getsockname()[1],
+            version=VERSION,
+            metrics_port=metrics_port,
+        )
+    )
+    measured.start()
     service.start()
     background = [
         asyncio.create_task(_reload_on(reload, service, load_settings)),
@@ -133,9 +203,9 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
             task.cancel()
         end = loop.time() + service.settings.drain_timeout
         await service.drain(end)
-        listener.close()
-        await _end_connections(manager, end)
-        await runner.cleanup()
+        for door in doors:
+            await door.close(end)
+        await measured.close()
     finally:
         await service.close()
     publish(Stopped())

@@ -55,6 +55,8 @@ class Listening(Event):
     host: str
     port: int
     version: str
+    metrics_port: int | None = None
+    """The port for metrics, if they have one of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +417,13 @@ class Finished(ModelEvent):
     direction: Literal["made", "heard"] | None = None
     sound_s: float | None = None
     voice_cached: bool | None = None
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of computing for a second of sound; None without sound."""
+        if not self.sound_s:
+            return None
+        return (self.inference_s + (self.encode_s or 0.0)) / self.sound_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PORT", "VOICE_ENGINE_PORT", "port"),
         description="port to listen on; 0 takes a free one",
     )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port for `/metrics` alone, which the other port then does not have; 0 = none",
+    )
     models_dir: Path = Field(Path("models"), description="folder of the real models' weights")
     cache_dir: Path = Field(
         Path("~/.cache/voice-engine"),
@@ -130,6 +136,9 @@ class Settings(BaseSettings):
         False,
         description="whether `/v1/audio/voices` and `/v1/audio/models` need no key; Open WebUI "
         "asks for them without one",
+    )
+    public_metrics: bool = Field(
+        False, description="whether `/metrics` needs no key, although there are some"
     )
     rate_limit_per_minute: float = Field(
         0,
@@ -350,6 +359,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(
+                f"metrics_port is the port of the service, {self.port}; choose another one, or "
+                "leave it out: then /metrics is on that port"
+            )
         self._models = tuple(model for kind in Kind for model in self._models_of(kind))
         self._keys = Keys.load(
             keys=_reveal(self.api_keys),

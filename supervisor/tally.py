@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from supervisor import events
 from supervisor.events import Published
@@ -20,7 +20,7 @@ class Tally:
         """By name and level."""
         self.recycles: Counter[tuple[str, str]] = Counter()
         """Replaced workers, by model and reason."""
-        self.recycled_mb: Counter[str] = Counter()
+        self.recycled_mb: defaultdict[str, float] = defaultdict(float)
         """Memory that they have given back, by model."""
         self.deaths: Counter[tuple[str, str, str]] = Counter()
         """Children that died, by model, role (worker, template) and cause."""
@@ -43,7 +43,7 @@ class Tally:
         match event:
             case events.Recycled():
                 self.recycles[event.model, event.reason] += 1
-                self.recycled_mb[event.model] += max(0, round(event.given_back_mb or 0))
+                self.recycled_mb[event.model] += max(0.0, event.given_back_mb or 0.0)
             case events.HardLimitPassed():
                 self.recycles[event.model, Reason.HARD_LIMIT.value] += 1
             case events.WorkerDied():
@@ -62,7 +62,6 @@ class Tally:
                 self._measure(event)
 
     def _measure(self, event: events.Finished) -> None:
-        if event.sound_s:
-            factor = (event.inference_s + (event.encode_s or 0.0)) / event.sound_s
+        if (factor := event.real_time_factor) is not None:
             before = self.real_time_factor.get(event.model, factor)
             self.real_time_factor[event.model] = before + _WEIGHT * (factor - before)

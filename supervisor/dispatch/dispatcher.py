@@ -31,7 +31,7 @@ from supervisor.workers.pool import Pool
 
 _STOP_RETRY_SECONDS = 5.0
 
-_REFUSALS = frozenset(
+REFUSALS = frozenset(
     {
         *(ErrorCode.overloaded, ErrorCode.model_unavailable, ErrorCode.shutting_down),
         *(ErrorCode.quarantined, ErrorCode.deadline_exceeded),
@@ -182,7 +182,7 @@ class Dispatcher:
             error = raised
             raise
         finally:
-            if isinstance(error, ServiceError) and error.code in _REFUSALS:
+            if isinstance(error, ServiceError) and error.code in REFUSALS:
                 self._publish(
                     Refused(
                         model=self._model,

@@ -48,14 +48,22 @@ class Connections:
                 message=f"for {limit} connections, raise the open files (ulimit -n) to {wanted}",
             )
         self.publish = publish
+        self.refused = 0
+        """How many were one too many."""
         self._open: set[Protocol] = set()
         self._full_logged = False
+
+    @property
+    def open(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     def enter(self, connection: Protocol) -> bool:
         """Add a connection; False when there are too many."""
         if len(self._open) < self.limit:
             self._open.add(connection)
             return True
+        self.refused += 1
         if not self._full_logged:  # once, until half of the connections are closed
             self._full_logged = True
             self.publish(ConnectionsFull(connections=self.limit))

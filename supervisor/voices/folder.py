@@ -220,6 +220,16 @@ class VoiceFolder:
         return self.path / f"{id}{_VOICE}"
 
 
+def cached_bytes(path: Path) -> int:
+    """Bytes of the encoded voices in the folder at `path` that are not registered. It blocks."""
+    size = 0
+    for folder, _, names in os.walk(path / CACHED):
+        for name in names:
+            with contextlib.suppress(OSError):  # a worker may have dropped it
+                size += os.stat(os.path.join(folder, name)).st_size
+    return size
+
+
 def _content(path: Path) -> bytes:
     if not path.is_file():  # reading a pipe might never end
         return b""

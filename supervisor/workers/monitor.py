@@ -58,7 +58,7 @@ class Monitor:
         self._on_tick = on_tick
         self.pools: Sequence[Pool] = ()
         self.shares: dict[int, Share] = {}
-        """By pid; as old as the last reading."""
+        """By pid, the front's too; as old as the last reading."""
         self.usage = 0
         """Bytes of the container in use, at the last tick."""
         self._oom_kills = container.oom_kills()
@@ -97,7 +97,8 @@ class Monitor:
         reap_orphans(live_processes)
         if time.monotonic() - self._shares_at >= _SHARE_INTERVAL:
             self._shares_at = time.monotonic()
-            self.shares = await in_thread(lambda: _read_shares(pids), SUPERVISION)
+            all_pids = [os.getpid(), *pids]
+            self.shares = await in_thread(lambda: _read_shares(all_pids), SUPERVISION)
             await in_thread(give_back, SUPERVISION)
         self.usage = await in_thread(lambda: self._read_usage(pids), SUPERVISION)
         self._relieve()

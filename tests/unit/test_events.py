@@ -163,7 +163,7 @@ def test_what_has_happened_is_counted() -> None:
     bus.publish(refused("stt"))
     assert tally.recycles_of("tts") == {"soft memory limit": 1, "hard memory limit": 1}
     assert tally.recycles_of("stt") == {}
-    assert tally.recycled_mb == {"tts": 200}
+    assert tally.recycled_mb == {"tts": 200.4}
     assert (tally.replays["tts"], tally.replays["stt"]) == (1, 0)
     assert tally.refusals == {("stt", "overloaded"): 1}
     assert tally.events["request_lost_worker", "warning"] == 2

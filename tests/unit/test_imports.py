@@ -34,6 +34,10 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
         *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.counts"),
     },
+    "supervisor.metrics": {
+        *("supervisor.base", "supervisor.service", "supervisor.counts", "supervisor.memory"),
+        *("supervisor.workers", "supervisor.dispatch", "supervisor.voices"),
+    },
     "supervisor.http": {"supervisor.base", "supervisor.service", "supervisor.dispatch"},
     "supervisor.http.api": {
         *("supervisor.base", "supervisor.service", "supervisor.settings", "supervisor.http"),
@@ -49,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "supervisor.http.routes": {
         *("supervisor.base", "supervisor.settings", "supervisor.service", "supervisor.counts"),
         *("supervisor.dispatch", "supervisor.voices", "supervisor.memory", "supervisor.workers"),
-        *("supervisor.http", "supervisor.http.api", "supervisor.http.shared"),
+        *("supervisor.http", "supervisor.http.api", "supervisor.http.shared", "supervisor.metrics"),
     },
 }
 """`supervisor.base` is what every room may use: log, events, threads."""

@@ -27,9 +27,13 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     settings = request.app[SERVICE].settings
     keys = settings.keys
-    needs_admin = keys.separate_admin and needed is Access.OPERATOR
+    public = (needed is Access.LIST and settings.public_lists) or (
+        needed is Access.METRICS and settings.public_metrics
+    )
+    for_operators = needed in (Access.OPERATOR, Access.METRICS) and not public
+    needs_admin = keys.separate_admin and for_operators
     caller = _caller(request, keys)
-    is_open = keys.open or (needed is Access.LIST and settings.public_lists)
+    is_open = keys.open or public
     if caller is None and (needs_admin or not is_open):
         raise _unauthorized(request)
     if needs_admin and not (caller and caller.admin):

@@ -158,7 +158,7 @@ def _errors(each: Operation[Any, Any]) -> Iterator[ErrorCode]:
     yield from each.errors
     if each.access is not Access.OPEN:
         yield from _LIMITED
-    if each.access is Access.OPERATOR:
+    if each.access in (Access.OPERATOR, Access.METRICS):
         yield ErrorCode.forbidden
     if "{" in each.path:
         yield ErrorCode.not_found

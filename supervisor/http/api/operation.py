@@ -65,6 +65,7 @@ class Access(Enum):
     LIST = "everyone, if the setting public_lists says so, else as CLIENT"
     CLIENT = "clients with an API key, if keys are set"
     OPERATOR = "clients with the operators' key, if one is set"
+    METRICS = "everyone, if the setting public_metrics says so, else as OPERATOR"
 
 
 Content = type[BaseModel] | str
