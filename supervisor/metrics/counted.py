@@ -69,6 +69,10 @@ class Counted:
             "Requests with a recording of a voice that was encoded before (hit) or not (miss).",
             "result",
         )
+        for direction in ("in", "out"):  # a series begins at 0, so that rates see its first count
+            self._bytes.labels(direction)
+        for result in ("hit", "miss"):
+            self._voice_cache.labels(result)
         self._request_seconds = histogram(
             "request_seconds",
             "Time of an HTTP request from its head to the end.",

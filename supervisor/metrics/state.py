@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -45,31 +46,29 @@ class ConnectionCounts(Protocol):
 class ProcessNames:
     """Names for children that are used again, so that recycles do not make ever more series.
 
-    A process keeps its number while it lives; a new one gets the lowest that is free.
+    A worker keeps its number while it lives; a new one gets the lowest that is free.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[str, str], dict[int, int]] = {}
-        """The numbers of the processes that live, by model and role, then by pid."""
+        self._numbers: dict[str, dict[int, int]] = {}
+        """The numbers of the workers that live, by model and pid."""
 
     def name(self, model: str, children: Sequence[ChildStatus]) -> list[str]:
         """A name for each of all the children that a model has now."""
-        for role in _ROLES:
-            pids = [child.pid for child in children if child.role == role]
-            before = self._numbers.get((model, role), {})
-            numbers = {pid: before[pid] for pid in pids if pid in before}
-            free = (n for n in range(1, len(pids) + len(before) + 1) if n not in numbers.values())
-            for pid in pids:
-                if pid not in numbers:
-                    numbers[pid] = next(free)
-            self._numbers[model, role] = numbers
-        return [self._name(model, child) for child in children]
-
-    def _name(self, model: str, child: ChildStatus) -> str:
-        number = self._numbers[model, child.role][child.pid]
-        if child.role == "template" and number == 1:  # a second one lives only while it is replaced
-            return f"{model}-template"
-        return f"{model}-{child.role}-{number}"
+        before = self._numbers.get(model, {})
+        workers = [child.pid for child in children if child.role == "worker"]
+        numbers = {pid: before[pid] for pid in workers if pid in before}
+        free = (number for number in itertools.count(1) if number not in numbers.values())
+        for pid in workers:
+            if pid not in numbers:
+                numbers[pid] = next(free)
+        self._numbers[model] = numbers
+        # While another template loads, it comes after the one that serves.
+        templates = iter((f"{model}-template", f"{model}-template-2"))
+        return [
+            next(templates) if child.role == "template" else f"{model}-worker-{numbers[child.pid]}"
+            for child in children
+        ]
 
 
 def state(

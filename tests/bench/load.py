@@ -29,13 +29,17 @@ _HEAD = re.compile(rb"HTTP/1\.1 (\d+).*?\r\nContent-Length: (\d+)\r\n", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send: `requests` in all, over `connections`, `rate` a second (0: all it takes)."""
+    """What to send: `requests` in all, over `connections`, `rate` a second (0: all it takes).
+
+    With a `body`, which is JSON, they are POST.
+    """
 
     port: int
     path: str
     requests: int
     connections: int = 8
     rate: float = 0.0
+    body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,10 @@ def _open_loop(plan: Plan, connection: _Connection) -> tuple[list[float], Counte
 
 def run(plan: Plan) -> Measured:
     """Carry out `plan` in this process."""
-    request = f"GET {plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\n\r\n".encode()
+    body = plan.body.encode()
+    about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    head = f"{'POST' if body else 'GET'} {plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\n"
+    request = f"{head}{about}\r\n".encode() + body
     buffer = bytearray(_BUFFER_SIZE)
     connections = [
         _Connection(plan.port, request, buffer)
