@@ -16,10 +16,6 @@ from supervisor.events import Published
 # Else each series has a second one with the time of its start, which is that of the service.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_OTHER = "other"
-"""For methods that no operation has: a client may invent any."""
-
 # Bounds of the buckets, in seconds.
 
 _REQUEST = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -50,8 +46,8 @@ class Counted:
 
         self._requests = counter(
             "requests_total",
-            "HTTP requests that were answered. route is the declared path, empty for unknown ones; "
-            "status 499 means that the client went away.",
+            "HTTP requests. route is the path as declared, empty for unknown ones; status 499 is a "
+            "client that went away; model is that of the job, empty without one.",
             *("method", "route", "status", "model"),
         )
         self._bytes = counter(
@@ -75,14 +71,14 @@ class Counted:
             self._voice_cache.labels(result)
         self._request_seconds = histogram(
             "request_seconds",
-            "Time of an HTTP request from its head to the end.",
+            "Time of an HTTP request until it is answered.",
             _REQUEST,
             "route",
         )
         self._stage_seconds = histogram(
             "stage_seconds",
             "Time of a request in the queue, in the model (inference), in encode, and until the "
-            "first_byte of the answer.",
+            "first_byte of an answer that is streamed.",
             _STAGE,
             *("model", "stage"),
         )
@@ -108,6 +104,8 @@ class Counted:
         """Count an event."""
         event = told.event
         match event:
+            case events.Served():
+                self._served(event)
             case events.Finished():
                 self._finished(event)
             case events.Recycled():
@@ -117,6 +115,15 @@ class Counted:
     def collect(self) -> Iterator[Metric]:
         """All metrics. Safe in any thread."""
         return iter(self._registry.collect())
+
+    def _served(self, event: events.Served) -> None:
+        model = event.model or ""
+        self._requests.labels(event.method, event.route, event.status, model).inc()
+        self._request_seconds.labels(event.route).observe(event.duration_s)
+        self._bytes.labels("in").inc(event.bytes_in)
+        self._bytes.labels("out").inc(event.bytes_out)
+        if model:
+            self._time(model, "first_byte", event.first_byte_s)
 
     def _finished(self, event: events.Finished) -> None:
         self._time(event.model, "queue", event.queue_s)

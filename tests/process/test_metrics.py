@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import json
+import re
 import socket
 import subprocess
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.support.metrics_table import Scraped
+from tests.support.metrics_table import DOCUMENT, Scraped, in_document
 from tests.support.service import (
     NET,
     Gate,
@@ -77,6 +80,18 @@ async def recycle(service: RunningService) -> None:
     await asyncio.to_thread(service.wait_for, "recycled", child=worker["name"])
 
 
+def promtool(*arguments: str, told: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Prometheus' own checker."""
+    return subprocess.run(
+        ["promtool", *arguments],
+        input=told,
+        capture_output=True,
+        text=True,
+        timeout=NET,
+        check=False,
+    )
+
+
 def grown(after: Scraped, before: Scraped, name: str, **labels: str) -> float:
     """By how much a series has grown; one that was not there was 0."""
     value = after.value(name, **labels)
@@ -90,6 +105,13 @@ async def test_requests_are_counted_and_timed_by_stage(service: RunningService) 
         assert await speak(service, "say 50") == 200
     assert await hear(service, "segment a; segment b") == 200
     after = await scrape(service)
+    clone = {"method": "POST", "route": "/v1/clone", "status": "200", **TTS}
+    assert grown(after, before, "requests_total", **clone) == 3
+    hearing = {**clone, "route": "/v1/transcribe", "model": "stt"}
+    assert grown(after, before, "requests_total", **hearing) == 1
+    assert grown(after, before, "request_seconds_count", route="/v1/clone") == 3
+    assert grown(after, before, "http_bytes_total", direction="in") > 4 * 100
+    assert grown(after, before, "http_bytes_total", direction="out") > 3 * 48_000
     for stage in ("queue", "inference"):
         assert grown(after, before, "stage_seconds_count", stage=stage, **TTS) == 3
         assert grown(after, before, "stage_seconds_count", stage=stage, model="stt") == 1
@@ -97,6 +119,44 @@ async def test_requests_are_counted_and_timed_by_stage(service: RunningService) 
     assert grown(after, before, "sound_seconds_total", direction="made", **TTS) == 3
     assert grown(after, before, "sound_seconds_total", direction="heard", model="stt") > 0
     assert after.value("sound_seconds_total", direction="heard", **TTS) is None
+
+
+async def test_a_stream_is_timed_until_its_first_byte(service: RunningService) -> None:
+    before = await scrape(service)
+    form = script_form("say 5", stream="true")
+    async with (
+        aiohttp.ClientSession(service.url) as client,
+        client.post("/v1/clone", data=form) as response,
+    ):
+        await response.read()
+    clone = {"method": "POST", "route": "/v1/clone", "status": "200", **TTS}
+    # The client has everything before the request has ended.
+    counted = before.value("requests_total", **clone)
+    while (after := await scrape(service)).value("requests_total", **clone) == counted:
+        pass
+    assert grown(after, before, "stage_seconds_count", stage="first_byte", **TTS) == 1
+
+
+async def test_what_clients_make_up_makes_no_series(service: RunningService) -> None:
+    before = await scrape(service)
+    async with aiohttp.ClientSession(service.url) as client:
+        for number in range(5):
+            for method, path in [
+                ("GET", f"/nowhere/{number}"),
+                ("GET", f"/v1/voices/{number}"),
+                (f"BREW{number}", "/livez"),
+            ]:
+                async with client.request(method, path) as response:
+                    assert 400 <= response.status < 500
+    after = await scrape(service)
+    for method, route, status in [
+        ("GET", "", "404"),
+        ("GET", "/v1/voices/{voice_id}", "404"),
+        ("OTHER", "", "400"),
+    ]:
+        labels = {"method": method, "route": route, "status": status, "model": ""}
+        assert grown(after, before, "requests_total", **labels) == 5
+    assert not [r for r in after.label_values("requests_total", "route") if r.endswith("4")]
 
 
 async def test_a_recycle_counts_for_its_reason_and_its_time(service: RunningService) -> None:
@@ -188,17 +248,21 @@ async def test_connections_are_counted(service: RunningService) -> None:
 async def test_promtool_finds_no_fault(service: RunningService) -> None:
     await speak(service, "say 1")
     _, text = await text_of(service.url)
-    promtool = shutil.which("promtool")
-    assert promtool, "make setup installs it"
-    checked = await asyncio.to_thread(
-        subprocess.run,
-        [promtool, "check", "metrics"],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=NET,
-    )
+    checked = await asyncio.to_thread(promtool, "check", "metrics", told=text)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_promtool_understands_the_queries_of_the_document(tmp_path: Path) -> None:
+    section = DOCUMENT.read_text().partition("## Queries\n")[2].partition("\n## ")[0]
+    queries = re.findall(r"(?:^    .+\n)+", section, re.MULTILINE)
+    assert len(queries) >= 3
+    rules = [{"record": f"q:{n}", "expr": textwrap.dedent(q)} for n, q in enumerate(queries)]
+    file = tmp_path / "rules.json"  # which is YAML, too
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
+    checked = promtool("check", "rules", str(file))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    used = set(re.findall(r"voice_engine_\w+?(?=_bucket\b|\b)", section))
+    assert used <= set(re.findall(r"^\| `(\w+)`", in_document(), re.MULTILINE))
 
 
 async def test_the_answer_is_in_the_format_that_is_asked_for(service: RunningService) -> None:

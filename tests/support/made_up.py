@@ -111,6 +111,26 @@ def made_up(folder: Path) -> tuple[Service, MadeUp, Metrics]:
 def happen(service: Service) -> None:
     """One event of each kind that something is counted of."""
     for event in (
+        events.Served(
+            method="POST",
+            route="/v1/tts",
+            status=200,
+            client="anna",
+            bytes_in=300,
+            bytes_out=90_000,
+            duration_s=2.4,
+            first_byte_s=0.15,
+            model="tts",
+        ),
+        events.Probed(
+            method="GET",
+            route="/livez",
+            status=200,
+            client="10.0.0.1",
+            bytes_in=0,
+            bytes_out=16,
+            duration_s=0.0004,
+        ),
         events.Finished(
             model="tts",
             queue_s=0.02,

@@ -118,6 +118,17 @@ async def test_events_are_counted_and_timed(parts: Parts) -> None:
         """How many were below one bound and below the next."""
         return tuple(found.value(f"{name}_bucket", le=le, **labels) for le in (below, above))
 
+    request = {"method": "POST", "route": "/v1/tts", "status": "200", "model": "tts"}
+    probe = {"method": "GET", "route": "/livez", "status": "200", "model": ""}
+    assert (found.value("requests_total", **request), found.value("requests_total", **probe)) == (
+        1,
+        1,
+    )
+    assert buckets("request_seconds", "1.0", "2.5", route="/v1/tts") == (0, 1)
+    assert buckets("request_seconds", "0.005", "0.025", route="/livez") == (1, 1)
+    assert found.value("http_bytes_total", direction="in") == 300
+    assert found.value("http_bytes_total", direction="out") == 90_016
+    assert buckets("stage_seconds", "0.1", "0.2", model="tts", stage="first_byte") == (0, 1)
     stage = {"model": "tts", "stage": "inference"}
     assert found.value("stage_seconds_sum", **stage) == 2.5
     assert buckets("stage_seconds", "0.5", "1.0", **stage) == (0, 1)

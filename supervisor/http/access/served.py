@@ -23,7 +23,7 @@ async def served_middleware(request: web.Request, handler: Handler) -> web.Strea
             await response.prepare(request)  # it sends the file; until then its size is not known
         return response
     finally:
-        probe = access(request) is Access.OPEN
+        probe = access(request) in (Access.OPEN, Access.METRICS)
         event = told(request, response, client=client(request), probe=probe)
         request.app[SERVICE].events.publish(event)
 
