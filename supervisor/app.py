@@ -44,7 +44,7 @@ from supervisor.memory.malloc import keep_front_small
 from supervisor.metrics.metrics import METRICS, METRICS_PORT, Metrics
 from supervisor.service import SERVICE, VERSION, Service
 from supervisor.settings import Settings
-from supervisor.systemd import notify, reloading
+from supervisor.systemd import feed_watchdog, notify, reloading
 
 _BACKLOG = 512
 _LINGER_SECONDS = 2.0
@@ -194,6 +194,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     background = [
         asyncio.create_task(_reload_on(reload, service, load_settings)),
         asyncio.create_task(_tell_ready(service)),
+        asyncio.create_task(feed_watchdog()),
     ]
     try:
         await stop.wait()

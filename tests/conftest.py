@@ -25,9 +25,11 @@ settings.register_profile(
 )
 settings.load_profile("steady")
 
+_ALIASES = ("PORT", "VOICES_DIR", "NOTIFY_SOCKET")
+
 # Nothing from outside: no setting of a service, and no proxy between it and its clients.
 for name in list(os.environ):
-    if name.startswith("VOICE_ENGINE_") or name in ("PORT", "VOICES_DIR", "NOTIFY_SOCKET"):
+    if name.startswith(("VOICE_ENGINE_", "WATCHDOG_")) or name in _ALIASES:
         del os.environ[name]
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "localhost,127.0.0.1"

@@ -361,6 +361,20 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             assert manager.recv(4096) == b"STOPPING=1"
 
 
+def test_the_watchdog_is_fed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(NET)
+        watchdog = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000"}
+        with running(watchdog) as service:
+            fed = 0
+            while fed < 5:
+                fed += manager.recv(4096) == b"WATCHDOG=1"
+            service.process.send_signal(signal.SIGTERM)
+            while manager.recv(4096) != b"STOPPING=1":
+                pass
+
+
 # Overload and poison
 
 
