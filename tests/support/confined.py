@@ -71,7 +71,7 @@ class Confinement:
 
 def read_unit(path: Path) -> dict[str, list[str]]:
     """The words of each setting of a unit; those of settings that stand there twice add up."""
-    settings = defaultdict(list)
+    settings: dict[str, list[str]] = defaultdict(list)
     for line in path.read_text().splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
