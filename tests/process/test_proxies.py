@@ -1,0 +1,285 @@
+"""The examples for nginx and Caddy, run by the real programs in front of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.support.programs import needs_program
+from tests.support.proxies import Proxy, proxied
+from tests.support.service import (
+    Gate,
+    RunningService,
+    recording_form,
+    running,
+    script_form,
+)
+
+MB = 1024 * 1024
+PROXIES = [
+    pytest.param("nginx", marks=needs_program("nginx")),
+    pytest.param("caddy", marks=needs_program("caddy")),
+]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[RunningService]:
+    with running({"VOICE_ENGINE_QUEUE_SIZE": "1", "VOICE_ENGINE_CLIENT_SHARE": "1"}) as service:
+        service.wait_ready()
+        yield service
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def proxy(service: RunningService, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with proxied(request.param, service.port) as proxy:
+        yield proxy
+
+
+async def test_speech_arrives_while_it_is_made(proxy: Proxy, gate: Gate) -> None:
+    form = script_form(f"say 2; wait {gate}; say 2", stream="true")
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.post("/v1/clone", data=form) as response,
+    ):
+        assert response.status == 200
+        head = await response.content.readexactly(44 + 2 * 960)
+        assert head[:4] == b"RIFF"
+        gate.open()  # only now the worker goes on
+        assert len(await response.content.read()) == 2 * 960
+
+
+async def test_a_client_that_leaves_ends_its_request(proxy: Proxy, service: RunningService) -> None:
+    form = script_form("say 2; sleep 600", stream="true")
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.post("/v1/clone", data=form) as response,
+    ):
+        await response.content.readexactly(44 + 2 * 960)
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.post("/v1/clone", data=script_form("say 1")) as response,
+    ):
+        assert response.status == 200
+
+
+async def test_a_large_upload_passes(proxy: Proxy) -> None:
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.post("/v1/transcribe", data=recording_form("pid", 20 * MB)) as response,
+    ):
+        assert response.status == 200
+        assert json.loads((await response.json())["raw"])["bytes"] == 20 * MB
+
+
+async def test_events_arrive_as_they_happen(proxy: Proxy, service: RunningService) -> None:
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.get("/v1/events") as response,
+    ):
+        assert response.content_type == "text/event-stream"
+
+        async def until(event: str, **fields: str) -> None:
+            async for line in response.content:
+                if line.startswith(b"data: "):
+                    told = json.loads(line[6:])
+                    if told["event"] == event and fields.items() <= told.items():
+                        return
+            raise AssertionError(f"the stream ended without {event}")
+
+        await until("listening")
+        (worker,) = service.children(model="stt")
+        async with client.post(f"/v1/children/{worker['name']}/recycle") as answer:
+            assert answer.status == 202
+        await until("recycled", child=worker["name"])
+
+
+async def test_a_refusal_passes_as_it_is(proxy: Proxy, gate: Gate, service: RunningService) -> None:
+    async def speak(client: aiohttp.ClientSession) -> int:
+        async with client.post("/v1/clone", data=script_form(f"wait {gate}; say 1")) as response:
+            await response.read()
+            return response.status
+
+    async with aiohttp.ClientSession(proxy.url) as client:
+        # One at a time, so that the second waits in the queue, which has room for one.
+        running_one = asyncio.create_task(speak(client))
+        await asyncio.to_thread(
+            service.wait_until, lambda health: health["models"]["tts"]["in_flight"] == 1
+        )
+        waiting = asyncio.create_task(speak(client))
+        await asyncio.to_thread(
+            service.wait_until, lambda health: health["models"]["tts"]["queued"] == 1
+        )
+        async with client.post("/v1/clone", data=script_form("say 1")) as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+            assert (await response.json())["error"]["code"] == "overloaded"
+        gate.open()
+        assert await asyncio.gather(running_one, waiting) == [200, 200]
+
+
+async def test_what_is_too_large_gets_the_services_own_error(proxy: Proxy) -> None:
+    """A reference may have 50 MB, and what is refused is not read to its end."""
+    form = aiohttp.FormData({"text": "say 1"})
+    form.add_field("reference_audio", io.BytesIO(bytes(52 * MB)), filename="reference.wav")
+    async with (
+        aiohttp.ClientSession(proxy.url) as client,
+        client.post("/v1/clone", data=form) as response,
+    ):
+        assert response.status == 413
+        assert (await response.json())["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/nothing"])
+async def test_the_id_of_a_request_passes(proxy: Proxy, path: str) -> None:
+    async with aiohttp.ClientSession(proxy.url) as client:
+        async with client.get(path, headers={"X-Request-Id": "order-17"}) as response:
+            assert response.headers.getall("X-Request-Id") == ["order-17"]
+        async with client.get(path) as response:
+            assert len(response.headers["X-Request-Id"]) == 32
+
+
+# What the service does not show
+
+
+class Upstream:
+    """A server behind the same configuration, which notes what reaches it."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.connections: set[int] = set()
+        self.headers: dict[str, str] = {}
+        app = web.Application(client_max_size=10 * MB)
+        app.router.add_get("/socket", self._socket)
+        app.router.add_post("/upload", self._upload)
+        app.router.add_get("/connection", self._connection)
+        self.server = TestServer(app)
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_bytes(message.data[::-1])
+        return socket
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        size = len(await request.content.readany())
+        self.begun.set()
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+        return web.json_response(size)
+
+    async def _connection(self, request: web.Request) -> web.Response:
+        self.connections.add(id(request.transport))
+        self.headers = dict(request.headers)
+        return web.Response()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    made = Upstream()
+    await made.server.start_server()
+    yield made
+    await made.server.close()
+
+
+@pytest.fixture(params=PROXIES)
+def before_upstream(upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    assert upstream.server.port is not None
+    with proxied(request.param, upstream.server.port) as proxy:
+        yield proxy
+
+
+async def test_a_websocket_passes(before_upstream: Proxy) -> None:
+    async with (
+        aiohttp.ClientSession(before_upstream.url) as client,
+        client.ws_connect("/socket") as socket,
+    ):
+        for sent in (b"one", bytes(range(256)) * 256):
+            await socket.send_bytes(sent)
+            assert await socket.receive_bytes() == sent[::-1]
+
+
+async def test_an_upload_is_read_while_it_arrives(
+    before_upstream: Proxy, upstream: Upstream
+) -> None:
+    async def sound() -> AsyncIterator[bytes]:
+        yield bytes(1000)
+        await upstream.begun.wait()  # the rest is sent once the first part has been read
+        yield bytes(1000)
+
+    async with (
+        aiohttp.ClientSession(before_upstream.url) as client,
+        client.post("/upload", data=sound()) as response,
+    ):
+        assert await response.json() == 2000
+
+
+async def test_connections_to_the_service_are_kept(
+    before_upstream: Proxy, upstream: Upstream
+) -> None:
+    for _ in range(3):
+        async with (
+            aiohttp.ClientSession(before_upstream.url) as client,
+            client.get("/connection") as response,
+        ):
+            assert response.status == 200
+    assert len(upstream.connections) == 1
+    assert upstream.headers["X-Forwarded-For"] == "127.0.0.1"
+    assert upstream.headers["X-Forwarded-Proto"] == "http"
+    assert upstream.headers.get("Connection", "keep-alive") == "keep-alive"
+
+
+# Upgrades
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_an_upgrade_costs_no_request(name: str, gate: Gate) -> None:
+    """As docs/operations.md tells: start the new one, tell the proxy, stop the old one."""
+    statuses: list[int] = []
+    stopped = asyncio.Event()
+
+    async def use(url: str) -> None:
+        async with aiohttp.ClientSession(url) as client:
+            while not stopped.is_set():
+                async with client.post("/v1/clone", data=script_form("say 1")) as response:
+                    await response.read()
+                    statuses.append(response.status)
+
+    two = {"VOICE_ENGINE_TTS_WORKERS": "2"}  # one of them stays busy with the stream
+    with running(two) as old, running(two) as new:
+        old.wait_ready()
+        new.wait_ready()
+        with proxied(name, old.port) as proxy:
+            clients = [asyncio.create_task(use(proxy.url)) for _ in range(4)]
+            async with aiohttp.ClientSession(proxy.url) as client:
+                form = script_form(f"say 2; wait {gate}; say 2", stream="true")
+                async with client.post("/v1/clone", data=form) as stream:
+                    await stream.content.readexactly(44 + 2 * 960)
+                    proxy.configure(new.port)
+                    await asyncio.to_thread(proxy.reload)
+                    # Requests reach the new one.
+                    await asyncio.to_thread(
+                        new.wait_until,
+                        lambda health: any((c["requests"] or 0) > 3 for c in health["children"]),
+                    )
+                    old.process.send_signal(signal.SIGTERM)
+                    await asyncio.to_thread(old.wait_for, "stopping")
+                    gate.open()
+                    assert len(await stream.content.read()) == 2 * 960
+            assert await asyncio.to_thread(old.stop) == 0
+            served = sum(child["requests"] or 0 for child in new.children())
+            await asyncio.to_thread(
+                new.wait_until,
+                lambda health: sum(c["requests"] or 0 for c in health["children"]) > served + 4,
+            )
+            stopped.set()
+            await asyncio.gather(*clients)
+    assert set(statuses) == {200}
