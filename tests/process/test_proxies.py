@@ -122,7 +122,7 @@ async def test_a_refusal_passes_as_it_is(proxy: Proxy, gate: Gate, service: Runn
             assert int(response.headers["Retry-After"]) >= 1
             assert (await response.json())["error"]["code"] == "overloaded"
         gate.open()
-        assert await asyncio.gather(running_one, waiting) == [200, 200]
+        assert [await running_one, await waiting] == [200, 200]
 
 
 async def test_what_is_too_large_gets_the_services_own_error(proxy: Proxy) -> None:

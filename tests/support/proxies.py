@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.programs import program
 from tests.support.service import NET, NOBODY, ROOT
@@ -82,7 +83,7 @@ class Proxy:
         subprocess.run(arguments, check=True, capture_output=True, **_as_nobody(self.folder))
 
 
-def _as_nobody(folder: Path) -> dict[str, object]:
+def _as_nobody(folder: Path) -> dict[str, Any]:
     """How to start a program that needs no rights, with a home in `folder`."""
     user = NOBODY if os.getuid() == 0 else None
     return {
