@@ -50,11 +50,22 @@ class DownError(Exception):
 
 def fetch(url: str, timeout: float) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of the response from /health at `url`. Raises `DownError`."""
+    status, body = send(urllib.request.Request(url), timeout)
+    if not _is_health(body):
+        raise DownError(
+            f"the response from {url} (status {status}) is not the state of a voice engine"
+        )
+    return status, body
+
+
+def send(request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
+    """HTTP status of the response, also of an error, and its JSON. Raises `DownError`."""
+    url = request.full_url
     # A proxy that the environment names is for the network, not for this machine.
     proxies = urllib.request.ProxyHandler({} if _is_loopback(url) else None)
     try:
         try:
-            answer = urllib.request.build_opener(proxies).open(url, timeout=timeout)
+            answer = urllib.request.build_opener(proxies).open(request, timeout=timeout)
         except urllib.error.HTTPError as error:  # a 503 from /health has the same body
             answer = error
         with answer:
@@ -63,14 +74,9 @@ def fetch(url: str, timeout: float) -> tuple[int, dict[str, Any]]:
         reason = getattr(error, "reason", None) or error
         raise DownError(f"no response from {url}: {reason or type(error).__name__}") from error
     try:
-        body = json.loads(raw)
+        return status, json.loads(raw)
     except ValueError:
         raise DownError(f"the response from {url} (status {status}) is not JSON") from None
-    if not _is_health(body):
-        raise DownError(
-            f"the response from {url} (status {status}) is not the state of a voice engine"
-        )
-    return status, body
 
 
 def _is_health(body: Any) -> bool:
@@ -99,10 +105,10 @@ def judge(status: int, health: dict[str, Any]) -> int:
 
 def render(health: dict[str, Any], *, colour: bool) -> str:
     """The response from /health as text: a header, errors of models, a line for each child."""
-    status = _clean(health.get("status"))
+    status = clean(health.get("status"))
     models = health["models"]
     summary = [
-        f"{name} {model.get('state')} ({_clean(model.get('engine'))}, {model.get('profile')})"
+        f"{name} {model.get('state')} ({clean(model.get('engine'))}, {model.get('profile')})"
         for name, model in models.items()
     ]
     header = [
@@ -113,7 +119,7 @@ def render(health: dict[str, Any], *, colour: bool) -> str:
     ]
     lines = ["  ".join(header)]
     lines += [
-        f"  {name}: {_clean(model['message'])}"
+        f"  {name}: {clean(model['message'])}"
         for name, model in models.items()
         if model.get("message")
     ]
@@ -160,7 +166,7 @@ def _cell(key: str, value: Any) -> str:
         return _duration(value)
     if isinstance(value, float):
         return f"{value:.0f}"
-    return _clean(value)
+    return clean(value)
 
 
 def _duration(seconds: Any) -> str:
@@ -176,7 +182,7 @@ def _duration(seconds: Any) -> str:
     return f"{minutes}m{second}s" if minutes else f"{second}s"
 
 
-def _clean(value: Any) -> str:
+def clean(value: Any) -> str:
     """`value` on one line, without characters that control a terminal."""
     return "".join(char if char.isprintable() else " " for char in str(value))
 
@@ -185,7 +191,22 @@ def _paint(text: str, colour: str | None, enabled: bool) -> str:
     return f"\033[{colour}m{text}\033[0m" if enabled and colour else text
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Options of a command; `--url` and `--timeout` are those of all commands."""
+
+    def __init__(self, description: str, epilog: str) -> None:
+        super().__init__(description=description, epilog=epilog)
+        default = os.environ.get("VOICE_ENGINE_URL") or (
+            f"http://127.0.0.1:{os.environ.get('PORT') or 8000}"
+        )
+        self.add_argument("--url", default=default, help="address of the service (%(default)s)")
+        self.add_argument(
+            "--timeout",
+            type=float,
+            default=5.0,
+            help="seconds to wait for a response (%(default)s)",
+        )
+
     def error(self, message: str) -> NoReturn:
         # argparse's own code is 2, which here means that the service is down.
         self.exit(USAGE, f"{self.prog}: {message}\n")
@@ -199,7 +220,8 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _health_url(url: str) -> str:
+def health_url(url: str) -> str:
+    """The address of /health of the service at `url`."""
     url = url if "://" in url else f"http://{url}"
     url = url.rstrip("/")
     return url if url.endswith("/health") else f"{url}/health"
@@ -207,28 +229,23 @@ def _health_url(url: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the state of the service; returns the exit code."""
-    default = os.environ.get("VOICE_ENGINE_URL") or (
-        f"http://127.0.0.1:{os.environ.get('PORT') or 8000}"
+    parser = Parser(
+        "Show the state of the voice engine.",
+        "Exit code: 0 ok, 1 degraded or still starting, 2 down, 64 wrong usage.",
     )
-    parser = _Parser(
-        description="Show the state of the voice engine.",
-        epilog="Exit code: 0 ok, 1 degraded or still starting, 2 down, 64 wrong usage.",
-    )
-    parser.add_argument("--url", default=default, help="address of the service (%(default)s)")
     parser.add_argument(
         "--json", action="store_true", help="print the response of /health as it is"
     )
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait (%(default)s)")
     options = parser.parse_args(arguments)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     try:
-        status, health = fetch(_health_url(options.url), options.timeout)
+        status, health = fetch(health_url(options.url), options.timeout)
         code = judge(status, health)
         text = render(health, colour=colour)
     except DownError as error:
         health = {"status": "down", "error": str(error)}
         code = DOWN
-        text = f"{_paint('down', _RED, colour)}  {_clean(error)}"
+        text = f"{_paint('down', _RED, colour)}  {clean(error)}"
     try:
         print(json.dumps(health, indent=2) if options.json else text, flush=True)
     except BrokenPipeError:
