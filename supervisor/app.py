@@ -31,6 +31,7 @@ from supervisor.http.routes import (
     health,
     metrics,
     native,
+    page,
     voices,
 )
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
@@ -68,6 +69,7 @@ OPERATIONS: Operations = (
     *events.OPERATIONS,
     *metrics.OPERATIONS,
     *description.OPERATIONS,
+    *page.OPERATIONS,
 )
 """All that the service offers."""
 

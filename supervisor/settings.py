@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     public_metrics: bool = Field(
         False, description="whether `/metrics` needs no key, although there are some"
     )
+    page: bool = Field(
+        True, description="whether there is a page at `/`, to use and to watch the service"
+    )
     rate_limit_per_minute: float = Field(
         0,
         ge=0,

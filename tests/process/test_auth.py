@@ -92,8 +92,10 @@ async def test_a_key_lets_in(
         ("GET", "/readyz", "", 200),
         ("HEAD", "/livez", "", 200),
         ("GET", "/livez", "wrong", 200),
-        ("GET", "/", "", 401),
-        ("GET", "/", ANNA, 404),
+        ("GET", "/", "", 200),
+        ("GET", "/page/app.js", "", 200),
+        ("GET", "/nothing", "", 401),
+        ("GET", "/nothing", ANNA, 404),
         ("GET", "/livez/", "", 401),
         ("GET", "/v1/clone", "", 401),
         ("POST", "/v1/children/none/recycle", "", 401),
@@ -145,7 +147,7 @@ async def test_without_keys_all_may_come_in_but_operators_may_need_theirs() -> N
         path = "/v1/children/none/recycle"
         for headers, status in (({}, 401), ({"X-API-Key": ADMIN}, 404)):
             assert (await ask(service, "POST", path, headers))[0].status == status
-        assert (await ask(service, "GET", "/", {}))[0].status == 404
+        assert (await ask(service, "GET", "/nothing", {}))[0].status == 404
 
 
 async def test_without_an_operators_key_any_key_is_good_for_them() -> None:
@@ -161,7 +163,9 @@ async def test_keys_and_limits_are_read_again_on_sighup(tmp_path: Path) -> None:
     with running({"VOICE_ENGINE_API_KEYS_FILE": str(file)}) as service:
 
         async def statuses() -> list[int]:
-            answers = [await ask(service, "GET", "/", {"X-API-Key": key}) for key in (ANNA, BEN)]
+            answers = [
+                await ask(service, "GET", "/nothing", {"X-API-Key": key}) for key in (ANNA, BEN)
+            ]
             return [response.status for response, _ in answers]
 
         service.wait_ready()
@@ -203,7 +207,7 @@ async def test_each_key_has_its_own_limit() -> None:
     }
     with running(settings) as service:
 
-        async def status(key: str, path: str = "/") -> int:
+        async def status(key: str, path: str = "/nothing") -> int:
             return (await ask(service, "GET", path, {"X-API-Key": key}))[0].status
 
         assert [await status(key) for key in (ANNA, "wrong", "wrong", ADMIN)] == [
@@ -212,7 +216,7 @@ async def test_each_key_has_its_own_limit() -> None:
             401,
             404,
         ]
-        response, _ = await ask(service, "GET", "/", {"X-API-Key": ANNA})
+        response, _ = await ask(service, "GET", "/nothing", {"X-API-Key": ANNA})
         assert response.status == 429
         assert (await response.json())["error"]["code"] == "rate_limited"
         assert 1 <= int(response.headers["Retry-After"]) <= 30
@@ -241,7 +245,7 @@ async def test_a_listed_page_may_call(locked: RunningService) -> None:
     for header in ("Authorization", "X-API-Key", "xi-api-key"):
         assert header in response.headers["Access-Control-Allow-Headers"]
     # It may read refusals too.
-    response, _ = await ask(locked, "GET", "/", {"Origin": PAGE})
+    response, _ = await ask(locked, "GET", "/nothing", {"Origin": PAGE})
     assert response.status == 401
     assert response.headers["Access-Control-Allow-Origin"] == PAGE
     assert response.headers["Vary"] == "Origin"

@@ -219,7 +219,7 @@ async def test_a_file_input_that_was_left_alone_is_no_file(service: RunningServi
         ("GET", "/v1/clone", 405, "method_not_allowed"),
         ("DELETE", "/v1/transcribe", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/%00", 404, "not_found"),
         ("POST", "/v1/clone/../../etc/passwd", 404, "not_found"),
     ],

@@ -32,6 +32,7 @@ TAGS = {
     "ElevenLabs": "For ElevenLabs' clients: only change their base URL.",
     "Operation": "The state of the service, and operations for operators.",
     "Description": "This description.",
+    "Page": "The page on which people use and watch the service.",
 }
 
 _ERRORS = {

@@ -132,6 +132,7 @@ class ModelEntry(BaseModel):
                     "kind": Kind.TTS,
                     "default": True,
                     "languages": ["en"],
+                    "options": ["temperature"],
                     "state": "SERVING",
                 }
             ]
@@ -150,6 +151,13 @@ class ModelEntry(BaseModel):
     languages: Annotated[
         list[str],
         Field(description="codes of the languages that it has; empty until it has loaded once"),
+    ]
+    options: Annotated[
+        list[str],
+        Field(
+            description="the options of /v1/tts that only some models have, of those that this one "
+            "has; empty until it has loaded once"
+        ),
     ]
     state: Annotated[
         str, Field(description="as in /health; UNLOADED: the next request loads it again")
@@ -310,6 +318,7 @@ def _models(service: Service) -> list[ModelEntry]:
             kind=model.kind,
             default=model.default,
             languages=languages(model),
+            options=list(model.backend.info.options) if model.backend.info else [],
             state=model.backend.state.value,
         )
         for name, model in named

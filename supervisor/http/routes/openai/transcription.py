@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ipc.engines import Json
 from ipc.errors import ServiceError
 from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
@@ -43,6 +44,7 @@ from supervisor.http.shared.transcription import (
     RECORDING,
     PlainForm,
     Transcription,
+    Word,
     plain_answer,
     transcription,
 )
@@ -95,7 +97,10 @@ class TranscriptionFields(BaseModel):
     temperature: Annotated[float | None, _TEMPERATURE] = None
     timestamp_granularities: Annotated[
         list[Literal["segment", "word"]],
-        Field(description="which times verbose_json has; default segments"),
+        Field(
+            description="which times verbose_json has; default segments. With word, each delta of "
+            "a stream has words"
+        ),
     ] = ["segment"]
     include: Annotated[
         list[str], Field(description="accepted and ignored: no engine gives logprobs")
@@ -133,7 +138,7 @@ class _TranscriptionEvents:
     def item(self, item: Segment) -> bytes:
         delta = seam(self._text, item.text) + item.text
         self._text += delta
-        event = {
+        event: Json = {
             "type": "transcript.text.delta",
             "delta": delta,
             "start": item.start,
@@ -141,6 +146,8 @@ class _TranscriptionEvents:
             "language": item.paralinguistics.language,
             **told(item.paralinguistics),
         }
+        if item.words is not None:
+            event["words"] = [Word.of(word).model_dump() for word in item.words]
         if not self._diarized:
             return server_sent(event)
         spoken = DiarizedSegment.of(item)
