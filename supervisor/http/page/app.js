@@ -27,7 +27,7 @@ function showTab() {
         const selected = name === shown;
         tab.setAttribute("aria-selected", String(selected));
         tab.tabIndex = selected ? 0 : -1;
-        byId(name).hidden = !selected;
+        byId(`panel-${name}`).hidden = !selected;
     }
     for (const tell of onTab) tell(shown);
 }

@@ -57,7 +57,7 @@ export function listenPanel() {
     let running = null;
     /** @type {Segment[]} */
     let segments = [];
-    /** @type {{start: number, end: number, button: HTMLElement}[]} */
+    /** @type {{start: number, button: HTMLElement}[]} */
     let words = [];
 
     function fields() {
@@ -129,7 +129,7 @@ export function listenPanel() {
                 each.word.trim(),
             );
             button.addEventListener("click", () => transport.playFrom(each.start));
-            words.push({ start: each.start, end: each.end, button });
+            words.push({ start: each.start, button });
             return [button, " "];
         });
         const labels = [
@@ -215,9 +215,8 @@ export function listenPanel() {
     recording.addEventListener("change", () => void take());
     transport.addEventListener("place", (event) => {
         const place = /** @type {CustomEvent<number | null>} */ (event).detail;
-        for (const { start, end, button } of words) {
-            button.classList.toggle("heard", place !== null && start <= place && place < end);
-        }
+        const heard = place === null ? undefined : words.findLast((word) => word.start <= place);
+        for (const word of words) word.button.classList.toggle("heard", word === heard);
     });
     form.addEventListener("submit", (event) => {
         event.preventDefault();

@@ -73,7 +73,8 @@ export function voicesPanel() {
 
     name.addEventListener("input", () => {
         if (id.dataset.own) return;
-        id.value = name.value.normalize("NFKD").replace(/[^A-Za-z0-9]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
+        const letters = name.value.normalize("NFKD").replace(/\p{M}/gu, "");
+        id.value = letters.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-+|-+$/g, "").toLowerCase();
     });
     id.addEventListener("input", () => {
         if (id.value) id.dataset.own = "true";

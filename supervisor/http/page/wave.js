@@ -13,6 +13,8 @@ const BAR = 3;
 const GAP = 2;
 /** The whole width stands for at least so many seconds, so that a stream grows from the left. */
 const SHORTEST = 4;
+/** Bars are drawn in proportion to the loudest one, but silence stays small. */
+const QUIET = 0.1;
 
 export class Wave {
     /** @type {number[]} */
@@ -21,6 +23,7 @@ export class Wave {
     #counted = 0;
     #seconds = 0;
     #place = 0;
+    #loudest = QUIET;
     #complete = false;
     #waiting = false;
 
@@ -52,6 +55,7 @@ export class Wave {
     clear() {
         this.#peaks = [];
         this.#rest = this.#counted = this.#seconds = this.#place = 0;
+        this.#loudest = QUIET;
         this.#complete = false;
         this.#soon();
     }
@@ -67,6 +71,7 @@ export class Wave {
             this.#rest = Math.max(this.#rest, Math.abs(sample));
             if (++this.#counted < size) continue;
             this.#peaks.push(this.#rest);
+            this.#loudest = Math.max(this.#loudest, this.#rest);
             this.#rest = this.#counted = 0;
         }
         this.#seconds += samples.length / rate;
@@ -135,7 +140,7 @@ export class Wave {
             let peak = 0;
             const end = Math.min(Math.ceil(((bar + 1) * each) / STEP), this.#peaks.length);
             for (let i = Math.floor((bar * each) / STEP); i < end; i++) peak = Math.max(peak, this.#peaks[i] ?? 0);
-            const tall = Math.max(3, Math.sqrt(Math.min(peak, 1)) * (height - 4));
+            const tall = Math.max(3, Math.sqrt(Math.min(peak / this.#loudest, 1)) * (height - 4));
             paint.fillStyle = (bar * each < this.#place ? heard : ahead) ?? "";
             paint.beginPath();
             paint.roundRect(x, (height - tall) / 2, BAR, tall, BAR / 2);

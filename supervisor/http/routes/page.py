@@ -27,7 +27,7 @@ TAG = "Page"
 _HTML, _CSS, _SCRIPT, _TEXT = "text/html", "text/css", "text/javascript", "text/plain"
 
 _FOLDER = files("supervisor.http") / "page"
-_FILES = {
+FILES = {
     "style.css": _CSS,
     **dict.fromkeys(
         (
@@ -41,7 +41,7 @@ _FILES = {
 }
 """The page's own files, and their media types. Nothing else in the folder is sent."""
 
-_VENDOR = {"uPlot.iife.min.js": _SCRIPT, "uPlot.min.css": _CSS, "LICENSE": _TEXT}
+VENDOR = {"uPlot.iife.min.js": _SCRIPT, "uPlot.min.css": _CSS, "LICENSE": _TEXT}
 """The files of uPlot, unchanged."""
 
 _POLICY = (
@@ -74,12 +74,12 @@ async def page(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 async def page_file(call: Call[Nothing, FilePath]) -> web.StreamResponse:
     """A script or the style sheet of the page."""
-    return _send(call, (call.params.name,), _FILES)
+    return _send(call, (call.params.name,), FILES)
 
 
 async def page_vendor_file(call: Call[Nothing, VendorPath]) -> web.StreamResponse:
     """A file of uPlot, which draws the charts of the page."""
-    return _send(call, ("vendor", call.params.name), _VENDOR, depth=1)
+    return _send(call, ("vendor", call.params.name), VENDOR, depth=1)
 
 
 def _send(
