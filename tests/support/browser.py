@@ -122,7 +122,7 @@ def visit(
         yield visited
     finally:
         context.close()
-    assert visited.problems == []
+    assert not visited.problems, visited.problems
     assert visited.hosts == {urlsplit(url).netloc}
 
 
@@ -144,7 +144,10 @@ def drawn(page: Page, canvas: str) -> int:
     count: int = page.locator(canvas).evaluate(
         """canvas => {
             if (!canvas.width || !canvas.height) return 0;
-            const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            // A copy: Chromium warns of a canvas that is read more than once.
+            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+            copy.drawImage(canvas, 0, 0);
+            const all = copy.getImageData(0, 0, canvas.width, canvas.height);
             return all.data.filter((value, i) => i % 4 === 3 && value > 0).length;
         }"""
     )

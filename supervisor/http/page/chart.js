@@ -28,7 +28,7 @@ const DRAWN = 24;
 /** Seconds that the chart shows at least. */
 const SHORTEST = 60;
 
-const HEIGHT = 220;
+const HEIGHT = 210;
 
 export class MemoryChart {
     #host = make("div", { class: "plot", role: "img" });
@@ -125,10 +125,10 @@ export class MemoryChart {
             height: HEIGHT,
             legend: { show: false },
             cursor: { show: false },
-            padding: [22, 8, 0, 0],
+            padding: [22, 28, 0, 0],
             scales: { x: { range: () => this.#span() }, y: { range: () => [0, this.#highest() * 1.08] } },
             axes: [
-                { ...axis, space: 90, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(timeOf) },
+                { ...axis, space: 90, size: 26, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(timeOf) },
                 { ...axis, size: 48 },
             ],
             series: [
@@ -218,5 +218,5 @@ export class MemoryChart {
 
 /** @param {number} seconds */
 function timeOf(seconds) {
-    return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+    return new Date(seconds * 1000).toLocaleTimeString([], { hourCycle: "h23" });
 }

@@ -300,7 +300,11 @@ class Row {
         const acts = child.role === "worker" ? ["recycle", "kill"] : ["kill"];
         const buttons = acts.map((each) => {
             const label = `${capital(each)} ${child.name}`;
-            const button = make("button", { type: "button", class: "plain small", "aria-label": label }, capital(each));
+            const button = make("button", {
+                type: "button",
+                class: each === "kill" ? "plain small risky" : "plain small",
+                "aria-label": label,
+            }, capital(each));
             button.addEventListener("click", () => act(each));
             return button;
         });

@@ -71,7 +71,7 @@ export class EventLog {
                 { "data-level": level, "data-event": name },
                 make("time", { dateTime: time }, new Date(time).toLocaleTimeString()),
                 make("strong", {}, name.replaceAll("_", " ")),
-                level !== "info" && make("span", { class: "pill", "data-level": level }, level),
+                ["warning", "error"].includes(level) && make("span", { class: "pill", "data-level": level }, level),
                 make("span", { class: "muted" }, details.join(" · ")),
             ),
         );
