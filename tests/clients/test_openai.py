@@ -503,6 +503,25 @@ def test_a_transcript_comes_while_it_is_made(scripted: RunningService) -> None:
     assert (second.model_extra or {})["emotion"] == "NEUTRAL"
 
 
+def test_a_streamed_transcript_has_words_if_they_are_wanted(
+    client: openai.OpenAI, recording: bytes
+) -> None:
+    file = ("a.wav", recording)
+    whole = client.audio.transcriptions.create(
+        model="whisper-1",
+        file=file,
+        response_format="verbose_json",
+        timestamp_granularities=["word"],
+    )
+    with client.audio.transcriptions.with_streaming_response.create(
+        model="whisper-1", file=file, stream=True, timestamp_granularities=["word"]
+    ) as response:
+        events = [json.loads(line[6:]) for line in response.iter_lines() if line[:5] == "data:"]
+    words = [word for event in events for word in event.get("words", ())]
+    assert words
+    assert words == [word.model_dump() for word in whole.words or ()]
+
+
 def test_a_streamed_transcript_that_fails_says_why(scripted: RunningService) -> None:
     stream = sdk(scripted).audio.transcriptions.create(
         model="any", file=("a.wav", b"segment Hello there.; raise a bug"), stream=True

@@ -292,6 +292,7 @@ async def test_the_lists_tell_which_voice_belongs_to_which_model(
         assert (await response.json())["id"] == "hum"
     async with client.get("/v1/models") as response:
         models = {model["id"]: model for model in (await response.json())["data"]}
+    assert models["Hum"]["options"] == []
     facts = ("kind", "engine", "default", "languages", "state")
     assert {name: tuple(models[name][fact] for fact in facts) for name in models} == {
         "Hum": ("tts", "Hum", True, ["en"], "SERVING"),

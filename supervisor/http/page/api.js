@@ -38,7 +38,7 @@ export async function request(path, options = {}) {
         const refusal = await refusalOf(response);
         if (quiet || (response.status !== 401 && response.status !== 403)) throw refusal;
         // Another request may have got a key meanwhile.
-        if (key() === used && !(await askFor(response.status))) throw refusal;
+        if (key() === used && !(await askFor(response.status, path))) throw refusal;
     }
 }
 
@@ -103,14 +103,17 @@ async function refusalOf(response) {
     return new Refusal(wait ? `${text} (try again in ${wait} s)` : text, response.status);
 }
 
-/** @param {number} status */
-function askFor(status) {
-    const operators = status === 403;
-    const why = operators
-        ? "This needs the operators’ key (VOICE_ENGINE_ADMIN_KEY)."
-        : "This service needs an API key. It is kept for this tab only.";
+/** What only operators may ask for, if there is a key for them. */
+const OPERATORS = /^v1\/(children|events|models\/[^/]+\/)/;
+
+/** @param {number} status @param {string} path */
+function askFor(status, path) {
+    const why =
+        status === 403
+            ? "This needs the operators’ key (VOICE_ENGINE_ADMIN_KEY)."
+            : "This needs an API key. It is kept for this tab only.";
     // Neither of the two does anything.
-    const probe = operators ? "v1/events?follow=false&last_event_id=none" : "v1/voices";
+    const probe = OPERATORS.test(path) ? "v1/children?since=1e12" : "v1/voices";
     return askForKey(why, async (given) => {
         const response = await send(probe, {}, given).catch((error) => String(error.message));
         if (typeof response === "string") return response;

@@ -91,8 +91,8 @@ export class MemoryChart {
 
     #list() {
         const rows = this.#ended().map((each) => {
-            const time = new Date(Number(each.ended) * 1000).toLocaleTimeString();
-            return make("li", {}, make("span", { class: "muted" }, time), ` ${each.name} `, each.end_reason ?? "ended");
+            const time = timeOf(Number(each.ended));
+            return make("li", {}, make("span", { class: "muted time" }, time), ` ${each.name} `, each.end_reason ?? "ended");
         });
         if (rows.length !== this.#marks.childElementCount) fill(this.#marks, rows);
         this.#marks.hidden = !rows.length;
@@ -216,7 +216,7 @@ export class MemoryChart {
     }
 }
 
-/** @param {number} seconds */
-function timeOf(seconds) {
+/** The time of day. @param {number} seconds since the epoch */
+export function timeOf(seconds) {
     return new Date(seconds * 1000).toLocaleTimeString([], { hourCycle: "h23" });
 }

@@ -80,7 +80,7 @@ async function refresh() {
             card.element.remove();
             cards.delete(name);
         }
-        status.textContent = refused ? "Enter the operators’ key to see memory over time and events: reload this page." : "";
+        status.textContent = refused ? NEEDS_KEY : "";
         status.classList.remove("bad");
     } catch (error) {
         status.textContent = sentence(error);
@@ -114,6 +114,9 @@ async function readProcesses() {
         refused = true;
     }
 }
+
+const NEEDS_KEY =
+    "Memory over time, events and acts need the operators’ key. Open this tab again to enter it.";
 
 /** @param {any} health */
 function summary(health) {

@@ -5,6 +5,7 @@
  */
 
 import { isAbort, request, sentence } from "./api.js";
+import { timeOf } from "./chart.js";
 import { byId, make } from "./dom.js";
 import { events } from "./events.js";
 
@@ -69,7 +70,7 @@ export class EventLog {
             make(
                 "li",
                 { "data-level": level, "data-event": name },
-                make("time", { dateTime: time }, new Date(time).toLocaleTimeString()),
+                make("time", { dateTime: time }, timeOf(Date.parse(time) / 1000)),
                 make("strong", {}, name.replaceAll("_", " ")),
                 ["warning", "error"].includes(level) && make("span", { class: "pill", "data-level": level }, level),
                 make("span", { class: "muted" }, details.join(" · ")),
