@@ -390,6 +390,24 @@ def test_a_model_is_scaled_and_paused(visitor: Visit, service: RunningService) -
     expect(card.locator(".pill").first).to_have_text("serving")
 
 
+def test_what_is_degraded_says_what_mends_it(browser: Browser) -> None:
+    settings = {
+        "VOICE_TEST_LOAD": "raise the weights are gone",
+        "VOICE_ENGINE_FAILURES_MAX": "1",
+        "VOICE_ENGINE_BACKOFF_MAX": "600",
+    }
+    with running(settings) as service, visit(browser, service.url) as visitor:
+        service.wait_until(
+            lambda health: health["models"]["tts"]["state"] == "FAILED" and health["asr_loaded"]
+        )
+        page = visitor.open("health")
+        expect(page.locator("#health-summary")).to_contain_text("degraded")
+        trouble = page.locator("[data-model=tts] .trouble")
+        expect(trouble).to_contain_text("the weights are gone")
+        expect(trouble).to_contain_text(service.health()["models"]["tts"]["hint"][:40])
+        expect(page.locator("[data-model=stt] .trouble")).to_be_hidden()
+
+
 # For everybody
 
 
@@ -420,8 +438,11 @@ def test_tabs_are_reached_and_changed_with_the_keyboard(visitor: Visit) -> None:
     page = visitor.open()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    expect(page.get_by_role("tabpanel", name="Speak")).to_be_visible()
     for _ in range(10):
-        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+Tab")
         if page.evaluate("document.activeElement.role") == "tab":
             break
     expect(page.get_by_role("tab", name="Speak")).to_be_focused()

@@ -1,7 +1,7 @@
 """Pictures of the page for the documents: `python -m tests.support.screenshots [FOLDER]`.
 
-A service with the embedded engines is used a little, so that there is something to see, and each tab
-is taken in light and dark, wide and narrow. FOLDER is docs/page unless it is named.
+A service with the embedded engines is used a little, so that there is something to see, and each
+tab is taken in light and dark, wide and narrow. FOLDER is docs/page unless it is named.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import get_args
 
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
-from tests.support.browser import Scheme, browsing, visit
+from tests.support.browser import Scheme, Visit, browsing, visit
 from tests.support.human import human_file
 from tests.support.service import EMBEDDED, NET, ROOT, RunningService, running
 
@@ -55,7 +55,8 @@ def main() -> None:
         for scheme in get_args(Scheme):
             for ending, width in WIDTHS.items():
                 for tab in TABS:
-                    picture = _taken(browser, service.url, tab, scheme, width, _TALL[ending])
+                    with visit(browser, service.url, scheme=scheme, width=width) as visitor:
+                        picture = _taken(visitor, tab, _TALL[ending])
                     path = folder / f"{tab}-{scheme}{ending}.png"
                     path.write_bytes(picture)
                     print(f"{path}: {len(picture) // 1000} kB")
@@ -97,15 +98,16 @@ def _use(service: RunningService) -> None:
                 response.read()
 
 
-def _taken(browser: Browser, url: str, tab: str, scheme: Scheme, width: int, tallest: int) -> bytes:
-    with visit(browser, url, scheme=scheme, width=width) as visitor:
-        page = visitor.open(tab)
-        _prepare(page, tab)
-        height = min(page.evaluate("document.documentElement.scrollHeight"), tallest)
-        page.set_viewport_size({"width": width, "height": height})
-        page.evaluate("scrollTo(0, 0)")
-        page.mouse.move(0, 0)
-        return _small(page.screenshot())
+def _taken(visitor: Visit, tab: str, tallest: int) -> bytes:
+    page = visitor.open(tab)
+    _prepare(page, tab)
+    size = page.viewport_size
+    assert size
+    height = min(page.evaluate("document.documentElement.scrollHeight"), tallest)
+    page.set_viewport_size({"width": size["width"], "height": height})
+    page.evaluate("scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+    return _small(page.screenshot())
 
 
 def _prepare(page: Page, tab: str) -> None:

@@ -38,7 +38,9 @@ export async function request(path, options = {}) {
         const refusal = await refusalOf(response);
         if (quiet || (response.status !== 401 && response.status !== 403)) throw refusal;
         // Another request may have got a key meanwhile.
-        if (key() === used && !(await askFor(response.status, path))) throw refusal;
+        if (key() === used && !(await askFor(response.status, path))) {
+            throw new Refusal("This needs a key. Try again to enter one.", response.status);
+        }
     }
 }
 

@@ -18,10 +18,15 @@ const THEME = "voice-engine-theme";
 /** Called with the name of the tab that is shown. @type {((name: string) => void)[]} */
 const onTab = [];
 
+/** The name of the tab that is shown; "" at first. */
+let shown = "";
+
 /** Show the tab that the address names. */
 function showTab() {
     const named = location.hash.slice(1);
-    const shown = TABS.includes(named) ? named : "speak";
+    // Links within a tab, such as the one that skips the head, change the address too.
+    if (shown && !TABS.includes(named)) return;
+    shown = TABS.includes(named) ? named : "speak";
     for (const name of TABS) {
         const tab = byId(`tab-${name}`);
         const selected = name === shown;

@@ -32,7 +32,12 @@ const HEIGHT = 210;
 
 export class MemoryChart {
     #host = make("div", { class: "plot", role: "img" });
-    #marks = make("ol", { class: "marks", "aria-label": "Ends of processes" });
+    #marks = make("ol");
+    #scroller = make(
+        "div",
+        { class: "marks", tabIndex: 0, role: "group", "aria-label": "Processes that have ended" },
+        this.#marks,
+    );
     /** @type {any} */
     #plot = null;
     /** @type {Process[]} */
@@ -57,7 +62,7 @@ export class MemoryChart {
                 key("hard", "hard limit"),
             ),
             this.#host,
-            this.#marks,
+            this.#scroller,
         );
         this.title = title;
         new ResizeObserver(() => this.#resize()).observe(this.#host);
@@ -94,8 +99,12 @@ export class MemoryChart {
             const time = timeOf(Number(each.ended));
             return make("li", {}, make("span", { class: "muted time" }, time), ` ${each.name} `, each.end_reason ?? "ended");
         });
-        if (rows.length !== this.#marks.childElementCount) fill(this.#marks, rows);
-        this.#marks.hidden = !rows.length;
+        const shown = this.#marks.lastElementChild?.textContent;
+        if (rows.length !== this.#marks.childElementCount || rows.at(-1)?.textContent !== shown) {
+            fill(this.#marks, rows);
+            this.#scroller.scrollTop = this.#scroller.scrollHeight;
+        }
+        this.#scroller.hidden = !rows.length;
         const living = this.#processes.filter((each) => each.ended === null);
         const text = living.map((each) => `${each.name} has ${Math.round(each.samples.at(-1)?.[1] ?? 0)} MB`).join(", ");
         this.#host.setAttribute("aria-label", `${this.title}. ${text || "No process lives."}`);
@@ -160,9 +169,12 @@ export class MemoryChart {
     }
 
     #highest() {
-        const rss = this.#processes.flatMap((each) => each.samples.map((sample) => sample[1]));
-        const limits = this.#processes.flatMap((each) => [each.soft_limit_mb ?? 0, each.hard_limit_mb ?? 0]);
-        return Math.max(10, ...rss, ...limits);
+        let highest = 10;
+        for (const each of this.#processes) {
+            highest = Math.max(highest, each.soft_limit_mb ?? 0, each.hard_limit_mb ?? 0);
+            for (const [, rss] of each.samples) highest = Math.max(highest, rss);
+        }
+        return highest;
     }
 
     /** The limits of each worker while it lived, and the marks of those that have ended. @param {any} plot */

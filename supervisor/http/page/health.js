@@ -17,6 +17,9 @@ const INTERVAL = 2000;
 /** How many ended processes are kept. */
 const ENDED = 50;
 
+/** How many samples of a process are kept: more than a chart has pixels. */
+const SAMPLES = 1500;
+
 const KINDS = /** @type {Record<string, string>} */ ({ tts: "speech", stt: "transcription" });
 
 /** All processes that were seen, by name and start: a name may come again. @type {Map<string, Process>} */
@@ -105,7 +108,7 @@ async function readProcesses() {
             const known = processes.get(id);
             const last = known?.samples.at(-1)?.[0] ?? 0;
             const samples = child.samples.filter((/** @type {[number, number]} */ each) => each[0] > last);
-            processes.set(id, { ...child, samples: [...(known?.samples ?? []), ...samples] });
+            processes.set(id, { ...child, samples: thinned([...(known?.samples ?? []), ...samples]) });
         }
         const ended = [...processes].filter(([, each]) => each.ended !== null);
         for (const [id] of ended.slice(0, -ENDED)) processes.delete(id);
@@ -113,6 +116,12 @@ async function readProcesses() {
         if (!(error instanceof Refusal) || ![401, 403].includes(error.status)) throw error;
         refused = true;
     }
+}
+
+/** Every second sample, and the last one, of a page that has been open for long. @param {Process["samples"]} samples */
+function thinned(samples) {
+    if (samples.length <= SAMPLES) return samples;
+    return samples.filter((_, i) => i % 2 === 0 || i === samples.length - 1);
 }
 
 const NEEDS_KEY =
