@@ -81,9 +81,8 @@ class Visit:
         """The browser has reported responses of these statuses, and nothing else."""
         assert self.problems
         for problem in self.problems:
-            assert any(
-                f"the server responded with a status of {each}" in problem for each in statuses
-            )
+            told = [f"the server responded with a status of {each}" for each in statuses]
+            assert any(each in problem for each in told), problem
         self.problems.clear()
 
     def note_request(self, request: Request) -> None:

@@ -9,6 +9,7 @@ import { MemoryChart } from "./chart.js";
 import { ask } from "./dialog.js";
 import { byId, fill, make } from "./dom.js";
 import { EventLog } from "./log.js";
+import { Spark } from "./spark.js";
 
 /** @typedef {import("./chart.js").Process} Process */
 
@@ -24,6 +25,12 @@ const KINDS = /** @type {Record<string, string>} */ ({ tts: "speech", stt: "tran
 
 /** All processes that were seen, by name and start: a name may come again. @type {Map<string, Process>} */
 const processes = new Map();
+/**
+ * What was seen of each model: time, requests that wait, that run, seconds of work, real-time factor.
+ * @typedef {[number, number, number, number, number | null]} Load
+ * @type {Map<string, Load[]>}
+ */
+const loads = new Map();
 /** @type {Map<string, Card>} */
 const cards = new Map();
 let since = 0;
@@ -64,7 +71,6 @@ export function healthPanel() {
 
 /** Look at the service once, and show what it says. */
 async function refresh() {
-    const status = byId("health-status");
     try {
         const health = await readHealth();
         summary(health);
@@ -83,12 +89,17 @@ async function refresh() {
             card.element.remove();
             cards.delete(name);
         }
-        status.textContent = refused ? NEEDS_KEY : "";
-        status.classList.remove("bad");
+        tell(refused ? NEEDS_KEY : "");
     } catch (error) {
-        status.textContent = sentence(error);
-        status.classList.add("bad");
+        tell(sentence(error), true);
     }
+}
+
+/** Say something once: a screen reader reads it again whenever it is set. @param {string} text */
+function tell(text, bad = false) {
+    const status = byId("health-status");
+    if (status.textContent !== text) status.textContent = text;
+    status.classList.toggle("bad", bad);
 }
 
 /** The health, also when it is bad: then its status is 503. */
@@ -109,6 +120,12 @@ async function readProcesses() {
             const last = known?.samples.at(-1)?.[0] ?? 0;
             const samples = child.samples.filter((/** @type {[number, number]} */ each) => each[0] > last);
             processes.set(id, { ...child, samples: thinned([...(known?.samples ?? []), ...samples]) });
+        }
+        for (const [model, { samples }] of Object.entries(news.models)) {
+            const known = loads.get(model) ?? [];
+            const last = known.at(-1)?.[0] ?? 0;
+            const fresh = samples.filter((/** @type {Load} */ each) => each[0] > last);
+            loads.set(model, [...known, ...fresh].slice(-SAMPLES));
         }
         const ended = [...processes].filter(([, each]) => each.ended !== null);
         for (const [id] of ended.slice(0, -ENDED)) processes.delete(id);
@@ -160,9 +177,11 @@ const EXPLAINED = /** @type {Record<string, string>} */ ({
 
 /** The part of the panel about one model. */
 class Card {
-    #title = make("h3");
+    #title = make("h3", { tabIndex: -1 });
     #state = make("span");
     #facts = make("dl", { class: "facts" });
+    #waiting = new Spark();
+    #factor = new Spark();
     #trouble = make("div", { class: "trouble", hidden: true });
     #notes = make("ul");
     #more = make("details", { class: "more" }, make("summary", {}, "Notes"), this.#notes);
@@ -218,17 +237,20 @@ class Card {
         fill(this.#state, pill(model.paused ? "PAUSED" : model.state));
         const pause = this.#buttons.get("pause");
         if (pause) pause.textContent = model.paused ? "Resume" : "Pause";
-        const facts = {
-            Waiting: `${model.queued} (${model.backlog_s.toFixed(1)} s of work)`,
-            Running: model.free_slots === undefined ? model.in_flight : `${model.in_flight}, ${model.free_slots} free`,
-            "Real-time factor": model.real_time_factor == null ? "–" : model.real_time_factor.toFixed(2),
-            Workers: model.workers ?? "–",
-            Replays: model.replays,
-        };
+        const factor = model.real_time_factor;
+        const fact = (/** @type {string} */ name, /** @type {string | number} */ value, /** @type {Spark | null} */ spark = null) =>
+            make("div", {}, make("dt", {}, name), make("dd", {}, value, spark && spark.element));
         fill(
             this.#facts,
-            Object.entries(facts).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+            fact("Waiting", `${model.queued} (${model.backlog_s.toFixed(1)} s of work)`, this.#waiting),
+            fact("Real-time factor", factor === null ? "–" : factor.toFixed(2), this.#factor),
+            fact("Running", `${model.in_flight}, ${model.free_slots} free`),
+            fact("Workers", model.workers),
+            fact("Replays", model.replays),
         );
+        const load = loads.get(this.#model) ?? [];
+        this.#waiting.show(load.map((each) => [each[0], each[1]]), now);
+        this.#factor.show(load.map((each) => [each[0], each[4]]), now);
         this.#showTrouble(model);
         fill(this.#notes, model.notes.map((/** @type {string} */ note) => make("li", {}, note)));
         this.#more.hidden = !model.notes.length;
@@ -238,7 +260,7 @@ class Card {
 
     /** What is wrong, and what mends it. @param {any} model */
     #showTrouble(model) {
-        const lines = [model.message, model.hint].filter(Boolean);
+        const lines = [model.hint ?? model.message].filter(Boolean);
         const retry = model.retry_in_s > 0 ? `The next try is in ${Math.ceil(model.retry_in_s)} s.` : "";
         const text = [...lines, retry].filter(Boolean).join("\n");
         if (this.#trouble.dataset.text === text) return;
@@ -263,6 +285,8 @@ class Card {
         }
         for (const [id, row] of this.#children) {
             if (names.has(id)) continue;
+            // Who has pressed a button of it stays near.
+            if (row.element.contains(document.activeElement)) this.#title.focus();
             row.element.remove();
             this.#children.delete(id);
         }

@@ -33,7 +33,7 @@ FILES = {
         (
             *("api.js", "app.js", "catalog.js", "chart.js", "code.js", "dialog.js", "dom.js"),
             *("events.js", "health.js", "key.js", "listen.js", "log.js", "player.js"),
-            *("recording.js", "sound.js", "speak.js", "subtitles.js", "transport.js"),
+            *("recording.js", "sound.js", "spark.js", "speak.js", "subtitles.js", "transport.js"),
             *("voices.js", "wave.js"),
         ),
         _SCRIPT,
