@@ -44,6 +44,7 @@ def _received(manager: socket.socket) -> list[bytes]:
         ("soon", None, None),
         (None, None, None),
     ],
+    ids=["nobody", "itself", "another", "off", "nonsense", "unset"],
 )
 def test_the_interval_is_half_of_what_systemd_allows(
     usec: str | None, pid: int | None, interval: float | None, monkeypatch: pytest.MonkeyPatch
