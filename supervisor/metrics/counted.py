@@ -5,7 +5,8 @@ What `Tally` counts is not counted here again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import Metric
@@ -30,19 +31,40 @@ _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Supervision aims at 5 ms for one step, and /health at 50 ms in all."""
 
 
+_SeriesT = TypeVar("_SeriesT")
+
+
+class _AllSeries(dict[tuple[str | int, ...], _SeriesT]):
+    """The series of a metric by the values of its labels.
+
+    The library needs as long to find a series as to count in it, and each request counts in ten.
+    """
+
+    def __init__(self, find: Callable[..., _SeriesT]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, labels: tuple[str | int, ...]) -> _SeriesT:
+        series = self[labels] = self._find(*labels)
+        return series
+
+
 class Counted:
     """What has happened since the start. Subscribe `take`."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
 
-        def counter(name: str, about: str, *labels: str) -> Counter:
-            return Counter(f"voice_engine_{name}", about, labels, registry=self._registry)
+        def counter(name: str, about: str, *labels: str) -> _AllSeries[Counter]:
+            name = f"voice_engine_{name}"
+            return _AllSeries(Counter(name, about, labels, registry=self._registry).labels)
 
-        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(
-                f"voice_engine_{name}", about, labels, buckets=buckets, registry=self._registry
-            )
+        def histogram(
+            name: str, about: str, buckets: tuple[float, ...], *labels: str
+        ) -> _AllSeries[Histogram]:
+            name = f"voice_engine_{name}"
+            found = Histogram(name, about, labels, buckets=buckets, registry=self._registry)
+            return _AllSeries(found.labels)
 
         self._requests = counter(
             "requests_total",
@@ -66,9 +88,9 @@ class Counted:
             "result",
         )
         for direction in ("in", "out"):  # a series begins at 0, so that rates see its first count
-            self._bytes.labels(direction)
+            self._bytes[(direction,)].inc(0)
         for result in ("hit", "miss"):
-            self._voice_cache.labels(result)
+            self._voice_cache[(result,)].inc(0)
         self._request_seconds = histogram(
             "request_seconds",
             "Time of an HTTP request until it is answered.",
@@ -94,10 +116,11 @@ class Counted:
             _RECYCLE,
             "model",
         )
-        self.lag = histogram(
-            "event_loop_lag_seconds",
+        self.lag = Histogram(
+            "voice_engine_event_loop_lag_seconds",
             "How much later than asked for the event loop went on.",
-            _LAG,
+            buckets=_LAG,
+            registry=self._registry,
         )
 
     def take(self, told: Published) -> None:
@@ -110,7 +133,7 @@ class Counted:
                 self._finished(event)
             case events.Recycled():
                 seconds = (event.ready_ms + event.drain_ms) / 1000
-                self._recycle_seconds.labels(event.model).observe(seconds)
+                self._recycle_seconds[(event.model,)].observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics. Safe in any thread."""
@@ -118,10 +141,10 @@ class Counted:
 
     def _served(self, event: events.Served) -> None:
         model = event.model or ""
-        self._requests.labels(event.method, event.route, event.status, model).inc()
-        self._request_seconds.labels(event.route).observe(event.duration_s)
-        self._bytes.labels("in").inc(event.bytes_in)
-        self._bytes.labels("out").inc(event.bytes_out)
+        self._requests[event.method, event.route, event.status, model].inc()
+        self._request_seconds[(event.route,)].observe(event.duration_s)
+        self._bytes[("in",)].inc(event.bytes_in)
+        self._bytes[("out",)].inc(event.bytes_out)
         if model:
             self._time(model, "first_byte", event.first_byte_s)
 
@@ -130,12 +153,12 @@ class Counted:
         self._time(event.model, "inference", event.inference_s)
         self._time(event.model, "encode", event.encode_s)
         if event.direction is not None and event.sound_s:
-            self._sound.labels(event.model, event.direction).inc(event.sound_s)
+            self._sound[event.model, event.direction].inc(event.sound_s)
         if (factor := event.real_time_factor) is not None:
-            self._real_time_factor.labels(event.model).observe(factor)
+            self._real_time_factor[(event.model,)].observe(factor)
         if event.voice_cached is not None:
-            self._voice_cache.labels("hit" if event.voice_cached else "miss").inc()
+            self._voice_cache[("hit" if event.voice_cached else "miss",)].inc()
 
     def _time(self, model: str, stage: str, seconds: float | None) -> None:
         if seconds is not None:
-            self._stage_seconds.labels(model, stage).observe(seconds)
+            self._stage_seconds[model, stage].observe(seconds)

@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from supervisor.http.errors import Handler
+
 
 class _NoMetrics:
     """In the place of `Metrics`."""
@@ -52,6 +54,12 @@ def _leave_out_events() -> None:
     setattr(service, "Events", NoEvents)  # noqa: B010 - mypy: it is imported there
 
 
+@web.middleware
+async def _serve(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """In the place of the middleware that tells each request."""
+    return await handler(request)
+
+
 def main(way: str) -> None:
     """Serve until SIGTERM."""
     if way in ("off", "events"):
@@ -61,6 +69,8 @@ def main(way: str) -> None:
     from supervisor import app
     from supervisor.settings import Settings
 
+    if way == "off":
+        setattr(app, "served_middleware", _serve)  # noqa: B010
     app.run(Settings)
 
 
