@@ -8,10 +8,13 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from supervisor.dispatch.dispatcher import REFUSALS
+from supervisor.events import Event
+from supervisor.http.connection import Connections, Protocol
 from supervisor.memory.limits import MB
 from supervisor.memory.recycling import Reason
 from supervisor.metrics.metrics import Metrics
@@ -270,6 +273,18 @@ async def test_what_is_closed_counts_no_more(tmp_path: Path) -> None:
     assert found.value("stage_seconds_count", model="tts", stage="queue") is None
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
     await service.close()
+
+
+def test_connections_that_are_refused_are_counted() -> None:
+    told: list[Event] = []
+    connections = Connections(1, told.append)
+    first, *others = (cast(Protocol, object()) for _ in range(3))
+    assert connections.enter(first)
+    assert not any(connections.enter(other) for other in others)
+    assert (connections.open, connections.refused) == (1, 2)
+    connections.leave(first)
+    assert (connections.open, connections.refused) == (0, 2)
+    assert [event.name for event in told] == ["connections_full"]
 
 
 async def test_the_lag_of_the_event_loop_is_measured(
