@@ -2,8 +2,8 @@
 # Prepare this checkout: install the system packages it needs, then make .venv (ops/setup.py, which
 # gets the same arguments). Takes well under a second when there is nothing to do. PYTHON sets
 # another Python. --dev also installs what tests need: curl, Node, the packages of tests/js, the
-# Python clients in .venv-clients, caddy, chromium, nginx and prometheus. SLIM=1 leaves the neural
-# engines out.
+# Python clients in .venv-clients, caddy, chromium, nginx, prometheus and systemd's checker. SLIM=1
+# leaves the neural engines out.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -87,6 +87,7 @@ case " $* " in
         for name in caddy chromium nginx prometheus; do
             [ -x "/usr/bin/$name" ] || [ -x "/usr/sbin/$name" ] || missing="$missing $name"
         done
+        [ -x /usr/bin/systemd-analyze ] || missing="$missing systemd" # it checks the unit
         # shellcheck disable=SC2086  # names of packages, one word each
         if [ -n "$missing" ]; then
             install $missing

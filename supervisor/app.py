@@ -196,8 +196,8 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     background = [
         asyncio.create_task(_reload_on(reload, service, load_settings)),
         asyncio.create_task(_tell_ready(service)),
-        asyncio.create_task(feed_watchdog()),
     ]
+    feeding = asyncio.create_task(feed_watchdog())  # also while requests are finished at the end
     try:
         await stop.wait()
         notify("STOPPING=1")
@@ -211,6 +211,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         await measured.close()
     finally:
         await service.close()
+        feeding.cancel()
     publish(Stopped())
 
 

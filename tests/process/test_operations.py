@@ -361,18 +361,30 @@ def test_systemd_is_told(tmp_path: Path) -> None:
             assert manager.recv(4096) == b"STOPPING=1"
 
 
-def test_the_watchdog_is_fed(tmp_path: Path) -> None:
+async def test_the_watchdog_is_fed_until_the_last_request_is_finished(
+    tmp_path: Path, gate: Gate
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(NET)
+
+        def await_messages(wanted: bytes, count: int = 1) -> None:
+            while count:
+                count -= manager.recv(4096).startswith(wanted)
+
         watchdog = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000"}
         with running(watchdog) as service:
-            fed = 0
-            while fed < 5:
-                fed += manager.recv(4096) == b"WATCHDOG=1"
-            service.process.send_signal(signal.SIGTERM)
-            while manager.recv(4096) != b"STOPPING=1":
-                pass
+            await asyncio.to_thread(await_messages, b"READY=1")
+            await asyncio.to_thread(await_messages, b"WATCHDOG=1", 5)
+            async with aiohttp.ClientSession(service.url) as client:
+                script = f"print begun; wait {gate}; say 1"
+                request = asyncio.create_task(speak(client, script))
+                await asyncio.to_thread(service.wait_for, "child_output", line="begun")
+                service.process.send_signal(signal.SIGTERM)
+                await asyncio.to_thread(await_messages, b"STOPPING=1")
+                await asyncio.to_thread(await_messages, b"WATCHDOG=1", 5)
+                gate.open()
+                assert await request == 200
 
 
 # Overload and poison

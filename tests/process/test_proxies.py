@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -16,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from tests.support.programs import needs_program
 from tests.support.proxies import Proxy, proxied
 from tests.support.service import (
+    NET,
     Gate,
     RunningService,
     recording_form,
@@ -144,6 +147,29 @@ async def test_the_id_of_a_request_passes(proxy: Proxy, path: str) -> None:
             assert response.headers.getall("X-Request-Id") == ["order-17"]
         async with client.get(path) as response:
             assert len(response.headers["X-Request-Id"]) == 32
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_operators_endpoints_can_be_closed(name: str, service: RunningService) -> None:
+    def answers(method: str, path: str) -> int:
+        request = urllib.request.Request(f"{proxy.url}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=NET) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    with proxied(name, service.port, closed=True) as proxy:
+        for method, path in (
+            *(("GET", "/metrics"), ("GET", "/v1/events"), ("GET", "/v1/children")),
+            ("PUT", "/v1/log-level"),
+            ("POST", "/v1/children/tts-1/recycle"),
+            ("POST", "/v1/models/tts/pause"),
+        ):
+            assert answers(method, path) == 404, path
+        for path in ("/health", "/v1/models", "/v1/models/tts-1", "/v1/audio/models"):
+            assert answers("GET", path) == 200, path
 
 
 # What the service does not show

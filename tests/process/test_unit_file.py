@@ -21,6 +21,7 @@ from tests.support.service import (
     MINIMAL,
     ROOT,
     RunningService,
+    production,
     running,
 )
 
@@ -62,15 +63,15 @@ def _confined(place: Path, engines: dict[str, str]) -> dict[str, str]:
         allowed_calls(unit["SystemCallFilter"]), unit["RestrictAddressFamilies"], [str(place)]
     )
     (place / "confinement").write_text(json.dumps(dataclasses.asdict(confinement)))
-    for name in ("tmp", "cache", "voices", "models"):
+    for name in ("tmp", "cache", "voices"):
         (place / name).mkdir()
     return {
+        "VOICE_ENGINE_MODELS_DIR": str(place / "models"),
         **engines,
         FILE: str(place / "confinement"),
         "TMPDIR": str(place / "tmp"),
         "VOICE_ENGINE_CACHE_DIR": str(place / "cache"),
         "VOICES_DIR": str(place / "voices"),
-        "VOICE_ENGINE_MODELS_DIR": str(place / "models"),
     }
 
 
@@ -104,5 +105,14 @@ async def test_the_service_runs_under_what_the_unit_allows(tmp_path: Path) -> No
 @pytest.mark.neural
 async def test_neural_engines_run_under_what_the_unit_allows(tmp_path: Path) -> None:
     settings = _confined(tmp_path, EMBEDDED)
+    with running(settings, module="tests.support.confined") as service:
+        await _serve_under_it(service)
+
+
+@pytest.mark.slow
+async def test_production_engines_run_under_what_the_unit_allows(
+    tmp_path: Path, nano_models: Path
+) -> None:
+    settings = _confined(tmp_path, production(nano_models))
     with running(settings, module="tests.support.confined") as service:
         await _serve_under_it(service)

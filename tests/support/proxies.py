@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -50,8 +51,11 @@ class Proxy:
         """Where clients reach it."""
         return f"http://127.0.0.1:{self.port}"
 
-    def configure(self, upstream: int) -> None:
-        """Write the example as its configuration, for a service on the port `upstream`."""
+    def configure(self, upstream: int, *, closed: bool = False) -> None:
+        """Write the example as its configuration, for a service on the port `upstream`.
+
+        With `closed` the lines that close operators' endpoints are no comment.
+        """
         if self.name == "nginx":
             (self.folder / "nginx.conf").write_text(_NGINX.format(folder=self.folder))
             example, listen = ROOT / "ops" / "nginx.conf", ("listen 80;", "listen {};")
@@ -64,6 +68,9 @@ class Proxy:
         for old, new in (listen[0], here), ("127.0.0.1:8000", f"127.0.0.1:{upstream}"):
             assert text.count(old) == 1, f"{example.name} has another {old!r}"
             text = text.replace(old, new)
+        if closed:
+            text, lines = re.subn(r"# (location ~|@operators|respond @operators)", r"\1", text)
+            assert lines in (1, 2)
         file.write_text(text)
 
     @property
@@ -102,13 +109,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def proxied(name: str, upstream: int) -> Iterator[Proxy]:
-    """`nginx` or `caddy` in front of the port `upstream`, until the end of the block."""
+def proxied(name: str, upstream: int, *, closed: bool = False) -> Iterator[Proxy]:
+    """`nginx` or `caddy` in front of the port `upstream`; see `Proxy.configure`."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if os.getuid() == 0:
             os.chown(folder, NOBODY, NOBODY)
         proxy = Proxy(name, Path(folder), free_port())
-        proxy.configure(upstream)
+        proxy.configure(upstream, closed=closed)
         with (proxy.folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 proxy.command, stdout=log, stderr=log, **_as_nobody(proxy.folder)
