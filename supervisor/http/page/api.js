@@ -108,6 +108,11 @@ async function refusalOf(response) {
 /** What only operators may ask for, if there is a key for them. */
 const OPERATORS = /^v1\/(children|events|models\/[^/]+\/)/;
 
+const REFUSED = /** @type {Record<number, string>} */ ({
+    401: "The service does not know this key. Check it, and try again.",
+    403: "This is a client’s key. Enter the operators’ key.",
+});
+
 /** @param {number} status @param {string} path */
 function askFor(status, path) {
     const why =
@@ -120,8 +125,6 @@ function askFor(status, path) {
         const response = await send(probe, {}, given).catch((error) => String(error.message));
         if (typeof response === "string") return response;
         void response.body?.cancel();
-        if (response.status === 401) return "The service does not know this key. Check it, and try again.";
-        if (response.status === 403) return "This is a client’s key. Enter the operators’ key.";
-        return "";
+        return REFUSED[response.status] ?? "";
     });
 }

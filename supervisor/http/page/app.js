@@ -5,7 +5,7 @@
 
 import { sentence } from "./api.js";
 import { load } from "./catalog.js";
-import { byId, fill, make } from "./dom.js";
+import { button, byId, fill } from "./dom.js";
 import { healthPanel } from "./health.js";
 import { forget, show as showKey } from "./key.js";
 import { listenPanel } from "./listen.js";
@@ -44,7 +44,8 @@ function setUpTabs() {
             location.hash = name;
         });
         tab.addEventListener("keydown", (event) => {
-            const step = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: TABS.length - 1 }[event.key];
+            const last = TABS.length - 1;
+            const step = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: last }[event.key];
             const to = step === undefined ? undefined : TABS.at(step % TABS.length);
             if (to === undefined) return;
             event.preventDefault();
@@ -58,18 +59,18 @@ function setUpTabs() {
 
 function setUpTheme() {
     const root = document.documentElement;
-    const button = byId("theme");
+    const toggle = byId("theme");
     const system = matchMedia("(prefers-color-scheme: dark)");
     function show() {
         const dark = root.dataset.theme ? root.dataset.theme === "dark" : system.matches;
-        button.textContent = dark ? "Light" : "Dark";
-        button.setAttribute("aria-label", dark ? "Use light colours" : "Use dark colours");
+        toggle.textContent = dark ? "Light" : "Dark";
+        toggle.setAttribute("aria-label", dark ? "Use light colours" : "Use dark colours");
         document.dispatchEvent(new Event("themechange"));
     }
     const kept = localStorage.getItem(THEME);
     if (kept === "dark" || kept === "light") root.dataset.theme = kept;
-    button.addEventListener("click", () => {
-        const dark = button.textContent === "Dark";
+    toggle.addEventListener("click", () => {
+        const dark = toggle.textContent === "Dark";
         root.dataset.theme = dark ? "dark" : "light";
         localStorage.setItem(THEME, root.dataset.theme);
         show();
@@ -85,7 +86,7 @@ async function loadLists() {
         await load();
         notice.hidden = true;
     } catch (error) {
-        const again = make("button", { type: "button", class: "plain small", onclick: () => void loadLists() }, "Try again");
+        const again = button("Try again", () => void loadLists());
         fill(notice, sentence(error), " ", again);
         notice.hidden = false;
     }
@@ -104,5 +105,4 @@ byId("forget-key").addEventListener("click", () => {
     // Nothing that was asked with the key stays.
     location.reload();
 });
-byId("key-cancel").addEventListener("click", () => /** @type {HTMLDialogElement} */ (byId("key-dialog")).close());
 void loadLists();

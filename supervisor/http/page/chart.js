@@ -75,8 +75,8 @@ export class MemoryChart {
      * @param {number} now
      */
     show(processes, now) {
-        const ordered = processes.filter((each) => each.samples.length).sort((a, b) => a.started - b.started);
-        this.#processes = ordered.slice(-DRAWN);
+        const seen = processes.filter((each) => each.samples.length);
+        this.#processes = seen.sort((a, b) => a.started - b.started).slice(-DRAWN);
         this.#now = now;
         this.#list();
         const shape = this.#processes.map((each) => each.name + each.started).join();
@@ -96,8 +96,8 @@ export class MemoryChart {
 
     #list() {
         const rows = this.#ended().map((each) => {
-            const time = timeOf(Number(each.ended));
-            return make("li", {}, make("span", { class: "muted time" }, time), ` ${each.name} `, each.end_reason ?? "ended");
+            const time = make("span", { class: "muted time" }, timeOf(Number(each.ended)));
+            return make("li", {}, time, ` ${each.name} `, each.end_reason ?? "ended");
         });
         const shown = this.#marks.lastElementChild?.textContent;
         if (rows.length !== this.#marks.childElementCount || rows.at(-1)?.textContent !== shown) {
@@ -106,14 +106,19 @@ export class MemoryChart {
         }
         this.#scroller.hidden = !rows.length;
         const living = this.#processes.filter((each) => each.ended === null);
-        const text = living.map((each) => `${each.name} has ${Math.round(each.samples.at(-1)?.[1] ?? 0)} MB`).join(", ");
+        const text = living
+            .map((each) => `${each.name} has ${Math.round(each.samples.at(-1)?.[1] ?? 0)} MB`)
+            .join(", ");
         this.#host.setAttribute("aria-label", `${this.title}. ${text || "No process lives."}`);
     }
 
     #data() {
         // @ts-ignore -- the types of uPlot are those of the module, here it is a global
         const { uPlot } = window;
-        const tables = this.#processes.map((each) => [each.samples.map((s) => s[0]), each.samples.map((s) => s[1])]);
+        const tables = this.#processes.map(({ samples }) => [
+            samples.map(([time]) => time),
+            samples.map(([, rss]) => rss),
+        ]);
         return tables.length ? uPlot.join(tables) : [[]];
     }
 
@@ -126,18 +131,26 @@ export class MemoryChart {
             return;
         }
         const pick = (/** @type {string} */ name) => colour(this.#host, name);
-        const [text, line, worker, template] = [pick("--muted"), pick("--line"), pick("--accent"), pick("--template")];
-        const font = "12px system-ui, sans-serif";
-        const axis = { stroke: text, font, grid: { stroke: line, width: 1 }, ticks: { show: false } };
+        const [worker, template] = [pick("--accent"), pick("--template")];
+        const axis = {
+            stroke: pick("--muted"),
+            font: "12px system-ui, sans-serif",
+            grid: { stroke: pick("--line"), width: 1 },
+            ticks: { show: false },
+        };
+        const times = (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(timeOf);
         const options = {
             width,
             height: HEIGHT,
             legend: { show: false },
             cursor: { show: false },
             padding: [22, 28, 0, 0],
-            scales: { x: { range: () => this.#span() }, y: { range: () => [0, this.#highest() * 1.08] } },
+            scales: {
+                x: { range: () => this.#span() },
+                y: { range: () => [0, this.#highest() * 1.08] },
+            },
             axes: [
-                { ...axis, space: 90, size: 26, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map(timeOf) },
+                { ...axis, space: 90, size: 26, values: times },
                 { ...axis, size: 48 },
             ],
             series: [
@@ -177,7 +190,10 @@ export class MemoryChart {
         return highest;
     }
 
-    /** The limits of each worker while it lived, and the marks of those that have ended. @param {any} plot */
+    /**
+     * The limits of each worker while it lived, and the marks of those that have ended.
+     * @param {any} plot
+     */
     #draw(plot) {
         /** @type {CanvasRenderingContext2D} */
         const paint = plot.ctx;
@@ -186,7 +202,8 @@ export class MemoryChart {
         const x = (/** @type {number} */ time) =>
             Math.max(left, Math.min(left + width, plot.valToPos(time, "x", true)));
         const pick = (/** @type {string} */ name) => colour(this.#host, name);
-        const [soft, hard, mark, ground] = [pick("--soft"), pick("--hard"), pick("--text"), pick("--card")];
+        const [soft, hard] = [pick("--soft"), pick("--hard")];
+        const [mark, ground] = [pick("--text"), pick("--card")];
         paint.save();
         paint.lineWidth = 1.25 * ratio;
         for (const each of this.#processes) {

@@ -5,7 +5,7 @@
  */
 
 import { address } from "./api.js";
-import { fill, make } from "./dom.js";
+import { button, fill, make } from "./dom.js";
 import { key } from "./key.js";
 
 /**
@@ -24,7 +24,7 @@ export class CodeSample {
     /** @type {typeof LANGUAGES[number]} */
     #language = "curl";
     #code = make("code");
-    #copy = make("button", { type: "button", class: "plain small", onclick: () => void this.#toClipboard() }, "Copy");
+    #copy = button("Copy", () => void this.#toClipboard());
     #call;
 
     /**
@@ -35,16 +35,17 @@ export class CodeSample {
     constructor(host, call, ...extras) {
         this.#call = call;
         const choices = LANGUAGES.map((language) => {
-            const button = make("button", { type: "button", class: "choice", "aria-pressed": "false" }, language);
-            button.addEventListener("click", () => {
-                this.#language = language;
-                for (const other of choices) other.setAttribute("aria-pressed", String(other === button));
-                this.show();
-            });
-            return button;
+            const properties = { class: "choice", "aria-pressed": String(language === this.#language) };
+            const choice = button(language, () => choose(choice, language), properties);
+            return choice;
         });
-        choices[0]?.setAttribute("aria-pressed", "true");
-        const group = make("div", { class: "choices", role: "group", "aria-label": "Language of the code" }, choices);
+        const choose = (/** @type {HTMLElement} */ chosen, /** @type {typeof LANGUAGES[number]} */ language) => {
+            this.#language = language;
+            for (const each of choices) each.setAttribute("aria-pressed", String(each === chosen));
+            this.show();
+        };
+        const label = { role: "group", "aria-label": "Language of the code" };
+        const group = make("div", { class: "choices", ...label }, choices);
         host.append(
             make("div", { class: "code-head" }, group, extras, this.#copy),
             make("pre", { tabIndex: 0, role: "region", "aria-label": "Code" }, this.#code),
@@ -77,10 +78,13 @@ function curl(call) {
     if (key()) lines.push(`-H "Authorization: Bearer $${VARIABLE}"`);
     if (call.file) {
         // --form-string: a value that begins with @ or < is a value still.
-        for (const [name, value] of Object.entries(call.fields)) lines.push(`--form-string ${shell(`${name}=${value}`)}`);
+        for (const [name, value] of Object.entries(call.fields)) {
+            lines.push(`--form-string ${shell(`${name}=${value}`)}`);
+        }
         lines.push(`-F ${shell(`${call.file.field}=@${call.file.name}`)}`);
     } else {
-        lines.push("-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(call.fields))}`);
+        lines.push("-H 'Content-Type: application/json'");
+        lines.push(`-d ${shell(JSON.stringify(call.fields))}`);
     }
     lines.push(address(call.path) + (call.output ? ` -o ${call.output}` : ""));
     return lines.join(" \\\n    ");
@@ -95,19 +99,23 @@ function python(call) {
         Object.entries(call.fields)
             .map(([name, each]) => `        ${JSON.stringify(name)}: ${value(asText ? String(each) : each)},\n`)
             .join("");
+    const text = JSON.stringify;
     const imports = [!output && "import json", key() && "import os"].filter(Boolean).join("\n");
     return [
         imports && `${imports}\n\n`,
         "import httpx\n\n",
-        `with httpx.stream(\n    "POST",\n    ${JSON.stringify(address(call.path))},\n`,
+        `with httpx.stream(\n    "POST",\n    ${text(address(call.path))},\n`,
         key() && `    headers={"Authorization": "Bearer " + os.environ["${VARIABLE}"]},\n`,
         file
-            ? `    data={\n${entries(true)}    },\n    files={"${file.field}": open(${JSON.stringify(file.name)}, "rb")},\n`
+            ? `    data={\n${entries(true)}    },\n` +
+              `    files={"${file.field}": open(${text(file.name)}, "rb")},\n`
             : `    json={\n${entries(false)}    },\n`,
         "    timeout=300,\n) as answer:\n    answer.raise_for_status()\n",
         output
-            ? `    with open("${output}", "wb") as sound:\n        for piece in answer.iter_bytes():\n            sound.write(piece)\n`
-            : '    for line in answer.iter_lines():\n        if line.startswith("data: "):\n            print(json.loads(line[6:]))\n',
+            ? `    with open("${output}", "wb") as sound:\n` +
+              "        for piece in answer.iter_bytes():\n            sound.write(piece)\n"
+            : '    for line in answer.iter_lines():\n        if line.startswith("data: "):\n' +
+              "            print(json.loads(line[6:]))\n",
     ]
         .filter(Boolean)
         .join("");
@@ -128,11 +136,16 @@ function typescript(call) {
             lines.push(`form.append(${JSON.stringify(name)}, ${JSON.stringify(String(each))});`);
         }
         const name = JSON.stringify(file.name);
-        lines.push(`form.append("${file.field}", new Blob([new Uint8Array(await readFile(${name}))]), ${name});`);
+        lines.push(
+            `const recording = new Blob([new Uint8Array(await readFile(${name}))]);`,
+            `form.append("${file.field}", recording, ${name});`,
+        );
     }
-    lines.push(`const answer = await fetch(${JSON.stringify(address(call.path))}, {`, '    method: "POST",');
+    const url = JSON.stringify(address(call.path));
+    lines.push(`const answer = await fetch(${url}, {`, '    method: "POST",');
     if (headers.length) lines.push(`    headers: { ${headers.join(", ")} },`);
-    lines.push(file ? "    body: form," : `    body: JSON.stringify(${JSON.stringify(call.fields)}),`, "});");
+    const body = file ? "form" : `JSON.stringify(${JSON.stringify(call.fields)})`;
+    lines.push(`    body: ${body},`, "});");
     lines.push("if (!answer.ok) throw new Error((await answer.json()).detail);");
     if (output) {
         lines.push(`await writeFile("${output}", Buffer.from(await answer.arrayBuffer()));`);
@@ -143,7 +156,9 @@ function typescript(call) {
             "for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {",
             '    const lines = (rest + piece.value).split("\\n");',
             '    rest = lines.pop() ?? "";',
-            '    for (const line of lines) if (line.startsWith("data: ")) console.log(JSON.parse(line.slice(6)));',
+            "    for (const line of lines) {",
+            '        if (line.startsWith("data: ")) console.log(JSON.parse(line.slice(6)));',
+            "    }",
             "}",
         );
     }

@@ -28,6 +28,16 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /**
+ * A small button.
+ * @param {Child | Child[]} content
+ * @param {() => void} onclick
+ * @param {Record<string, any>} [properties]
+ */
+export function button(content, onclick, properties = {}) {
+    return make("button", { type: "button", class: "plain small", onclick, ...properties }, content);
+}
+
+/**
  * Replace what is in `parent`.
  * @param {Element} parent
  * @param {...(Child | Child[])} children
@@ -85,8 +95,11 @@ const ICONS = {
     pause: "M7 5.5h3.5v13H7zM13.5 5.5H17v13h-3.5z",
     stop: "M7 7h10v10H7z",
     microphone:
-        "M12 3.5a2.8 2.8 0 0 0-2.8 2.8v5.2a2.8 2.8 0 0 0 5.6 0V6.3A2.8 2.8 0 0 0 12 3.5zM6 11a6 6 0 0 0 5.2 5.95V20.5h1.6v-3.55A6 6 0 0 0 18 11h-1.6a4.4 4.4 0 0 1-8.8 0z",
-    bin: "M9.5 4h5l.8 1.5H19V7H5V5.5h3.7zM6.5 8.5h11l-.8 11a1.5 1.5 0 0 1-1.5 1.4H8.8a1.5 1.5 0 0 1-1.5-1.4z",
+        "M12 3.5a2.8 2.8 0 0 0-2.8 2.8v5.2a2.8 2.8 0 0 0 5.6 0V6.3A2.8 2.8 0 0 0 12 3.5z" +
+        "M6 11a6 6 0 0 0 5.2 5.95V20.5h1.6v-3.55A6 6 0 0 0 18 11h-1.6a4.4 4.4 0 0 1-8.8 0z",
+    bin:
+        "M9.5 4h5l.8 1.5H19V7H5V5.5h3.7z" +
+        "M6.5 8.5h11l-.8 11a1.5 1.5 0 0 1-1.5 1.4H8.8a1.5 1.5 0 0 1-1.5-1.4z",
 };
 
 /** @param {Element} parent @param {(Child | Child[])[]} children */

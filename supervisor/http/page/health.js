@@ -4,10 +4,10 @@
  * events, and the buttons with which an operator acts.
  */
 
-import { Refusal, json, sendJson, sentence } from "./api.js";
+import { Refusal, address, json, sendJson, sentence } from "./api.js";
 import { MemoryChart } from "./chart.js";
 import { ask } from "./dialog.js";
-import { byId, fill, make } from "./dom.js";
+import { button, byId, fill, make } from "./dom.js";
 import { EventLog } from "./log.js";
 import { Spark } from "./spark.js";
 
@@ -23,7 +23,10 @@ const SAMPLES = 1500;
 
 const KINDS = /** @type {Record<string, string>} */ ({ tts: "speech", stt: "transcription" });
 
-/** All processes that were seen, by name and start: a name may come again. @type {Map<string, Process>} */
+/**
+ * All processes that were seen, by name and start: a name may come again.
+ * @type {Map<string, Process>}
+ */
 const processes = new Map();
 /**
  * What was seen of each model: time, requests that wait, that run, seconds of work, real-time factor.
@@ -104,7 +107,7 @@ function tell(text, bad = false) {
 
 /** The health, also when it is bad: then its status is 503. */
 async function readHealth() {
-    const response = await fetch(new URL("health", document.baseURI), { cache: "no-store" }).catch(() => null);
+    const response = await fetch(address("health"), { cache: "no-store" }).catch(() => null);
     if (!response) throw new Refusal("The service cannot be reached. Check that it runs.", 0);
     return response.json();
 }
@@ -118,8 +121,9 @@ async function readProcesses() {
             const id = `${child.name} ${child.started}`;
             const known = processes.get(id);
             const last = known?.samples.at(-1)?.[0] ?? 0;
-            const samples = child.samples.filter((/** @type {[number, number]} */ each) => each[0] > last);
-            processes.set(id, { ...child, samples: thinned([...(known?.samples ?? []), ...samples]) });
+            /** @type {Process["samples"]} */
+            const fresh = child.samples.filter((/** @type {number[]} */ each) => Number(each[0]) > last);
+            processes.set(id, { ...child, samples: thinned([...(known?.samples ?? []), ...fresh]) });
         }
         for (const [model, { samples }] of Object.entries(news.models)) {
             const known = loads.get(model) ?? [];
@@ -135,7 +139,10 @@ async function readProcesses() {
     }
 }
 
-/** Every second sample, and the last one, of a page that has been open for long. @param {Process["samples"]} samples */
+/**
+ * Every second sample, and the last one, when there are too many.
+ * @param {Process["samples"]} samples
+ */
 function thinned(samples) {
     if (samples.length <= SAMPLES) return samples;
     return samples.filter((_, i) => i % 2 === 0 || i === samples.length - 1);
@@ -148,9 +155,15 @@ const NEEDS_KEY =
 function summary(health) {
     const { memory, cores } = health;
     const share = memory.usage_mb === null ? 0 : memory.usage_mb / memory.limit_mb;
-    const used = memory.usage_mb === null ? "unknown" : `${megabytes(memory.usage_mb)} of ${megabytes(memory.limit_mb)}`;
+    const used = `${megabytes(memory.usage_mb)} of ${megabytes(memory.limit_mb)}`;
     const fact = (/** @type {string} */ name, /** @type {any} */ value, /** @type {any} */ more = null) =>
-        make("div", { class: "fact" }, make("span", { class: "muted" }, name), make("span", { class: "value" }, value), more);
+        make(
+            "div",
+            { class: "fact" },
+            make("span", { class: "muted" }, name),
+            make("span", { class: "value" }, value),
+            more,
+        );
     fill(
         byId("health-summary"),
         fact("Service", pill(health.status)),
@@ -201,9 +214,7 @@ class Card {
         this.#model = name;
         this.#chart = new MemoryChart(`Memory of ${name} over time`);
         for (const act of MODEL_ACTS) {
-            const button = make("button", { type: "button", class: "plain small" }, capital(act));
-            button.addEventListener("click", () => void this.#act(act));
-            this.#buttons.set(act, button);
+            this.#buttons.set(act, button(capital(act), () => void this.#act(act)));
         }
         const heads = ["Process", "State", "Requests", "Memory", "Age", "Acts"];
         this.element = make(
@@ -233,17 +244,18 @@ class Card {
     /** @param {any} model @param {any[]} children @param {number} now */
     show(model, children, now) {
         this.#last = model;
-        fill(this.#title, model.engine, " ", make("small", {}, `${KINDS[model.kind] ?? model.kind} · ${this.#model}`));
+        const kind = KINDS[model.kind] ?? model.kind;
+        fill(this.#title, model.engine, " ", make("small", {}, `${kind} · ${this.#model}`));
         fill(this.#state, pill(model.paused ? "PAUSED" : model.state));
         const pause = this.#buttons.get("pause");
         if (pause) pause.textContent = model.paused ? "Resume" : "Pause";
         const factor = model.real_time_factor;
-        const fact = (/** @type {string} */ name, /** @type {string | number} */ value, /** @type {Spark | null} */ spark = null) =>
-            make("div", {}, make("dt", {}, name), make("dd", {}, value, spark && spark.element));
+        const fact = (/** @type {string} */ name, /** @type {any[]} */ ...value) =>
+            make("div", {}, make("dt", {}, name), make("dd", {}, value));
         fill(
             this.#facts,
-            fact("Waiting", `${model.queued} (${model.backlog_s.toFixed(1)} s of work)`, this.#waiting),
-            fact("Real-time factor", factor === null ? "–" : factor.toFixed(2), this.#factor),
+            fact("Waiting", `${model.queued} (${model.backlog_s.toFixed(1)} s)`, this.#waiting.element),
+            fact("Real-time factor", factor?.toFixed(2) ?? "–", this.#factor.element),
             fact("Running", `${model.in_flight}, ${model.free_slots} free`),
             fact("Workers", model.workers),
             fact("Replays", model.replays),
@@ -261,7 +273,8 @@ class Card {
     /** What is wrong, and what mends it. @param {any} model */
     #showTrouble(model) {
         const lines = [model.hint ?? model.message].filter(Boolean);
-        const retry = model.retry_in_s > 0 ? `The next try is in ${Math.ceil(model.retry_in_s)} s.` : "";
+        const wait = Math.ceil(model.retry_in_s);
+        const retry = wait > 0 ? `The next try is in ${wait} s.` : "";
         const text = [...lines, retry].filter(Boolean).join("\n");
         if (this.#trouble.dataset.text === text) return;
         this.#trouble.dataset.text = text;
@@ -296,20 +309,22 @@ class Card {
     async #act(act, child) {
         const verb = act === "pause" && this.#last?.paused ? "resume" : act;
         const target = child ?? this.#model;
-        const workers = this.#last?.workers ?? 1;
+        const scales = verb === "scale";
+        const number = { label: "Workers", value: this.#last?.workers ?? 1, min: 1, max: 64 };
         const answer = await ask({
             title: `${capital(verb)} ${target}`,
             text: EXPLAINED[verb] ?? "",
             verb: capital(verb),
             why: true,
             danger: verb === "kill",
-            ...(verb === "scale" ? { number: { label: "Workers", value: workers, min: 1, max: 64 } } : {}),
+            ...(scales ? { number } : {}),
         });
         if (!answer) return;
         const part = child ? "children" : "models";
-        const body = { reason: answer.why, ...(verb === "scale" ? { workers: answer.number } : {}) };
+        const path = `v1/${part}/${encodeURIComponent(target)}/${verb}`;
+        const body = { reason: answer.why, ...(scales ? { workers: answer.number } : {}) };
         try {
-            const done = await sendJson("POST", `v1/${part}/${encodeURIComponent(target)}/${verb}`, body);
+            const done = await sendJson("POST", path, body);
             this.#say(`${target}: ${done.status}.`);
         } catch (error) {
             this.#say(sentence(error), true);
@@ -335,14 +350,11 @@ class Row {
     constructor(child, act) {
         const acts = child.role === "worker" ? ["recycle", "kill"] : ["kill"];
         const buttons = acts.map((each) => {
-            const label = `${capital(each)} ${child.name}`;
-            const button = make("button", {
-                type: "button",
-                class: each === "kill" ? "plain small risky" : "plain small",
-                "aria-label": label,
-            }, capital(each));
-            button.addEventListener("click", () => act(each));
-            return button;
+            const risky = each === "kill" ? " risky" : "";
+            return button(capital(each), () => act(each), {
+                class: `plain small${risky}`,
+                "aria-label": `${capital(each)} ${child.name}`,
+            });
         });
         this.element = make(
             "tr",
@@ -359,7 +371,8 @@ class Row {
     /** @param {any} child */
     show(child) {
         fill(this.#state, pill(child.state));
-        const slots = child.capacity === null ? "" : `${child.in_flight ?? 0} of ${child.capacity} slots`;
+        const { capacity } = child;
+        const slots = capacity === null ? "" : `${child.in_flight ?? 0} of ${capacity} slots`;
         fill(this.#requests, child.requests ?? "–", slots && make("small", {}, ` · ${slots}`));
         const limit = child.hard_limit_mb ?? child.soft_limit_mb;
         fill(
@@ -394,7 +407,8 @@ function megabytes(mb) {
 function age(seconds) {
     if (seconds < 60) return `${Math.round(seconds)} s`;
     if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-    return seconds < 172_800 ? `${(seconds / 3600).toFixed(1)} h` : `${Math.round(seconds / 86_400)} days`;
+    if (seconds < 172_800) return `${(seconds / 3600).toFixed(1)} h`;
+    return `${Math.round(seconds / 86_400)} days`;
 }
 
 /** @param {string} word */

@@ -58,6 +58,7 @@ function ask(why, accepts) {
     problem.textContent = "";
     field.value = "";
     dialog.showModal();
+    byId("key-cancel").onclick = () => dialog.close();
     return new Promise((resolve) => {
         let accepted = false;
         form.onsubmit = async (event) => {

@@ -7,7 +7,7 @@
 import { isAbort, request, sentence } from "./api.js";
 import { catalog, models } from "./catalog.js";
 import { CodeSample } from "./code.js";
-import { byId, fill, make } from "./dom.js";
+import { button, byId, fill, make } from "./dom.js";
 import { events } from "./events.js";
 import { RecordingField } from "./recording.js";
 import { clock, decoded, save } from "./sound.js";
@@ -57,7 +57,7 @@ export function listenPanel() {
     let running = null;
     /** @type {Segment[]} */
     let segments = [];
-    /** @type {{start: number, button: HTMLElement}[]} */
+    /** @type {{start: number, element: HTMLElement}[]} */
     let words = [];
 
     function fields() {
@@ -87,7 +87,8 @@ export function listenPanel() {
             const body = new FormData();
             for (const [name, value] of Object.entries(fields())) body.append(name, String(value));
             body.append("file", file);
-            const response = await request(PATH, { method: "POST", body, signal: controller.signal });
+            const { signal } = controller;
+            const response = await request(PATH, { method: "POST", body, signal });
             /** @type {any} */
             let whole = null;
             for await (const { data } of events(response)) {
@@ -100,7 +101,8 @@ export function listenPanel() {
             finish(whole, file.name, (performance.now() - begun) / 1000);
         } catch (error) {
             if (controller !== running) return;
-            const text = error instanceof TypeError ? "The transcript broke off. Try again." : sentence(error);
+            const broken = error instanceof TypeError;
+            const text = broken ? "The transcript broke off. Try again." : sentence(error);
             say(isAbort(error) ? "Stopped." : text, !isAbort(error));
         } finally {
             if (controller === running) {
@@ -123,21 +125,17 @@ export function listenPanel() {
         segments.push(segment);
         const parts = segment.words.length ? segment.words : [{ ...segment, word: segment.text }];
         const buttons = parts.map((each) => {
-            const button = make(
-                "button",
-                { type: "button", class: "word", title: `Hear it from ${clock(each.start)}` },
-                each.word.trim(),
-            );
-            button.addEventListener("click", () => transport.playFrom(each.start));
-            words.push({ start: each.start, button });
-            return [button, " "];
+            const properties = { class: "word", title: `Hear it from ${clock(each.start)}` };
+            const word = button(each.word.trim(), () => transport.playFrom(each.start), properties);
+            words.push({ start: each.start, element: word });
+            return [word, " "];
         });
         const labels = [
-            ...(before?.emotion === segment.emotion ? [] : emotionLabels(segment.emotion)),
-            ...(String(before?.events) === String(segment.events) ? [] : eventLabels(segment.events)),
+            before?.emotion === segment.emotion ? [] : emotionLabels(segment.emotion),
+            String(before?.events) === String(segment.events) ? [] : eventLabels(segment.events),
         ];
         const time = make("span", { class: "muted time" }, clock(segment.start));
-        list.append(make("li", {}, time, make("span", { class: "words" }, buttons.flat(), labels)));
+        list.append(make("li", {}, time, make("span", { class: "words" }, buttons.flat(), labels.flat())));
     }
 
     /** @param {any} whole @param {string} name @param {number} seconds */
@@ -153,20 +151,19 @@ export function listenPanel() {
         say(`${whole.duration.toFixed(1)} s of sound in ${seconds.toFixed(1)} s.`);
         const base = name.replace(/\.[^.]*$/, "");
         const { type: _, ...rest } = whole;
+        const asJson = { ...rest, segments: segments.map(plain) };
         const files = /** @type {[string, string, () => string][]} */ ([
             ["txt", "text/plain", () => `${whole.text}\n`],
             ["srt", "application/x-subrip", () => srt(segments)],
             ["vtt", "text/vtt", () => vtt(segments)],
-            ["json", "application/json", () => JSON.stringify({ ...rest, segments: segments.map(plain) }, null, 2)],
+            ["json", "application/json", () => JSON.stringify(asJson, null, 2)],
         ]);
         fill(
             byId("listen-downloads"),
             make("span", { class: "muted" }, "Download"),
-            files.map(([ending, type, content]) => {
-                const button = make("button", { type: "button", class: "plain small" }, ending);
-                button.addEventListener("click", () => save(new Blob([content()], { type }), `${base}.${ending}`));
-                return button;
-            }),
+            files.map(([ending, type, content]) =>
+                button(ending, () => save(new Blob([content()], { type }), `${base}.${ending}`)),
+            ),
         );
     }
 
@@ -216,7 +213,7 @@ export function listenPanel() {
     transport.addEventListener("place", (event) => {
         const place = /** @type {CustomEvent<number | null>} */ (event).detail;
         const heard = place === null ? undefined : words.findLast((word) => word.start <= place);
-        for (const word of words) word.button.classList.toggle("heard", word === heard);
+        for (const word of words) word.element.classList.toggle("heard", word === heard);
     });
     form.addEventListener("submit", (event) => {
         event.preventDefault();
@@ -247,7 +244,8 @@ function emotionLabels(emotion) {
 
 /** @param {string[]} events */
 function eventLabels(events) {
-    return events.filter((each) => each !== SPEECH).map((each) => make("span", { class: "label-quiet" }, each));
+    const told = events.filter((each) => each !== SPEECH);
+    return told.map((each) => make("span", { class: "label-quiet" }, each));
 }
 
 /** A segment for the JSON file. @param {Segment} segment */

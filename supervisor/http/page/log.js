@@ -23,7 +23,9 @@ export class EventLog {
 
     constructor() {
         const worrying = /** @type {HTMLInputElement} */ (byId("events-worrying"));
-        worrying.addEventListener("change", () => this.#list.classList.toggle("worrying", worrying.checked));
+        worrying.addEventListener("change", () => {
+            this.#list.classList.toggle("worrying", worrying.checked);
+        });
     }
 
     start() {
@@ -54,7 +56,8 @@ export class EventLog {
                 this.#status.textContent = "The stream has ended. It is opened again…";
             } catch (error) {
                 if (isAbort(error) || signal.aborted) return;
-                this.#status.textContent = sentence(error instanceof TypeError ? "The connection broke off" : error);
+                const broken = error instanceof TypeError;
+                this.#status.textContent = broken ? "The connection broke off." : sentence(error);
             }
             await new Promise((resolve) => setTimeout(resolve, pause));
         }
@@ -63,16 +66,19 @@ export class EventLog {
     /** @param {Record<string, any>} event */
     #add(event) {
         const { id: _, time, event: name, level, ...fields } = event;
+        const text = (/** @type {any} */ value) =>
+            typeof value === "object" ? JSON.stringify(value) : value;
         const details = Object.entries(fields)
             .filter(([, value]) => value !== null && value !== "")
-            .map(([field, value]) => `${field} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+            .map(([field, value]) => `${field} ${text(value)}`);
+        const worrying = ["warning", "error"].includes(level);
         this.#list.prepend(
             make(
                 "li",
                 { "data-level": level, "data-event": name },
                 make("time", { dateTime: time }, timeOf(Date.parse(time) / 1000)),
                 make("strong", {}, name.replaceAll("_", " ")),
-                ["warning", "error"].includes(level) && make("span", { class: "pill", "data-level": level }, level),
+                worrying && make("span", { class: "pill", "data-level": level }, level),
                 make("span", { class: "muted" }, details.join(" · ")),
             ),
         );

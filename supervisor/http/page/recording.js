@@ -3,10 +3,18 @@
  * A field for a recording: from the microphone, from a file, or dropped.
  */
 
-import { fill, icon, make } from "./dom.js";
+import { button, fill, icon, make } from "./dom.js";
 import { clock } from "./sound.js";
 
-const ENDINGS = /** @type {Record<string, string>} */ ({ "audio/webm": "webm", "audio/ogg": "ogg", "audio/mp4": "m4a" });
+const ENDINGS = /** @type {Record<string, string>} */ ({
+    "audio/webm": "webm",
+    "audio/ogg": "ogg",
+    "audio/mp4": "m4a",
+});
+const NO_MICROPHONE =
+    "A browser gives the microphone only to pages over HTTPS or from localhost. Choose a file.";
+
+const LARGE = { class: "plain" };
 
 export class RecordingField extends EventTarget {
     /** @type {File | null} */
@@ -63,7 +71,7 @@ export class RecordingField extends EventTarget {
 
     async #record() {
         if (!navigator.mediaDevices) {
-            this.#fail("A browser gives the microphone only to pages over HTTPS or from localhost. Choose a file.");
+            this.#fail(NO_MICROPHONE);
             return;
         }
         try {
@@ -107,25 +115,25 @@ export class RecordingField extends EventTarget {
     }
 
     #show() {
-        const button = (/** @type {string} */ text, /** @type {() => void} */ onclick, properties = {}) =>
-            make("button", { type: "button", class: "plain", onclick, ...properties }, text);
         const problem = make("p", { class: "problem", role: "alert" }, this.#problem);
         if (this.#recorder) {
-            const stop = button("Stop recording", () => this.#recorder?.stop());
-            stop.prepend(icon("stop"));
+            const stop = button([icon("stop"), "Stop recording"], () => this.#recorder?.stop(), LARGE);
             fill(this.#host, make("span", { class: "live" }, "Recording"), this.#time, stop);
         } else if (this.file) {
             const size = Math.max(1, Math.round(this.file.size / 1024));
             fill(
                 this.#host,
                 make("span", { class: "file" }, this.file.name, make("small", {}, ` ${size} KB`)),
-                button("Remove", () => this.clear(), { "aria-label": "Remove the recording" }),
+                button("Remove", () => this.clear(), { ...LARGE, "aria-label": "Remove the recording" }),
                 this.#input,
             );
         } else {
-            const record = button("Record", () => void this.#record(), { "aria-label": `Record ${this.#what}` });
-            record.prepend(icon("microphone"));
+            const record = button([icon("microphone"), "Record"], () => void this.#record(), {
+                ...LARGE,
+                "aria-label": `Record ${this.#what}`,
+            });
             const choose = button("Choose a file", () => this.#input.click(), {
+                ...LARGE,
                 "aria-label": `Choose a file with ${this.#what}`,
             });
             const hint = make("span", { class: "muted" }, "or drop one here");

@@ -62,14 +62,13 @@ export async function decoded(file) {
     const context = new OfflineAudioContext(1, 1, DECODED_RATE);
     try {
         const buffer = await context.decodeAudioData(await file.arrayBuffer());
-        const samples = buffer.getChannelData(0).slice();
-        for (let channel = 1; channel < buffer.numberOfChannels; channel++) {
-            const other = buffer.getChannelData(channel);
-            for (let i = 0; i < samples.length; i++) samples[i] = (samples[i] ?? 0) + (other[i] ?? 0);
+        const { numberOfChannels: channels, sampleRate: rate } = buffer;
+        const samples = new Float32Array(buffer.length);
+        for (let channel = 0; channel < channels; channel++) {
+            const one = buffer.getChannelData(channel);
+            one.forEach((sample, i) => (samples[i] = (samples[i] ?? 0) + sample / channels));
         }
-        const { numberOfChannels: channels } = buffer;
-        if (channels > 1) for (let i = 0; i < samples.length; i++) samples[i] = (samples[i] ?? 0) / channels;
-        return { samples, rate: buffer.sampleRate };
+        return { samples, rate };
     } catch {
         return null;
     }

@@ -6,7 +6,7 @@
 import { isAbort, request, sentence } from "./api.js";
 import { catalog, groups, models, voices } from "./catalog.js";
 import { CodeSample } from "./code.js";
-import { byId, fill, make } from "./dom.js";
+import { button, byId, fill, make } from "./dom.js";
 import { RecordingField } from "./recording.js";
 import { PcmReader, save, wav } from "./sound.js";
 import { Transport } from "./transport.js";
@@ -17,6 +17,9 @@ const ENDING = /** @type {Record<string, string>} */ ({ opus: "ogg" });
 
 /** The value in the list of voices that means: not one of them. No id has a space. */
 const RECORDING = " ";
+
+/** The headers that tell what was not taken literally. */
+const NOTES = ["X-Voice-Approximation", "X-Voice-Engine-Warning"];
 
 /** @typedef {Record<string, string | number | boolean>} Fields */
 
@@ -80,10 +83,11 @@ export function speakPanel() {
     /** @param {string} wanted @returns {import("./code.js").Call} */
     function call(wanted) {
         const cloned = voice.value === RECORDING;
+        const name = recording.file?.name ?? "voice.wav";
         return {
             path: cloned ? "v1/clone" : "v1/tts",
             fields: { ...fields(), response_format: wanted, stream: true },
-            file: cloned ? { field: "reference_audio", name: recording.file?.name ?? "voice.wav" } : null,
+            file: cloned ? { field: "reference_audio", name } : null,
             output: `speech.${ENDING[wanted] ?? wanted}`,
         };
     }
@@ -103,7 +107,9 @@ export function speakPanel() {
 
     function problem() {
         if (!text.value.trim()) return "Write a text to speak.";
-        if (voice.value === RECORDING && !recording.file) return "Record the voice, or choose a file with it.";
+        if (voice.value === RECORDING && !recording.file) {
+            return "Record the voice, or choose a file with it.";
+        }
         const seed = input("speak-seed");
         if (seed && !/^\d+$/.test(seed)) return "The seed is a whole number, 0 or more.";
         return "";
@@ -121,7 +127,8 @@ export function speakPanel() {
         const wanted = { seed: Math.floor(Math.random() * 2 ** 32), ...fields() };
         const begun = performance.now();
         try {
-            const response = await send({ ...wanted, stream: true, response_format: "pcm" }, controller.signal);
+            const streamed = { ...wanted, stream: true, response_format: "pcm" };
+            const response = await send(streamed, controller.signal);
             await hear(response, begun);
             offer(wanted);
         } catch (error) {
@@ -145,7 +152,7 @@ export function speakPanel() {
     async function hear(response, begun) {
         if (!response.body) throw new Error("This browser cannot read streams. Use a newer one.");
         rate = Number(response.headers.get("X-Sample-Rate"));
-        const notes = ["X-Voice-Approximation", "X-Voice-Engine-Warning"].map((name) => response.headers.get(name));
+        const notes = NOTES.map((name) => response.headers.get(name));
         pcm = [];
         fill(byId("speak-downloads"));
         byId("speak-sound").hidden = false;
@@ -162,19 +169,18 @@ export function speakPanel() {
             status.textContent = `First sound after ${first.toFixed(2)} s.`;
         }
         transport.end();
+        const seconds = (/** @type {number} */ value) => `${value.toFixed(1)} s`;
         const spent = (performance.now() - begun) / 1000;
         const made = transport.player?.duration ?? 0;
         status.textContent = [
-            `First sound after ${first.toFixed(2)} s, ${made.toFixed(1)} s of sound in ${spent.toFixed(1)} s.`,
+            `First sound after ${first.toFixed(2)} s, ${seconds(made)} of sound in ${seconds(spent)}.`,
             ...notes.filter((note) => note).map((note) => sentence(note)),
         ].join(" ");
     }
 
     /** The downloads of what was heard. @param {Fields} wanted */
     function offer(wanted) {
-        const buttons = FORMATS.map((each) =>
-            make("button", { type: "button", class: "plain small", onclick: () => void download(each, wanted) }, each),
-        );
+        const buttons = FORMATS.map((each) => button(each, () => void download(each, wanted)));
         fill(byId("speak-downloads"), make("span", { class: "muted" }, "Download"), buttons);
     }
 

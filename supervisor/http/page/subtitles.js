@@ -7,19 +7,21 @@
 
 /** @param {Segment[]} segments */
 export function srt(segments) {
-    return segments
-        .map((each, i) => `${i + 1}\n${time(each.start, ",")} --> ${time(each.end, ",")}\n${line(each)}\n\n`)
-        .join("");
+    const cues = segments.map((each, i) => `${i + 1}\n${span(each, ",")}\n${line(each)}\n\n`);
+    return cues.join("");
 }
 
 /** @param {Segment[]} segments */
 export function vtt(segments) {
     const escaped = (/** @type {string} */ text) =>
         text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-    const cues = segments.map(
-        (each) => `${time(each.start, ".")} --> ${time(each.end, ".")}\n${escaped(line(each))}\n\n`,
-    );
+    const cues = segments.map((each) => `${span(each, ".")}\n${escaped(line(each))}\n\n`);
     return `WEBVTT\n\n${cues.join("")}`;
+}
+
+/** @param {Segment} segment @param {string} point */
+function span(segment, point) {
+    return `${time(segment.start, point)} --> ${time(segment.end, point)}`;
 }
 
 /** @param {number} seconds @param {string} point */

@@ -6,7 +6,7 @@
 import { json, request, sentence } from "./api.js";
 import { catalog, groups, load } from "./catalog.js";
 import { ask } from "./dialog.js";
-import { byId, fill, icon, make } from "./dom.js";
+import { button, byId, fill, icon, make } from "./dom.js";
 import { Player } from "./player.js";
 import { RecordingField } from "./recording.js";
 import { decoded } from "./sound.js";
@@ -40,7 +40,9 @@ export function voicesPanel() {
     function problem() {
         if (!recording.file) return "Record the voice, or choose a file with it.";
         if (!id.value.trim()) return "Give the voice an id.";
-        if (!/^[A-Za-z0-9_-]{1,64}$/.test(id.value.trim())) return "The id has letters, digits, - and _ only.";
+        if (!/^[A-Za-z0-9_-]{1,64}$/.test(id.value.trim())) {
+            return "The id has letters, digits, - and _ only.";
+        }
         if (!consent.value.trim()) return "Write who agreed, when and how.";
         if (!agreed.checked) return "Confirm that the person has agreed.";
         return "";
@@ -104,8 +106,10 @@ function show() {
 
 /** @param {import("./catalog.js").Voice} voice */
 function row(voice) {
-    const hear = make("button", { type: "button", class: "round small", "aria-label": `Hear ${voice.name}` }, icon("play"));
-    hear.addEventListener("click", () => void play(voice, hear));
+    const hear = button(icon("play"), () => void play(voice, hear), {
+        class: "round small",
+        "aria-label": `Hear ${voice.name}`,
+    });
     const facts = [
         voice.id,
         voice.language,
@@ -115,16 +119,22 @@ function row(voice) {
     ].filter(Boolean);
     const remove =
         voice.type === "registered" &&
-        make("button", { type: "button", class: "plain small", "aria-label": `Delete ${voice.name}` }, icon("bin"), "Delete");
-    if (remove) remove.addEventListener("click", () => void forget(voice));
-    const text = make("div", { class: "grow" }, make("strong", {}, voice.name), make("small", {}, facts.join(" · ")));
+        button([icon("bin"), "Delete"], () => void forget(voice), {
+            "aria-label": `Delete ${voice.name}`,
+        });
+    const text = make(
+        "div",
+        { class: "grow" },
+        make("strong", {}, voice.name),
+        make("small", {}, facts.join(" · ")),
+    );
     return make("li", { "data-voice": voice.id }, hear, text, remove);
 }
 
-/** @param {import("./catalog.js").Voice} voice @param {HTMLButtonElement} button */
-async function play(voice, button) {
-    button.disabled = true;
-    button.classList.add("busy");
+/** @param {import("./catalog.js").Voice} voice @param {HTMLButtonElement} pressed */
+async function play(voice, pressed) {
+    pressed.disabled = true;
+    pressed.classList.add("busy");
     say("voices-status", `${voice.name} begins to speak…`);
     try {
         const text = SAMPLES[(voice.language ?? "en").slice(0, 2)] ?? SAMPLES["en"];
@@ -142,8 +152,8 @@ async function play(voice, button) {
     } catch (error) {
         say("voices-status", sentence(error), true);
     } finally {
-        button.disabled = false;
-        button.classList.remove("busy");
+        pressed.disabled = false;
+        pressed.classList.remove("busy");
     }
 }
 

@@ -119,29 +119,27 @@ export class Wave {
         const ratio = window.devicePixelRatio || 1;
         const [width, height] = [canvas.clientWidth, canvas.clientHeight];
         if (!width || !height) return;
-        if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-            canvas.width = Math.round(width * ratio);
-            canvas.height = Math.round(height * ratio);
-        }
+        const size = { width: Math.round(width * ratio), height: Math.round(height * ratio) };
+        if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
         const paint = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
         paint.setTransform(ratio, 0, 0, ratio, 0, 0);
         paint.clearRect(0, 0, width, height);
-        const [heard, ahead, rest] = ["--accent", "--wave", "--line"].map((each) => colour(document.body, each));
+        const pick = (/** @type {string} */ name) => colour(document.body, name);
+        const [heard, ahead, rest] = [pick("--accent"), pick("--wave"), pick("--line")];
         const bars = Math.floor((width + GAP) / (BAR + GAP));
         const each = this.#span() / bars;
         const filled = this.#seconds / each;
         for (let bar = 0; bar < bars; bar++) {
             const x = bar * (BAR + GAP);
             if (bar >= filled) {
-                paint.fillStyle = rest ?? "";
+                paint.fillStyle = rest;
                 paint.fillRect(x, height / 2 - 1, BAR, 2);
                 continue;
             }
-            let peak = 0;
-            const end = Math.min(Math.ceil(((bar + 1) * each) / STEP), this.#peaks.length);
-            for (let i = Math.floor((bar * each) / STEP); i < end; i++) peak = Math.max(peak, this.#peaks[i] ?? 0);
+            const from = Math.floor((bar * each) / STEP);
+            const peak = Math.max(0, ...this.#peaks.slice(from, Math.ceil(((bar + 1) * each) / STEP)));
             const tall = Math.max(3, Math.sqrt(Math.min(peak / this.#loudest, 1)) * (height - 4));
-            paint.fillStyle = (bar * each < this.#place ? heard : ahead) ?? "";
+            paint.fillStyle = bar * each < this.#place ? heard : ahead;
             paint.beginPath();
             paint.roundRect(x, (height - tall) / 2, BAR, tall, BAR / 2);
             paint.fill();
