@@ -42,7 +42,10 @@ WITH_BODY, WITHOUT_BODY, FEW = 28, 30, 8
 """Cases of one operation: of each kind with a body, of one that has none; without a key."""
 
 
-KNOWN = {"voice_id": "anna", "sample_id": "sample-1", "model": "tts-1", "name": "stt-1"}
+KNOWN = {
+    **{"voice_id": "anna", "sample_id": "sample-1", "model": "tts-1", "name": "stt-1"},
+    **{"file": "app.js", "library_file": "uPlot.min.css"},
+}
 """What there is for certain of all that a path can name."""
 
 

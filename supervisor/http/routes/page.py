@@ -12,6 +12,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from ipc.errors import ErrorCode
 from supervisor.http.api.operation import (
     Access,
     Call,
@@ -26,6 +27,7 @@ TAG = "Page"
 
 _HTML, _CSS, _SCRIPT, _TEXT = "text/html", "text/css", "text/javascript", "text/plain"
 
+_PAGE = "index.html"
 _FOLDER = files("supervisor.http") / "page"
 FILES = {
     "style.css": _CSS,
@@ -55,13 +57,13 @@ _POLICY = (
 class FilePath(BaseModel):
     """Which file of the page."""
 
-    name: Annotated[str, Field(examples=["app.js"])]
+    file: Annotated[str, Field(examples=["app.js"])]
 
 
 class VendorPath(BaseModel):
     """Which file of a library that the page uses."""
 
-    name: Annotated[str, Field(examples=["uPlot.min.css"])]
+    library_file: Annotated[str, Field(examples=["uPlot.min.css"])]
 
 
 async def page(call: Call[Nothing, Nothing]) -> web.StreamResponse:
@@ -69,27 +71,26 @@ async def page(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
     It loads nothing from other hosts. With VOICE_ENGINE_PAGE=off there is none.
     """
-    return _send(call, ("index.html",), {"index.html": _HTML})
+    return _send(call, (_PAGE,), {_PAGE: _HTML})
 
 
 async def page_file(call: Call[Nothing, FilePath]) -> web.StreamResponse:
     """A script or the style sheet of the page."""
-    return _send(call, (call.params.name,), FILES)
+    return _send(call, (call.params.file,), FILES)
 
 
 async def page_vendor_file(call: Call[Nothing, VendorPath]) -> web.StreamResponse:
     """A file of uPlot, which draws the charts of the page."""
-    return _send(call, ("vendor", call.params.name), VENDOR, depth=1)
+    return _send(call, ("vendor", call.params.library_file), VENDOR)
 
 
 def _send(
     call: Call[Nothing, Nothing] | Call[Nothing, FilePath] | Call[Nothing, VendorPath],
     path: tuple[str, ...],
     known: dict[str, str],
-    depth: int = 0,
 ) -> web.StreamResponse:
     """The file at `path` in the page's folder, if its name is `known`."""
-    media_type = known.get(path[depth])
+    media_type = known.get(path[-1])
     if media_type is None or not call.service.settings.page:
         raise web.HTTPNotFound
     return FileAnswer(
@@ -112,11 +113,12 @@ OPERATIONS: Operations = (
         summary="The page",
         tag=TAG,
         answers=file_answers("The page.", {_HTML: "HTML"}),
+        errors=(ErrorCode.not_found,),
         access=Access.OPEN,
     ),
     operation(
         "GET",
-        "/page/{name}",
+        "/page/{file}",
         page_file,
         summary="A file of the page",
         tag=TAG,
@@ -126,7 +128,7 @@ OPERATIONS: Operations = (
     ),
     operation(
         "GET",
-        "/page/vendor/{name}",
+        "/page/vendor/{library_file}",
         page_vendor_file,
         summary="A file of a library that the page uses",
         tag=TAG,
