@@ -48,6 +48,12 @@ KNOWN = {
 }
 """What there is for certain of all that a path can name."""
 
+ACTS = ("/kill", "/scale", "/reload", "/pause", "/resume", "/unload")
+"""How the paths end of what would change the service for the other cases: nothing is named there.
+
+`tests/process/test_acts.py` has what they do.
+"""
+
 
 def recording() -> bytes:
     file = io.BytesIO()
@@ -107,10 +113,14 @@ def likely(case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
     case.path_parameters = {
         name: KNOWN.get(name, value) for name, value in (case.path_parameters or {}).items()
     }
+    if case.path.endswith(ACTS):
+        case.path_parameters = dict.fromkeys(case.path_parameters, "nobody")
     case.headers.pop("X-Request-Timeout", None)
     if isinstance(case.body, dict):
         for option in ("temperature", "decode_steps", "eos_threshold", "sample_rate"):
             case.body.pop(option, None)
+        if case.path == "/v1/log-level" and "level" in case.body:
+            case.body["level"] = "info"
         for text in ("text", "input"):
             if case.body.get(text) is not None:
                 case.body[text] = f"a {case.body[text]}"[:50]
@@ -144,6 +154,8 @@ def ask(operation: Any, mode: Mode, count: int, headers: dict[str, str]) -> list
         def run(case: schemathesis.Case[Any], as_is: bool) -> None:
             hurried = as_is and "X-Request-Timeout" in case.headers
             sent = case if as_is else likely(case)
+            if sent.path == "/v1/events":
+                sent.query = {**(sent.query or {}), "follow": "false"}  # else it would not end
             response = sent.call(session=session, headers=headers, timeout=NET)
             statuses.append(response.status_code)
             assert response.status_code < 500 or response.status_code in (503, 504 * hurried)
@@ -200,7 +212,8 @@ def test_with_a_key(
         statuses = ask(operation, mode, count, {"X-API-Key": KEY})
         assert len(statuses) >= count
         if mode == "positive":
-            assert set(statuses) & {*declared.answers}, "no case has succeeded"
+            done = {404} if declared.path.endswith(ACTS) else {*declared.answers}
+            assert set(statuses) & done, "no case has succeeded"
 
 
 @each_operation
