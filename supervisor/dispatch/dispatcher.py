@@ -20,7 +20,7 @@ from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import CostModel, Unit, Work
 from supervisor.dispatch.fair_queue import FairQueue, Pace, anything
 from supervisor.dispatch.forecast import Load, Room, forecast
-from supervisor.dispatch.job import Job
+from supervisor.dispatch.job import Job, Run
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.throughput import Company, Throughput
 from supervisor.events import Finished, Quarantined, Refused, RequestLostWorker
@@ -58,13 +58,11 @@ class _Attempt:
 
     job: Job[Any]
     call: Call
-    queued: float
+    run: Run
     worker: WorkerHandle | None = None
     """None while it waits in the queue."""
-    started: float = 0.0
-    """When it went to its worker."""
     before: Sequence[float] = ()
-    """The seconds of `Company` then."""
+    """The seconds of `Company` when it went to its worker."""
 
 
 def _needs_no_live_slot(attempt: _Attempt) -> bool:
@@ -228,10 +226,11 @@ class Dispatcher:
             attempt.call.settle(error)
             return
         attempt.worker = worker
-        attempt.started = time.monotonic()
-        attempt.before = self._company.seconds(attempt.started)
+        now = time.monotonic()
+        attempt.run.worker, attempt.run.started = worker.name, now
+        attempt.before = self._company.seconds(now)
         self._running[attempt.job.id] = attempt
-        self._company.changed(len(self._running), attempt.started)
+        self._company.changed(len(self._running), now)
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining:
@@ -352,12 +351,12 @@ class Dispatcher:
 
     def _ended(self, attempt: _Attempt) -> None:
         """An attempt does not run any more; the second call does nothing."""
-        job = attempt.job
+        job, run = attempt.job, attempt.run
         if self._running.pop(job.id, None) is not None:
-            now = time.monotonic()
+            run.ended = now = time.monotonic()
             self._company.changed(len(self._running), now)
-            job.queued_s += attempt.started - attempt.queued
-            job.running_s += now - attempt.started
+            job.queued_s += run.started - run.queued
+            job.running_s += now - run.started
 
     def _start(self, job: Job[Any], *, replay: bool) -> _Attempt:
         """Give `job` to a free worker, or queue it. A replay goes first: it has waited before."""
@@ -371,7 +370,9 @@ class Dispatcher:
             asyncio.get_running_loop().create_future(),
             alone=0 < job.attempts == self.config.max_attempts - 1,
         )
-        attempt = _Attempt(job, call, time.monotonic())
+        run = Run(time.monotonic())
+        job.runs.append(run)
+        attempt = _Attempt(job, call, run)
         if not self._waiting and not self.paused and (free := self._free_worker(call)) is not None:
             self._submit(attempt, free)
             return attempt

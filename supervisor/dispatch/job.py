@@ -32,6 +32,18 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
+class Run:
+    """One run of a job: it waits, then a worker has it. On the clock of `time.monotonic`."""
+
+    queued: float
+    worker: str | None = None
+    """The name of the worker; None while it waits."""
+    started: float = 0.0
+    """When it went to its worker."""
+    ended: float | None = None
+
+
+@dataclass(slots=True)
 class Job(Generic[ResultT]):
     """One request. `deadline` is on the clock of `time.monotonic`, `client` is for fairness."""
 
@@ -45,6 +57,8 @@ class Job(Generic[ResultT]):
     """Estimated seconds of computing."""
     queued_s: float = 0.0
     running_s: float = 0.0
+    runs: list[Run] = field(default_factory=list)
+    """More than one if workers died."""
     attempts: int = 0
     """How many workers it may have killed."""
     result: ResultT | None = None

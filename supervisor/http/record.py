@@ -18,11 +18,15 @@ class Record:
     """One request. Times are on the clock of `time.monotonic`."""
 
     arrived: float = field(default_factory=time.monotonic)
+    reading: float | None = None
+    """When it began to read the body of the request; None if there is none to read."""
+    read: float | None = None
+    """When it had all of it."""
     answered: float | None = None
     """When the headers of a response were sent whose body follows."""
     model: str | None = None
     voice: str | None = None
-    """As the client called it."""
+    """The id of the voice that speaks, if it is one with an id."""
     job: Job[Any] | None = None
     error: str | None = None
     """The code of the error in the response, or in the stream."""

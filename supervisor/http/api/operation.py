@@ -22,6 +22,7 @@ from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
 from supervisor.http.api.read import FileField, invite, read_form, read_json, validate
 from supervisor.http.context import time_limit
+from supervisor.http.record import RECORD
 from supervisor.service import SERVICE, Service
 
 FORM = "multipart/form-data"
@@ -122,9 +123,11 @@ class Operation(Generic[BodyT, ParamsT]):
             if not self.media:
                 invite(request)
                 return await self.handler(Call(request, service, self.body(), params, upload))
-            limit = time_limit(request)
+            limit, record = time_limit(request), request[RECORD]
+            record.reading = time.monotonic()
             async with _upload_deadline(limit.deadline()):
                 body = await self._read(request, upload)
+            record.read = time.monotonic()
             call = Call(request, service, body, params, upload, limit.deadline())
             return await self.handler(call)
 

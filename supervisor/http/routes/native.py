@@ -270,7 +270,7 @@ async def tts(call: Call[TtsFields, Nothing]) -> web.StreamResponse:
     if call.upload.size:
         voice = Voice(recording=call.upload.recording)
         return await speak(call, call.body.speech(voice), model=model)
-    async with named(call.service, await resolve_voice(call, asked, model=model)) as voice:
+    async with named(call, await resolve_voice(call, asked, model=model)) as voice:
         return await speak(call, call.body.speech(voice), model=model)
 
 

@@ -23,6 +23,7 @@ from supervisor.dispatch.models import Model, has_voice
 from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.dispatch.sentence_buffer import SentenceBuffer, SpokenAudio
 from supervisor.http.api.operation import JSON, Answer, Call
+from supervisor.http.record import RECORD
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.models import choose
@@ -109,20 +110,24 @@ def sampling(
 
 
 @contextlib.asynccontextmanager
-async def named(service: Service, voice_id: str | None) -> AsyncIterator[Voice]:
+async def named(call: Call[Any, Any], voice_id: str | None) -> AsyncIterator[Voice]:
     """The voice with the id `voice_id`, or that mix; None means the engine's default one.
 
     While the context is open, a registered voice is not deleted. Raises `ServiceError` (not_found)
     if there is no such voice and the front can know it.
     """
+    service, record = call.service, call.request[RECORD]
     voice = None if voice_id is None else service.voices.get(voice_id)
     if voice is not None:
         async with service.voices.hold(voice.key):
             path = str(service.voices.recording_path(voice))
             recording = Recording(voice.key, path=path, parts=voice.parts)
+            record.voice = voice_id
             yield Voice(recording=recording, registered=True)
     else:
-        yield _unregistered(service, voice_id)
+        unregistered = _unregistered(service, voice_id)
+        record.voice = voice_id
+        yield unregistered
 
 
 def _unregistered(service: Service, voice_id: str | None) -> Voice:

@@ -237,7 +237,7 @@ async def text_to_speech_stream_with_timestamps(call: _TtsCall) -> web.StreamRes
 async def _voice(call: _TtsCall) -> AsyncIterator[Voice]:
     """The voice of the request."""
     voice_id = await resolve_voice(call, call.params.voice_id, model=call.body.model_id)
-    async with named(call.service, voice_id) as voice:
+    async with named(call, voice_id) as voice:
         yield voice
 
 

@@ -242,7 +242,7 @@ async def openai_speech(call: Call[SpeechFields, Nothing]) -> web.StreamResponse
     asked = fields.voice.id if isinstance(fields.voice, VoiceReference) else fields.voice
     voice_id = await resolve_voice(call, asked, model=fields.model)
     response_format = fields.response_format or "mp3"
-    async with named(call.service, voice_id) as voice:
+    async with named(call, voice_id) as voice:
         speech = Speak(
             fields.input,
             voice,
