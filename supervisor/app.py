@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -47,12 +48,18 @@ from supervisor.service import SERVICE, VERSION, Service
 from supervisor.settings import Settings
 from supervisor.systemd import feed_watchdog, notify, reloading
 
+if TYPE_CHECKING:
+    from supervisor.tracing import Tracing
+
 _BACKLOG = 512
 _LINGER_SECONDS = 2.0
 """How long a refused client may still send before it is disconnected: it must read the refusal."""
 
 _CANCEL_SECONDS = 0.2
 """How long a cancelled handler may take to end before its connection is closed."""
+
+_COLLECTOR = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Variables with the address to which traces are sent."""
 
 
 OPERATIONS: Operations = (
@@ -83,11 +90,14 @@ _CONNECTIONS_BESIDE = 16
 """How many connections that port takes. They are left when all others are in use."""
 
 
-def build_app(service: Service, operations: Operations = OPERATIONS) -> web.Application:
+def build_app(
+    service: Service, operations: Operations = OPERATIONS, tracing: Tracing | None = None
+) -> web.Application:
     """The routes of the service, or some of them."""
     app = web.Application(
         middlewares=[
             id_middleware,
+            *([tracing.middleware] if tracing else []),
             served_middleware,
             error_middleware,
             cors_middleware,
@@ -97,9 +107,29 @@ def build_app(service: Service, operations: Operations = OPERATIONS) -> web.Appl
     )
     # By signal, because the headers of a stream are sent before the middlewares see the response.
     app.on_response_prepare.extend([note_answer, add_id, add_warnings, add_cors])
+    if tracing:
+        app.on_response_prepare.append(tracing.add_parent)
     app[SERVICE] = service
     add_operations(app, operations)
     return app
+
+
+def start_tracing(environment: Mapping[str, str]) -> Tracing | None:
+    """The traces that the variables of OpenTelemetry ask for; None if they ask for none.
+
+    The service serves without them when they cannot be had.
+    """
+    wanted = any(environment.get(name) for name in _COLLECTOR)
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if not wanted or disabled or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    try:
+        from supervisor.tracing import Tracing
+
+        return Tracing()
+    except Exception:
+        logger.exception("tracing_failed")
+        return None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -171,7 +201,9 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     metrics_sock = None if metrics_port is None else listen(settings.host, metrics_port)
     service = Service(settings)
     publish = service.events.publish
-    app, connections = build_app(service), Connections(settings.max_connections, publish)
+    tracing = start_tracing(os.environ)
+    app = build_app(service, tracing=tracing)
+    connections = Connections(settings.max_connections, publish)
     measured = Metrics(service, connections)
     if metrics_port is None:
         app[METRICS] = measured
@@ -209,6 +241,8 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
         for door in doors:
             await door.close(end)
         await measured.close()
+        if tracing:
+            await tracing.close(end)
     finally:
         await service.close()
         feeding.cancel()

@@ -29,7 +29,7 @@ _ALIASES = ("PORT", "VOICES_DIR", "NOTIFY_SOCKET")
 
 # Nothing from outside: no setting of a service, and no proxy between it and its clients.
 for name in list(os.environ):
-    if name.startswith(("VOICE_ENGINE_", "WATCHDOG_")) or name in _ALIASES:
+    if name.startswith(("VOICE_ENGINE_", "WATCHDOG_", "OTEL_")) or name in _ALIASES:
         del os.environ[name]
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "localhost,127.0.0.1"

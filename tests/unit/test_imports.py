@@ -67,7 +67,7 @@ _FILES = {
     "supervisor.settings": "supervisor.settings",
     "supervisor.service": "supervisor.service",
 }
-_TOP = ("supervisor.app", "supervisor.cli", "supervisor.systemd")
+_TOP = ("supervisor.app", "supervisor.cli", "supervisor.systemd", "supervisor.tracing")
 """What wires everything together, and is imported by nobody else."""
 
 
