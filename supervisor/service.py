@@ -371,7 +371,7 @@ def _better_engines(model: ModelSettings, settings: Settings) -> str | None:
         return None
     advice = (
         f"the production engine {default_engine(model.kind, 'production').name} serves once its "
-        f"weights are in {settings.models_dir}: voice-engine models fetch {settings.models_dir}"
+        f"weights are in {settings.models_dir}: voice-engine models pull {settings.models_dir}"
     )
     embedded = default_engine(model.kind, "embedded")
     if model.engine.profile == "minimal" and not embedded.installed(settings.models_dir):

@@ -395,16 +395,23 @@ class Settings(BaseSettings):
         return frozenset(_split(self.cors_origins))
 
     @classmethod
+    def variables(cls) -> dict[str, tuple[str, ...]]:
+        """The environment variables of each field, the one to use first."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else ()
+            found[name] = tuple(str(choice) for choice in choices if str(choice).isupper()) or (
+                f"VOICE_ENGINE_{name.upper()}",
+            )
+        return found
+
+    @classmethod
     def table(cls) -> str:
         """All settings as a Markdown table: variable, default, what it is for."""
         rows = [("variable", "default", "what it is"), ("---", "---", "---")]
-        for name, field in cls.model_fields.items():
-            alias = field.validation_alias
-            variable = (
-                str(alias.choices[0])
-                if isinstance(alias, AliasChoices)
-                else f"VOICE_ENGINE_{name.upper()}"
-            )
+        for name, (variable, *_) in cls.variables().items():
+            field = cls.model_fields[name]
             default = "" if field.default is None else str(field.default)
             rows.append((f"`{variable}`", default and f"`{default}`", str(field.description)))
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)

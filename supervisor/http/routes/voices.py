@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,14 @@ SAMPLE = FileField(
     "audio",
     f"a recording of the voice: {READABLE}; its first 30 s are used",
     lambda settings: settings.max_reference_mb,
+)
+
+
+_SAMPLES = replace(
+    SAMPLE,
+    description=f"one or several recordings of the voice: {READABLE}; 30 s of them are used, the "
+    "same share of each",
+    several=True,
 )
 
 
@@ -240,7 +249,7 @@ async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 
 async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
-    """Register the voice of a recording under an id.
+    """Register the voice of one or several recordings under an id.
 
     The response comes after the voice was tested and saved to disk. If the id belongs to a
     registered voice already, the new voice replaces it.
@@ -398,7 +407,7 @@ OPERATIONS: Operations = (
         tag=TAG,
         body=RegisterFields,
         media=(FORM,),
-        file=SAMPLE,
+        file=_SAMPLES,
         answers={200: Answer("The voice is registered.", {JSON: Registered})},
         errors=(ErrorCode.conflict,),
     ),
