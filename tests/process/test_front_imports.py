@@ -1,4 +1,4 @@
-"""What the front loads: no library of a model, on which its smallness rests."""
+"""What the front loads: no library of a model or of the commands; its smallness rests on that."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from tests.support.service import ROOT
 
 pytestmark = pytest.mark.quick
 
+_OF_MODELS = ("torch", "numpy", "funasr", "model_procs")
+_OF_THE_COMMAND_LINE = ("typer", "rich", "httpx", "supervisor.cli.app")
 
-def test_the_front_imports_no_model_library() -> None:
+
+@pytest.mark.parametrize("libraries", [_OF_MODELS, _OF_THE_COMMAND_LINE])
+def test_the_front_imports_no_library_that_it_does_not_need(libraries: tuple[str, ...]) -> None:
     code = (
-        "import sys, supervisor.app; "
-        "print([m for m in ('torch', 'numpy', 'funasr', 'model_procs') if m in sys.modules])"
+        "import sys, supervisor.cli, supervisor.serve, supervisor.app; "
+        f"print([m for m in {libraries} if m in sys.modules])"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -340,7 +340,7 @@ def test_bad_weights_are_named_with_what_mends_them(
         engine(EngineConfig(tmp_path)).load()
     assert raised.value.code is ErrorCode.model_unavailable
     assert str(path.parent) in raised.value.message
-    assert f"voice-engine models fetch {tmp_path}" in raised.value.message
+    assert f"voice-engine models pull {tmp_path}" in raised.value.message
 
 
 # SenseVoice

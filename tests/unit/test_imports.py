@@ -16,7 +16,7 @@ ROOMS: dict[str, set[str]] = {
     # Which rooms the files of a room may import, besides their own and ipc. Arrows go down only.
     "model_procs": {"model_procs.audio"},
     "model_procs.audio": set(),
-    "model_procs.weights": {"model_procs.audio"},
+    "model_procs.weights": {"model_procs", "model_procs.audio"},
     "model_procs.speech": {"model_procs", "model_procs.audio", "model_procs.listening"},
     "model_procs.listening": {"model_procs", "model_procs.audio", "model_procs.weights"},
     "model_procs.engines": {
@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.workers", "supervisor.dispatch", "supervisor.voices"),
     },
     "supervisor.http": {"supervisor.base", "supervisor.service", "supervisor.dispatch"},
+    "supervisor.cli": {"supervisor.settings", "supervisor.memory"},
     "supervisor.http.api": {
         *("supervisor.base", "supervisor.service", "supervisor.settings", "supervisor.http"),
         *("supervisor.dispatch", "supervisor.voices"),
@@ -67,7 +68,10 @@ _FILES = {
     "supervisor.settings": "supervisor.settings",
     "supervisor.service": "supervisor.service",
 }
-_TOP = ("supervisor.app", "supervisor.cli", "supervisor.systemd", "supervisor.tracing")
+_TOP = (
+    *("supervisor.app", "supervisor.serve", "supervisor.systemd", "supervisor.tracing"),
+    *("supervisor.cli", "supervisor.cli.__main__"),
+)
 """What wires everything together, and is imported by nobody else."""
 
 
