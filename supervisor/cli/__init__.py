@@ -12,7 +12,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["serve"] and "--help" not in arguments:
+    if arguments[:1] == ["serve"] and not {"--help", "-h"} & set(arguments):
         from supervisor.serve import main as serve
 
         return serve(arguments[1:])

@@ -55,7 +55,7 @@ class Check:
     advice: str = ""
 
 
-def all_checks(where: Address, env_file: Path | None) -> Iterator[Check]:
+def all_checks(env_file: Path | None) -> Iterator[Check]:
     """All checks, one after the other."""
     yield check_python()
     yield check_packages()
@@ -67,8 +67,7 @@ def all_checks(where: Address, env_file: Path | None) -> Iterator[Check]:
         )
         return
     yield check_names(env_file)
-    served = serving(where)
-    yield check_port(settings, served)
+    yield check_port(settings, serving(settings))
     yield from (check_weights(model.engine, settings) for model in settings.models)
     yield check_memory(settings)
     yield from check_folders(settings)
@@ -127,8 +126,10 @@ def check_names(env_file: Path | None) -> Check:
     return Check("settings", Verdict.OK, "valid")
 
 
-def serving(where: Address) -> str | None:
-    """What serves at the address, if it is a voice engine."""
+def serving(settings: Settings) -> str | None:
+    """What has the port here, if it is a voice engine."""
+    host = "127.0.0.1" if settings.host in ("::", "0.0.0.0") else settings.host
+    where = Address(f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
     try:
         with where.service() as service:
             health = service.health()[1]

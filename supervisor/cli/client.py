@@ -125,7 +125,7 @@ class Service:
             connected(str(self._client.base_url)),
             self._client.stream(method, path, **options) as response,
         ):
-            if response.is_error:
+            if not response.is_success:  # a redirect, too: its body is not what was asked for
                 response.read()
                 raise refusal(response)
             yield response
@@ -167,7 +167,7 @@ def connected(url: str) -> Iterator[None]:
     """Errors of the connection as a `DownError`."""
     try:
         yield
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise DownError(
             f"no response from {url.rstrip('/')} ({error or type(error).__name__}); start the "
             "service with `voice-engine serve`, or give its address with --url"

@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from supervisor.cli import show
-from supervisor.cli.command import address, command
+from supervisor.cli.command import command
 from supervisor.cli.settings import EnvFile
 
 _STYLES = {"OK": "green", "WARNING": "yellow", "FAILED": "bold red"}
@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, "doctor", "voice-engine doctor", panel="Set-up")(doctor)
 
 
-def doctor(context: typer.Context, env_file: EnvFile = None) -> None:
+def doctor(env_file: EnvFile = None) -> None:
     """Check that the service can run here.
 
     The exit code is 1 if there are warnings, 2 if something has failed.
@@ -26,7 +26,7 @@ def doctor(context: typer.Context, env_file: EnvFile = None) -> None:
 
     table = show.table("CHECK", "", "FOUND")
     worst = checks.Verdict.OK
-    for check in checks.all_checks(address(context), env_file):
+    for check in checks.all_checks(env_file):
         worst = max(worst, check.verdict, key=lambda verdict: verdict.value)
         found = Text(show.clean(check.found))
         if check.advice:

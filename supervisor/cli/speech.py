@@ -177,7 +177,10 @@ def _text(given: str | None) -> str:
         return str(given)
     if sys.stdin.isatty():
         show.messages().print("Type the text; Ctrl-D ends it.", style="dim")
-    return sys.stdin.read()
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise CommandError(f"the input is no text in UTF-8: {error.reason}", USAGE) from error
 
 
 def _fields(text: str | None = None, **others: Any) -> dict[str, Any]:

@@ -355,12 +355,14 @@ class Top:
 
     def _keys(self) -> None:
         """Read the keyboard."""
+        rest = b""
         while not self._stopped.is_set():
             pressed = os.read(sys.stdin.fileno(), 64)
             if not pressed:
                 self._put("key", "q")
                 return
-            for key in keys_of(pressed):
+            keys, rest = keys_of(rest + pressed)
+            for key in keys:
                 self._put("key", key)
 
     def _do(self, act: Act) -> None:
@@ -374,13 +376,17 @@ class Top:
             self._hurry.set()
 
 
-def keys_of(pressed: bytes) -> Iterator[str]:
-    """The keys that have a meaning, in what the terminal has sent."""
+def keys_of(pressed: bytes) -> tuple[list[str], bytes]:
+    """The keys that have a meaning, in what the terminal has sent; and the begin of another one."""
+    keys = []
     while pressed:
         known = next((each for each in KEYS if pressed.startswith(each)), None)
         if known is not None:
-            yield KEYS[known]
+            keys.append(KEYS[known])
+        elif any(each.startswith(pressed) for each in KEYS):
+            break
         pressed = pressed[len(known or b"1") :]
+    return keys, pressed
 
 
 @contextmanager

@@ -191,7 +191,8 @@ def _conclude(outcome: Outcome, count: int) -> None:
 
 def find(names: Sequence[str]) -> list[Path]:
     """The recordings that the arguments name. Raises `CommandError` for one that names none."""
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
+    """By where they really are: the same recording may have several names."""
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -204,8 +205,9 @@ def find(names: Sequence[str]) -> list[Path]:
         if not inside:
             what = "has no recordings" if path.is_dir() else "is no file, folder or pattern of any"
             raise CommandError(f"{show.clean(name)} {what}", USAGE)
-        found |= dict.fromkeys(inside)
-    return list(found)
+        for each in inside:
+            found.setdefault(each.resolve(), each)
+    return list(found.values())
 
 
 def _is_recording(path: Path) -> bool:
@@ -283,9 +285,9 @@ async def _ask(client: httpx.AsyncClient, source: Path, fields: dict[str, str]) 
             )
     except OSError as error:
         raise CommandError(f"it cannot be read: {error.strerror or error}") from error
-    if response.is_error:
+    if not response.is_success:
         raise refusal(response)
-    return _text_of(response.content, fields)
+    return _text_of(response, fields)
 
 
 async def _run(
@@ -314,7 +316,7 @@ async def _starts(client: httpx.AsyncClient, model: str | None, running: int) ->
     """How many more recordings to send now; one is always on its way."""
     try:
         free, capacity = room(json_of(await client.get("/health")), model)
-    except (httpx.TransportError, CommandError, KeyError):
+    except (httpx.RequestError, CommandError, KeyError):
         free = capacity = 0  # the next recording will say what is wrong
     return max(min(free, capacity - running), 0 if running else 1)
 
@@ -402,7 +404,8 @@ def _to_output(
     with where.service() as service:
         options: Any = {"data": fields, "files": {"file": (name, content)}}
         with service.stream("POST", "/v1/transcribe", **options) as response:
-            text = _text_of(response.read(), fields)
+            response.read()
+            text = _text_of(response, fields)
     if output in (None, "-"):
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
@@ -411,10 +414,11 @@ def _to_output(
             file.write(text)
 
 
-def _text_of(body: bytes, fields: dict[str, str]) -> bytes:
+def _text_of(response: httpx.Response, fields: dict[str, str]) -> bytes:
+    """What is written of a response, which has been read."""
     if fields["response_format"] == "json":
-        return (json.dumps(json.loads(body), indent=2, ensure_ascii=False) + "\n").encode()
-    return body.rstrip(b"\n") + b"\n"
+        return (json.dumps(json_of(response), indent=2, ensure_ascii=False) + "\n").encode()
+    return response.content.rstrip(b"\n") + b"\n"
 
 
 def _fields(

@@ -195,6 +195,13 @@ def test_a_key_is_sent_and_never_printed(tmp_path: Path) -> None:
             assert not re.search("client-key|operators-key|wrong-key", done.stdout + done.stderr)
 
 
+def test_serve_takes_global_options_too() -> None:
+    done = command("--url", "http://127.0.0.1:9", "serve", "--port", "99999")
+    assert (done.returncode, "port" in done.stderr.lower()) == (2, True)
+    assert command("serve", "--prot", "1").returncode == 64
+    assert "SIGHUP" in command("serve", "-h").stdout
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     line = f"{shlex.quote(sys.executable)} -m supervisor.cli settings | head -1"
     done = subprocess.run(
@@ -393,40 +400,30 @@ def _given_back(terminal: Terminal) -> bool:
     return last.startswith(b"\x1b[?1049l") and b"\x1b[?25l" not in last
 
 
-@pytest.mark.parametrize(
-    ("end", "code"), [("interrupt", 130), ("terminate", 130), ("lost", 0), ("hang up", 130)]
-)
-def test_top_gives_the_terminal_back_however_it_ends(end: str, code: int, tmp_path: Path) -> None:
-    with running() as service:
-        service.wait_ready()
-        top = Terminal(["top"], environment(service), tmp_path)
-        top.wait_for(_line("tts-1 "))
-        before = termios.tcgetattr(top.process.child_fd)
-        assert not before[3] & termios.ICANON
-        if end == "interrupt":
-            top.press(INTERRUPT)
-        elif end == "terminate":
-            top.process.kill(signal.SIGTERM)
-        elif end == "hang up":
-            top.process.kill(signal.SIGHUP)
-        else:
-            # It goes on without the service, and says so.
-            service.stop()
-            top.wait_for(lambda text: text.startswith("down  no response"))
-            assert _line("tts-1 ")(top.text)
-            top.press("q")
-        assert top.end() == code
-        assert _given_back(top)
+@pytest.mark.parametrize("end", ["interrupt", "terminate", "hang up"])
+def test_top_gives_the_terminal_back_however_it_ends(
+    service: RunningService, end: str, tmp_path: Path
+) -> None:
+    top = Terminal(["top"], environment(service), tmp_path)
+    top.wait_for(_line("tts-1 "))
+    assert not termios.tcgetattr(top.process.child_fd)[3] & termios.ICANON
+    if end == "interrupt":
+        top.press(INTERRUPT)
+    else:
+        top.process.kill(signal.SIGTERM if end == "terminate" else signal.SIGHUP)
+    assert top.end() == 130
+    assert _given_back(top)
 
 
-async def test_a_service_that_comes_back_is_followed_again(tmp_path: Path) -> None:
+def test_top_outlives_the_service_and_follows_the_next_one(tmp_path: Path) -> None:
     with running() as service:
         service.wait_ready()
         port = str(service.port)
         top = Terminal(["top"], environment(service), tmp_path)
         top.wait_for(_line("tts-1 "))
         service.stop()
-        top.wait_for("down  no response")
+        top.wait_for(lambda text: text.startswith("down  no response"))
+        assert _line("tts-1 ")(top.text)
         with running({"VOICE_ENGINE_STT_WORKERS": "2"}, ["--port", port]) as second:
             second.wait_ready()
             top.wait_for(lambda text: text.startswith("ok ") and _line("stt-2 ")(text))
@@ -580,6 +577,11 @@ def test_every_example_of_the_help_works(tmp_path: Path) -> None:
             # What doctor finds depends on the machine.
             expected = (0, 1, 2) if "doctor" in example else (0,)
             assert done.returncode in expected, (example, done.stdout, done.stderr)
+        # Its weights are there, but empty.
+        spoilt = ("models", "verify", "pocket", "--folder", "models")
+        verified = command(*spoilt, service=service, folder=here)
+        assert verified.returncode == 1
+        assert verified.stdout.startswith("pocket      failed ")
     assert (here / "anna.wav").read_bytes() == (here / "me.wav").read_bytes()
     for made in ("hello.wav", "fast.mp3", "mine.wav", "interviews/me.srt", "more/one.srt"):
         assert (here / made).stat().st_size > 0, made

@@ -140,6 +140,12 @@ def test_the_body_of_health_counts_also_when_no_model_serves() -> None:
     assert _service(lambda _: httpx.Response(503, json=body)).health() == (503, body)
 
 
+def test_a_redirect_is_no_answer() -> None:
+    service = _service(lambda _: httpx.Response(301, headers={"Location": "https://a.example"}))
+    with pytest.raises(RefusedError, match="301"), service.stream("POST", "/v1/tts"):
+        pass
+
+
 def test_a_refused_stream_says_why() -> None:
     service = _service(lambda _: httpx.Response(400, json={"detail": "the text is empty"}))
     with pytest.raises(RefusedError, match="the text is empty"), service.stream("POST", "/v1/tts"):

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.cli import checks
 from supervisor.cli.checks import Verdict
-from supervisor.cli.client import Address, CommandError
+from supervisor.cli.client import CommandError
 from supervisor.cli.in_force import load_settings, read_file, unknown, values
 from supervisor.http import connection
 from supervisor.settings import Settings
@@ -170,6 +170,6 @@ def test_a_wrong_setting_ends_the_checks_that_need_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PORT", "no")
-    *_, last = checks.all_checks(Address("http://127.0.0.1:9"), None)
+    *_, last = checks.all_checks(None)
     assert (last.name, last.verdict) == ("settings", Verdict.FAILED)
     assert "PORT" in last.found

@@ -65,7 +65,11 @@ def _words(line: str) -> str:
 
 
 def test_keys() -> None:
-    assert list(keys_of(b"\x1b[A\x1bOBrxk\x03")) == ["up", "down", "r", "k", "q"]
+    assert keys_of(b"\x1b[A\x1bOBrxk\x03") == (["up", "down", "r", "k", "q"], b"")
+    # A key may come in two pieces.
+    assert keys_of(b"r\x1b[") == (["r"], b"\x1b[")
+    assert keys_of(b"\x1b[" + b"B") == (["down"], b"")
+    assert keys_of(b"\x1b" + b"r\x1b[5~") == (["r"], b"")
 
 
 def test_the_first_worker_is_selected_and_the_arrows_stop_at_the_ends(view: View) -> None:

@@ -35,7 +35,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["sub/e.odd"], ["sub/e.odd"]),
         (["*.wav"], ["b.wav"]),
         (["sub/**/*.wav"], ["sub/deep/d.wav"]),
-        (["b.wav", ".", "b.wav"], ["b.wav", "a.MP3", "sub/c.opus", "sub/deep/d.wav"]),
+        (
+            ["b.wav", "sub/../b.wav", ".", "b.wav"],
+            ["b.wav", "a.MP3", "sub/c.opus", "sub/deep/d.wav"],
+        ),
     ],
 )
 def test_files_folders_and_patterns(folder: Path, names: list[str], found: list[str]) -> None:
