@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -395,9 +394,9 @@ def test_top_recycles_and_kills_by_key_and_gives_the_terminal_back(tmp_path: Pat
 
 
 def _given_back(terminal: Terminal) -> bool:
-    """Whether the last words to the terminal were: your own screen, and your cursor."""
+    """Whether keys are as before, and the last words were: your own screen, your cursor."""
     last = terminal.output[terminal.output.rindex(b"\x1b[?1049") :]
-    return last.startswith(b"\x1b[?1049l") and b"\x1b[?25l" not in last
+    return terminal.cooked and last.startswith(b"\x1b[?1049l") and b"\x1b[?25l" not in last
 
 
 @pytest.mark.parametrize("end", ["interrupt", "terminate", "hang up"])
@@ -406,7 +405,7 @@ def test_top_gives_the_terminal_back_however_it_ends(
 ) -> None:
     top = Terminal(["top"], environment(service), tmp_path)
     top.wait_for(_line("tts-1 "))
-    assert not termios.tcgetattr(top.process.child_fd)[3] & termios.ICANON
+    assert not top.is_cooked()
     if end == "interrupt":
         top.press(INTERRUPT)
     else:

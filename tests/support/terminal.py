@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import termios
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ class Terminal:
         self._ended = False
         self.output = b""
         """All that was sent to the terminal."""
+        self.cooked = False
+        """Whether the command left the terminal as a shell wants it."""
         with warnings.catch_warnings():
             # The child becomes another program at once, so the threads of this one do not matter.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -63,6 +66,11 @@ class Terminal:
             assert met(), f"the screen never came to that; it is:\n{self.text}"
             return self.text
 
+    def is_cooked(self) -> bool:
+        """Whether the terminal hands over whole lines and shows what is typed, as for a shell."""
+        flags = termios.tcgetattr(self.process.child_fd)[3]
+        return bool(flags & termios.ICANON and flags & termios.ECHO)
+
     def press(self, keys: str) -> None:
         """Type."""
         self.process.send(keys)
@@ -70,6 +78,7 @@ class Terminal:
     def end(self) -> int:
         """Wait for the end of the command; its exit code, or minus the signal."""
         self._reader.join(NET)
+        self.cooked = self.is_cooked()
         self.process.close()
         code, number = self.process.exitstatus, self.process.signalstatus
         return -int(number or 0) if code is None else int(code)
