@@ -576,6 +576,12 @@ def test_every_example_of_the_help_works(tmp_path: Path) -> None:
             # What doctor finds depends on the machine.
             expected = (0, 1, 2) if "doctor" in example else (0,)
             assert done.returncode in expected, (example, done.stdout, done.stderr)
+        several = ("voices", "add", "both", "me.wav", "hello.wav", "--consent", "a test")
+        assert command(*several, service=service, folder=here).returncode == 0
+        listed = json.loads(command("voices", "ls", "--json", service=service).stdout)["voices"]
+        (both,) = [voice for voice in listed if voice["voice_id"] == "both"]
+        assert (len(both["samples"]), both["consent"]) == (2, "a test")
+
         # Its weights are there, but empty.
         spoilt = ("models", "verify", "pocket", "--folder", "models")
         verified = command(*spoilt, service=service, folder=here)
