@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.support.programs import program
 from tests.support.service import NET, NOBODY, ROOT
 
@@ -81,13 +83,26 @@ class Proxy:
         return [program("caddy"), "run", "--config", f"{self.folder}/Caddyfile"]
 
     def reload(self) -> None:
-        """Have it read its configuration again, as its operator would."""
+        """Have it read its configuration again; afterwards it takes no request by the old one."""
+        workers = []
         if self.name == "nginx":
+            master = psutil.Process(int((self.folder / "pid").read_text()))
+            workers = master.children()
             arguments = [*self.command, "-s", "reload"]
         else:
             arguments = [program("caddy"), "reload", "--config", f"{self.folder}/Caddyfile"]
             arguments += ["--address", f"unix/{self.folder}/admin"]
         subprocess.run(arguments, check=True, capture_output=True, **_as_nobody(self.folder))
+        while any(_takes_requests(worker) for worker in workers):
+            time.sleep(0.01)
+
+
+def _takes_requests(worker: psutil.Process) -> bool:
+    """Whether a worker of nginx does not yet say that it only finishes what it has."""
+    try:
+        return "shutting down" not in " ".join(worker.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _as_nobody(folder: Path) -> dict[str, Any]:
