@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ LEAVE_SECONDS = 2.0
 
 _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
+
+_SECRET = re.compile("VOICE_ENGINE_(API|ADMIN)_KEY|OTEL_")
 
 live_processes: set[int] = set()
 """Pids of every `Process` that has not been reaped."""
@@ -159,6 +162,11 @@ async def start_python(
     return process
 
 
+def _without_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those that hold keys, which no model needs."""
+    return {name: value for name, value in environment.items() if not _SECRET.match(name)}
+
+
 def _start_python(
     module: str,
     arguments: Sequence[str],
@@ -172,7 +180,7 @@ def _start_python(
         stdout=log_fd,
         stderr=log_fd,
         pass_fds=pass_fds,
-        env={**os.environ, **environment},
+        env={**_without_keys(os.environ), **environment},
         process_group=0,  # Ctrl-C in a terminal is for the front alone
     )
     try:

@@ -403,6 +403,22 @@ async def test_readyz_tells_when_nothing_serves() -> None:
         assert (await ask(service, "GET", "/livez", {}))[0].status == 200
 
 
+def test_children_do_not_have_the_keys(
+    locked: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={ADMIN}")
+    with running({"VOICE_ENGINE_API_KEY": ANNA}) as service:
+        service.wait_ready()
+        for each in (locked, service):
+            front, *children = each.processes()
+            assert ANNA in str(front.environ())
+            assert len(children) == 4
+            for child in children:
+                environment = str(child.environ())
+                assert "PATH" in environment
+                assert not [key for key in (ANNA, BEN, ADMIN) if key in environment]
+
+
 async def test_readyz_tells_when_the_service_stops() -> None:
     with running() as service:
         service.wait_ready()
