@@ -5,8 +5,8 @@
 
 import { colour, make } from "./dom.js";
 
-/** Seconds that it shows. */
-const SPAN = 300;
+/** Seconds that it shows, at least and at most. */
+const [SHORTEST, LONGEST] = [20, 300];
 const [WIDTH, HEIGHT] = [96, 22];
 
 export class Spark {
@@ -23,16 +23,20 @@ export class Spark {
         canvas.height = HEIGHT * ratio;
         const paint = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
         paint.scale(ratio, ratio);
-        const seen = points.filter(([time, value]) => value !== null && time > now - SPAN);
+        paint.fillStyle = colour(document.body, "--line");
+        paint.fillRect(0, HEIGHT - 1, WIDTH, 1);
+        const seen = points.filter(([time, value]) => value !== null && time > now - LONGEST);
         let highest = 0;
         for (const [, value] of seen) highest = Math.max(highest, Number(value));
-        paint.strokeStyle = colour(document.body, highest ? "--accent" : "--line");
+        if (!highest) return;
+        const span = Math.max(SHORTEST, now - Number(seen[0]?.[0]));
+        paint.strokeStyle = colour(document.body, "--accent");
         paint.lineWidth = 1.5;
         paint.lineJoin = "round";
         paint.beginPath();
         for (const [time, value] of seen) {
-            const share = highest ? Number(value) / highest : 0;
-            paint.lineTo(WIDTH * (1 - (now - time) / SPAN), HEIGHT - 2 - share * (HEIGHT - 4));
+            const share = Number(value) / highest;
+            paint.lineTo(WIDTH * (1 - (now - time) / span), HEIGHT - 1 - share * (HEIGHT - 3));
         }
         paint.stroke();
     }
