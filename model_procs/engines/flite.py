@@ -232,29 +232,33 @@ class FliteEngine(SpeechEngine):
     ) -> tuple[int, str]:
         """The exit status of the program, and what it wrote to stderr."""
         deadline = time.monotonic() + _RUN_SECONDS
-        unsent: bytes | None = text.encode("ascii")
-        with subprocess.Popen(
-            [
-                *_DYING_WITH_US,
-                str(self._program),
-                *arguments,
-                "-f",
-                "/dev/stdin",
-                "-o",
-                f"/dev/fd/{output}",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[output],
-        ) as process:
+        # Not by a pipe: `communicate` sends no more after it has once waited for too long.
+        with open(os.memfd_create("text"), "w+b") as given:
+            given.write(text.encode("ascii"))
+            given.seek(0)
+            process = subprocess.Popen(
+                [
+                    *_DYING_WITH_US,
+                    str(self._program),
+                    *arguments,
+                    "-f",
+                    "/dev/stdin",
+                    "-o",
+                    f"/dev/fd/{output}",
+                ],
+                stdin=given,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[output],
+            )
+        with process:
             try:
                 while True:
                     try:
-                        _, errors = process.communicate(unsent, timeout=_POLL_SECONDS)
+                        _, errors = process.communicate(timeout=_POLL_SECONDS)
                         break
                     except subprocess.TimeoutExpired:
-                        unsent = None
+                        pass
                     if stop.is_set():
                         raise Cancelled
                     if time.monotonic() > deadline:

@@ -151,6 +151,23 @@ def test_the_program_runs_again_if_somebody_kills_it(
             speak(flite, "Hello.")
 
 
+def test_a_machine_that_is_slow_to_send_the_text_has_it_spoken(
+    flite: FliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = speak(flite, "All is well.")
+    communicate = subprocess.Popen.communicate
+    looks: list[float] = []
+
+    def look(process: Any, sent: Any = None, *, timeout: float) -> Any:
+        looks.append(timeout)
+        # The first look at the program ends before anything can be sent to it.
+        return communicate(process, sent, timeout=timeout if len(looks) > 1 else 0.0)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", look)
+    np.testing.assert_array_equal(speak(flite, "All is well."), calm)
+    assert len(looks) > 1
+
+
 def test_each_sentence_is_spoken_by_itself(flite: FliteEngine) -> None:
     answer, result = clone(flite, " ".join(SENTENCES), hum(VOICES["slt"]))
     alone = [clone(flite, sentence, hum(VOICES["slt"]))[1].samples for sentence in SENTENCES]
