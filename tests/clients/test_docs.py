@@ -39,11 +39,16 @@ def service() -> Iterator[RunningService]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where an example runs: with the recording that they all send."""
+def folder(tmp_path: Path, service: RunningService) -> Path:
+    """Where an example runs: with the recording that they all send, and the voice that they use.
+
+    Some examples register or delete that voice, and no test knows which one ran before it.
+    """
     text = "Hello, this is my voice, as I speak every day."
     subprocess.run(["flite", "-t", text, "-o", str(tmp_path / "me.wav")], check=True)
     (tmp_path / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
+    register = f"curl -F voice_id=anna -F audio=@me.wav {service.url}/v1/voices/register"
+    run(["bash", "-euc", register], {"CURL_HOME": str(tmp_path)}, tmp_path)
     return tmp_path
 
 
