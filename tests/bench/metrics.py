@@ -1,6 +1,6 @@
 """Part `metrics`: what events, the access log and metrics cost the front, against a front without.
 
-Four services at once, measured in turns in short rounds, so that what else the machine does falls
+Five services at once, measured in turns in short rounds, so that what else the machine does falls
 on all. Two of them are the same: what differs between these is noise.
 """
 
@@ -28,8 +28,14 @@ from tests.support.service import ROOT
 _AIM_COST, _AIM_MB, _AIM_FRONT_MB = 0.02, 8, 64
 _CONNECTIONS = 8
 _OFF = "off"
-_WAYS = {_OFF: "off", "off again": "off", "events": "events", "all": "all"}
-"""The rows of a table, and what each tells its server."""
+_WAYS = {
+    _OFF: ("off", "info"),
+    "off again": ("off", "info"),
+    "events": ("events", "warning"),
+    "events and log": ("events", "info"),
+    "all": ("all", "info"),
+}
+"""The rows of a table, and what each tells its server: the way, the level of the log."""
 _SCRAPES_SECONDS = 1.0
 
 
@@ -80,7 +86,10 @@ def _table(kind: _Kind, *, rounds: int, quick: bool) -> Table:
     requests = kind.requests // (10 if quick else 1)
     results: dict[str, list[_Round]] = {name: [] for name in _WAYS}
     with contextlib.ExitStack() as stack:
-        servers = {n: stack.enter_context(_server(way, kind.engine)) for n, way in _WAYS.items()}
+        servers = {
+            name: stack.enter_context(_server(way, level, kind.engine))
+            for name, (way, level) in _WAYS.items()
+        }
         stack.enter_context(_scraped(servers["all"].port))
         for server in servers.values():
             _round(server, kind, requests)
@@ -101,7 +110,7 @@ def _table(kind: _Kind, *, rounds: int, quick: bool) -> Table:
         [
             f"median of {rounds} rounds of {requests} requests, all ways in each round; of off: "
             "median of the ratios in one round",
-            "events: they are told, counted, and logged to a file, with a line for each request",
+            "events: they are told and counted, one for each request; and log: a line in a file",
             f"all: the same, with metrics that are scraped every {_SCRAPES_SECONDS:g} s",
         ],
     )
@@ -121,7 +130,7 @@ def _row(name: str, results: dict[str, list[_Round]], memory: dict[str, float]) 
 
 
 @contextlib.contextmanager
-def _server(way: str, engine: str) -> Iterator[_Server]:
+def _server(way: str, log_level: str, engine: str) -> Iterator[_Server]:
     """A service that leaves out what `way` leaves out."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
@@ -130,6 +139,7 @@ def _server(way: str, engine: str) -> Iterator[_Server]:
             "VOICE_ENGINE_HOST": "127.0.0.1",
             "PORT": str(port),
             "VOICES_DIR": f"{folder}/voices",
+            "VOICE_ENGINE_LOG_LEVEL": log_level,
             "VOICE_ENGINE_TTS_ENGINE": engine,
             "VOICE_ENGINE_STT_ENGINE": "tests.bench.engine:Answering",
             "VOICE_ENGINE_TTS_WORKERS": "2",
