@@ -569,7 +569,7 @@ class Reader:
 def _log(told: Published) -> None:
     """The event as a line of the log."""
     event = told.event
-    if event.logged:
+    if event.logged and log.takes(event.level):
         getattr(log.logger, event.level)(log_name(event), **event.facts())
 
 

@@ -71,6 +71,11 @@ def set_level(level: str) -> str:
     return logging.getLevelName(before).lower()
 
 
+def takes(level: str) -> bool:
+    """Whether what has this level is logged now."""
+    return _LEVELS[level] >= _level
+
+
 def current_request() -> str | None:
     """The id of the request that the caller works for, if it does for one."""
     current = _request.get()
@@ -93,7 +98,7 @@ def _drop_lower(
     _: object, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     # Not by structlog's own filter, which a logger in use keeps for ever.
-    if _LEVELS[method] < _level:
+    if not takes(method):
         raise structlog.DropEvent
     return event
 
