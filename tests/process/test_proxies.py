@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -129,19 +130,28 @@ async def test_a_refusal_passes_as_it_is(proxy: Proxy, gate: Gate, service: Runn
 
 
 async def test_what_is_too_large_gets_the_services_own_error(proxy: Proxy) -> None:
-    """A reference may have 50 MB. The answer comes although almost nothing has been sent."""
+    """A reference may have 50 MB. The answer comes in the middle of the upload."""
+
+    async def send() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(bytes(64 * 1024))
+                await writer.drain()
+
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(
         b"POST /v1/clone HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         b"Content-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n--x\r\n" % (52 * MB)
     )
+    sending = asyncio.create_task(send())
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: (\d+)", head)
     assert head.startswith(b"HTTP/1.1 413 ")
     assert length
     error = json.loads(await reader.readexactly(int(length[1])))
     assert error["error"]["code"] == "payload_too_large"
+    sending.cancel()
     writer.transport.abort()
 
 
