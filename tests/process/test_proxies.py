@@ -194,12 +194,13 @@ class Upstream:
     """A server behind the same configuration, which notes what reaches it."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
+        self.begun = asyncio.Event()  # the first part has been read
         self.connections: set[int] = set()
         self.headers: dict[str, str] = {}
         app = web.Application(client_max_size=10 * MB)
         app.router.add_get("/socket", self._socket)
         app.router.add_post("/upload", self._upload)
+        app.router.add_get("/stream", self._stream)
         app.router.add_get("/connection", self._connection)
         self.server = TestServer(app)
 
@@ -216,6 +217,14 @@ class Upstream:
         async for chunk in request.content.iter_any():
             size += len(chunk)
         return web.json_response(size)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(bytes(100))
+        await self.begun.wait()
+        await response.write(bytes(100))
+        return response
 
     async def _connection(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -247,6 +256,19 @@ async def test_a_websocket_passes(before_upstream: Proxy) -> None:
         for sent in (b"one", bytes(range(256)) * 256):
             await socket.send_bytes(sent)
             assert await socket.receive_bytes() == sent[::-1]
+
+
+async def test_a_response_passes_while_it_is_made(
+    before_upstream: Proxy, upstream: Upstream
+) -> None:
+    """Also one that does not ask proxies for that in a header."""
+    async with (
+        aiohttp.ClientSession(before_upstream.url) as client,
+        client.get("/stream") as response,
+    ):
+        assert len(await response.content.readexactly(100)) == 100
+        upstream.begun.set()  # the rest is made once the first part has come
+        assert len(await response.content.read()) == 100
 
 
 async def test_an_upload_is_read_while_it_arrives(
