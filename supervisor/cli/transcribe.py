@@ -59,6 +59,9 @@ _PATIENCE = 600.0
 _RESTART = 30.0
 """The same while there is no service: as long as a restart may take."""
 
+_LOOK = 1.0
+"""Seconds between two looks for room, while nothing has ended."""
+
 _PAUSE = 1.0
 """Seconds until the next try, if the service does not say how many."""
 
@@ -303,7 +306,12 @@ async def _run(
                     for _ in range(min(len(waiting), await _starts(client, model, len(running)))):
                         job = waiting.pop()
                         running[asyncio.create_task(_do(client, job, fields, bar))] = job
-                    finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    # Others may have gone meanwhile, so there may be room for more.
+                    finished, _ = await asyncio.wait(
+                        running,
+                        timeout=_LOOK if waiting else None,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
                     for task in finished:
                         _note(running.pop(task), task, outcome, bar)
             finally:

@@ -559,8 +559,6 @@ class Pool:
             return  # `_failed` will be told of a worker that was never READY
         killed = worker.killed_from_outside
         out_of_memory = self._environment.kernel_killed() if killed else None
-        if worker.cause is Cause.OPERATOR:
-            killed, out_of_memory = True, False
         if out_of_memory:
             worker.diagnosis = "killed by the kernel: the container is out of memory"
         elif out_of_memory is False:
@@ -579,7 +577,8 @@ class Pool:
             self.publish(end)
         else:
             self.publish(WorkerDied(**end.facts(), cause=worker.cause.value))
-            if worker.requests == 0 and not worker.in_flight:
+            by_operator = worker.cause is Cause.OPERATOR  # it says nothing about the model
+            if worker.requests == 0 and not worker.in_flight and not by_operator:
                 error = LaunchError(
                     f"a worker died before its first request: {reason}", killed=killed
                 )
