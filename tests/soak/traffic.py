@@ -38,6 +38,7 @@ _HEALTH = {
 _MODEL = {
     *("state", "engine", "profile", "message", "retry_in_s", "notes", "in_flight", "queued"),
     *("backlog_s", "speed", "threads", "replays", "recycles", "kind", "sandbox"),
+    *("workers", "free_slots", "paused", "real_time_factor", "hint"),
 }
 _CHILD = {
     *("name", "role", "state", "model", "engine", "pid", "uptime_s", "rss_mb", "uss_mb"),
