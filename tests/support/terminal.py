@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import termios
 import threading
@@ -15,6 +16,11 @@ import pyte
 from tests.support.service import NET
 
 DOWN, INTERRUPT = "\x1b[B", "\x03"
+
+
+def _take_interrupts() -> None:
+    """Let Ctrl-C end the command. What a shell starts in the background ignores it: the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -45,6 +51,7 @@ class Terminal:
                 cwd=str(folder),
                 dimensions=(24, columns),
                 timeout=NET,
+                preexec_fn=_take_interrupts,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
