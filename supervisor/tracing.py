@@ -30,7 +30,7 @@ from supervisor import log
 from supervisor.dispatch.job import Job, Run
 from supervisor.http.context import CLIENT
 from supervisor.http.errors import Handler
-from supervisor.http.record import RECORD, Record
+from supervisor.http.record import RECORD, Record, declared_path
 from supervisor.log import logger
 from supervisor.service import SERVICE, VERSION
 from supervisor.threads import in_thread
@@ -78,21 +78,20 @@ class Tracing:
         """Make the spans of a request. Its record must exist."""
         record, clock = request[RECORD], _Clock(time.time_ns() - time.monotonic_ns())
         method = request.method if request.method in hdrs.METH_ALL else "_OTHER"
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else None
+        route = declared_path(request)
         attributes: Attributes = {
             "http.request.method": method,
             "url.path": _clean(request.rel_url.raw_path),
             "url.scheme": request.scheme,
             "voice_engine.request_id": log.current_request() or "",
         }
-        if route is not None:
+        if route:
             attributes["http.route"] = route
         if request.remote is not None:
             attributes["client.address"] = request.remote
         name = "HTTP" if method == "_OTHER" else method
         span = request[_SPAN] = self._tracer.start_span(
-            name if route is None else f"{name} {route}",
+            f"{name} {route}" if route else name,
             _context_of(request),
             SpanKind.SERVER,
             attributes,
@@ -203,9 +202,7 @@ class _Parts:
         self._part("queue", run.queued, run.started, attributes)
         attributes["voice_engine.worker"] = run.worker
         ended = now if run.ended is None else min(run.ended, now)
-        result, encode = job.result, None
-        if isinstance(result, SpeechResult) and run is job.runs[-1]:
-            encode = result.encode_seconds
+        encode = job.encode_s if run is job.runs[-1] else None
         if encode is None:
             self._part("inference", run.started, ended, attributes, failed)
             return

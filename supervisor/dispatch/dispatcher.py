@@ -343,7 +343,7 @@ class Dispatcher:
                     self._learn(attempt, cast(AnyResult, result))
                 self._ended(attempt)
                 job.result = result
-                self._publish(_finished(self._model, job, cast(AnyResult, result)))
+                self._publish(_finished(self._model, job))
                 return result
             finally:
                 self._ended(attempt)
@@ -417,20 +417,19 @@ class Dispatcher:
             ) from death
 
 
-def _finished(model: str, job: Job[Any], result: AnyResult) -> Finished:
+def _finished(model: str, job: Job[Any]) -> Finished:
     """The event of a job that has its result."""
-    event = partial(Finished, model=model, queue_s=job.queued_s)
-    match result:
-        case SpeechResult():
-            encode = result.encode_seconds
-            return event(
-                inference_s=job.running_s - (encode or 0.0),
-                encode_s=encode,
-                direction="made",
-                sound_s=result.duration,
-                voice_cached=result.voice_cached,
-            )
-        case Transcript():
-            return event(inference_s=job.running_s, direction="heard", sound_s=result.duration)
+    event = partial(
+        Finished,
+        model=model,
+        queue_s=job.queued_s,
+        inference_s=job.inference_s,
+        encode_s=job.encode_s,
+    )
+    match job.result:
+        case SpeechResult(voice_cached=cached) as made:
+            return event(direction="made", sound_s=made.duration, voice_cached=cached)
+        case Transcript(duration=heard):
+            return event(direction="heard", sound_s=heard)
         case _:
-            return event(inference_s=job.running_s)
+            return event()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, cast
 
 from ipc.codec import content
-from ipc.operations import AnyOperation, Operation, ResultT
+from ipc.operations import AnyOperation, Operation, ResultT, SpeechResult
 from supervisor.dispatch.cost import Work
 
 _ids = itertools.count(1)
@@ -63,6 +63,16 @@ class Job(Generic[ResultT]):
     """How many workers it may have killed."""
     result: ResultT | None = None
     """Once it is finished."""
+
+    @property
+    def encode_s(self) -> float | None:
+        """The part of `running_s` that encoding took, if the engine tells it."""
+        return self.result.encode_seconds if isinstance(self.result, SpeechResult) else None
+
+    @property
+    def inference_s(self) -> float:
+        """The rest of `running_s`."""
+        return self.running_s - (self.encode_s or 0.0)
 
     def digest(self) -> bytes:
         """A hash of the content: equal for requests that would fail in the same way."""

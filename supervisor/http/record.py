@@ -35,6 +35,15 @@ class Record:
 RECORD: web.RequestKey[Record] = web.RequestKey("record", Record)
 
 
+def declared_path(request: web.Request) -> str:
+    """The path of the request's operation as it was declared, "" for none.
+
+    A request may spell its path in several ways.
+    """
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else ""
+
+
 def told(
     request: web.Request, response: web.StreamResponse | None, *, client: str, probe: bool
 ) -> Served:
@@ -44,11 +53,10 @@ def told(
     """
     record, now = request[RECORD], time.monotonic()
     status = 499 if response is None else response.status
-    resource = request.match_info.route.resource
     kind = Probed if probe and status < 400 else Served
     return kind(
         method=request.method if request.method in hdrs.METH_ALL else "OTHER",
-        route=resource.canonical if resource is not None else "",
+        route=declared_path(request),
         status=status,
         client=client,
         bytes_in=request.content.total_bytes,
@@ -66,14 +74,13 @@ def _of_job(job: Job[Any] | None) -> dict[str, Any]:
     if job is None:
         return {}
     result = job.result
-    encode = result.encode_seconds if isinstance(result, SpeechResult) else None
     sound = result.duration if isinstance(result, SpeechResult | Transcript) else None
     return {
         "characters": len(job.operation.text) if isinstance(job.operation, Speak) else None,
         "sound_s": None if sound is None else round(sound, 3),
         "queue_s": round(job.queued_s, 4),
-        "inference_s": round(job.running_s - (encode or 0.0), 4),
-        "encode_s": encode,
+        "inference_s": round(job.inference_s, 4),
+        "encode_s": job.encode_s,
     }
 
 

@@ -22,7 +22,7 @@ from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
 from supervisor.http.api.read import FileField, invite, read_form, read_json, validate
 from supervisor.http.context import time_limit
-from supervisor.http.record import RECORD
+from supervisor.http.record import RECORD, declared_path
 from supervisor.service import SERVICE, Service
 
 FORM = "multipart/form-data"
@@ -234,10 +234,7 @@ def add_operations(app: web.Application, operations: Operations) -> None:
 
 def access(request: web.Request) -> Access:
     """Who may send `request`; paths without an operation are for clients."""
-    resource = request.match_info.route.resource
-    # The path as it was declared; a request may spell its path in several ways.
-    path = resource.canonical if resource is not None else ""
-    return request.app[_ACCESS].get(path, Access.CLIENT)
+    return request.app[_ACCESS].get(declared_path(request), Access.CLIENT)
 
 
 async def _expect(_: web.Request) -> None:

@@ -23,9 +23,9 @@ def make_job(
     return job
 
 
-def timing(job: Job[Any], encode_seconds: float | None = None) -> str:
+def timing(job: Job[Any]) -> str:
     """Server-Timing in milliseconds: waiting for a worker, computing, and encoding the sound."""
-    parts = {"queue": job.queued_s, "inference": job.running_s}
-    if encode_seconds is not None:
-        parts |= {"inference": job.running_s - encode_seconds, "encode": encode_seconds}
+    parts = {"queue": job.queued_s, "inference": job.inference_s}
+    if job.encode_s is not None:
+        parts["encode"] = job.encode_s
     return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())

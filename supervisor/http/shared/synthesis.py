@@ -300,7 +300,7 @@ def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, s
 def _headers_of_all(job: Job[SpeechResult], result: SpeechResult) -> dict[str, str]:
     """Headers that are known only when all of the sound exists."""
     headers = {
-        "Server-Timing": timing(job, result.encode_seconds),
+        "Server-Timing": timing(job),
         "X-Audio-Duration": f"{result.duration:.3f}",
     }
     if result.voice_cached is not None:
