@@ -37,6 +37,7 @@ class ErrorCode(Enum):
     payload_too_large = ("payload_too_large", 413, _CLIENT)
     unsupported_media_type = ("unsupported_media_type", 415, _CLIENT)
     quarantined = ("quarantined", 422, _CLIENT)
+    upgrade_required = ("upgrade_required", 426, _CLIENT)
     rate_limited = ("rate_limited", 429, _RATE)
     cancelled = ("cancelled", 499, _CLIENT)
     # An error in the service, or the service is busy.

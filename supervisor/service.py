@@ -38,6 +38,7 @@ from supervisor.log import logger
 from supervisor.memory.cgroup import Cores, find_container, find_cores
 from supervisor.memory.limits import MB, plan
 from supervisor.memory.recycling import Policy
+from supervisor.sessions import Sessions
 from supervisor.settings import ModelSettings, Settings
 from supervisor.tally import Tally
 from supervisor.voices.folder import CACHED, ENCODED
@@ -92,6 +93,7 @@ class Service:
             _monitor_config(settings), self.container, self.events.publish, self._sample
         )
         self.rate_limit = RateLimit(settings.rate_limit_per_minute)
+        self.sessions = Sessions(settings.max_sessions, settings.client_share)
         self.serving = asyncio.Event()
         """Set once a model serves."""
         quarantine = Quarantine(settings.quarantine)
@@ -143,8 +145,10 @@ class Service:
         """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
         self.draining.set()
         try:
-            async with asyncio.timeout_at(end):
-                await asyncio.gather(*(model.backend.drain() for model in self.models))
+            async with asyncio.timeout_at(end), asyncio.TaskGroup() as group:
+                for model in self.models:
+                    group.create_task(model.backend.drain())
+                group.create_task(self.sessions.drain())
         except TimeoutError:
             left = sum(model.backend.status().in_flight for model in self.models)
             self.events.publish(DrainTimeout(in_flight=left))
@@ -173,6 +177,8 @@ class Service:
         self.settings = settings
         self.voices.max_voices = settings.max_voices
         self.monitor.config = _monitor_config(settings)
+        self.sessions.limit = settings.max_sessions
+        self.sessions.client_share = settings.client_share
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
         await asyncio.gather(*(self._reload_one(model) for model in self.models))

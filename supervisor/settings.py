@@ -237,6 +237,12 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         512, ge=1, description="number of connections that may be open; others get 503 at once"
     )
+    max_sessions: int = Field(
+        400,
+        ge=1,
+        description="number of live sessions (WebSockets) that may be open; one client may have "
+        "the same share of them as of a queue",
+    )
     send_timeout: float = Field(
         60.0,
         gt=0,

@@ -233,7 +233,7 @@ class Dispatcher:
         self._company.changed(len(self._running), now)
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
-        if self._draining:
+        if self._draining and not job.continues:
             raise ServiceError(
                 ErrorCode.shutting_down,
                 "the service is shutting down; try again",

@@ -63,6 +63,8 @@ class Job(Generic[ResultT]):
     """How many workers it may have killed."""
     result: ResultT | None = None
     """Once it is finished."""
+    continues: bool = False
+    """Whether it belongs to a session that was open before: admitted also while others drain."""
 
     @property
     def encode_s(self) -> float | None:

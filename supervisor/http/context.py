@@ -22,6 +22,8 @@ _ID = web.RequestKey("id", str)
 _WARNINGS: web.RequestKey[str] = web.RequestKey("warnings", str)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
+KEY_AWAITED: web.RequestKey[bool] = web.RequestKey("key_awaited", bool)
+"""Whether a session has no key yet, although it needs one: it must come in a message."""
 
 WARNING = "X-Voice-Engine-Warning"
 """The header of a response that says what of the request was not taken literally."""

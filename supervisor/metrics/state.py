@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
+from ipc.engines import Kind
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.dispatcher import REFUSALS
 from supervisor.history import FRONT
@@ -100,6 +101,14 @@ def state(
     voices = len(service.builtin_voices) + len(service.voices.list())
     yield _gauge("voices", "Built-in and registered voices.", (), [((), voices)])
     yield _gauge("connections", "Open connections.", (), [((), connections.open)])
+    sessions = service.sessions
+    yield _gauge(
+        "sessions",
+        "Open live sessions.",
+        ("kind",),
+        [((kind.value,), sessions.count(kind)) for kind in Kind],
+    )
+    yield _gauge("sessions_limit", "Live sessions that may be open.", (), [((), sessions.limit)])
     yield _gauge(
         "connections_limit", "Connections that may be open.", (), [((), connections.limit)]
     )

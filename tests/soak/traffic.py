@@ -32,6 +32,7 @@ _HEALTH = {
     "voices_loaded": int,
     "memory": dict,
     "cores": dict,
+    "sessions": dict,
     "models": dict,
     "children": list,
 }

@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
 _FILES = {
     "supervisor.log": "supervisor.base",
     "supervisor.threads": "supervisor.base",
+    "supervisor.sessions": "supervisor.base",
     "supervisor.events": "supervisor.base",
     "supervisor.tally": "supervisor.counts",
     "supervisor.history": "supervisor.counts",

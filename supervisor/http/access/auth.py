@@ -12,11 +12,15 @@ from aiohttp import hdrs, web
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.access.keys import Caller, Keys
 from supervisor.http.api.operation import Access, access
-from supervisor.http.context import CLIENT, client
+from supervisor.http.context import CLIENT, KEY_AWAITED, client
 from supervisor.http.errors import Handler
 from supervisor.service import SERVICE
 
 KEY_HEADERS = ("Authorization", "X-API-Key", "xi-api-key")
+
+_KEY_PROTOCOL = "openai-insecure-api-key."
+"""Browsers cannot set headers of a WebSocket: OpenAI's clients put the key after this prefix into
+the list of subprotocols."""
 
 
 @web.middleware
@@ -35,7 +39,9 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
     caller = _caller(request, keys)
     is_open = keys.open or public
     if caller is None and (needs_admin or not is_open):
-        raise _unauthorized(request)
+        if needed is not Access.SESSION or _given(request):
+            raise _unauthorized(request)
+        request[KEY_AWAITED] = True
     if needs_admin and not (caller and caller.admin):
         raise ServiceError(
             ErrorCode.forbidden,
@@ -67,6 +73,12 @@ def _given(request: web.Request) -> list[str]:
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
         given.append(token.strip())
+    protocols = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")
+    given += [
+        protocol.strip().removeprefix(_KEY_PROTOCOL)
+        for protocol in protocols
+        if protocol.strip().startswith(_KEY_PROTOCOL)
+    ]
     return [key for key in given if key]
 
 

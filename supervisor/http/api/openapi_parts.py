@@ -82,6 +82,11 @@ _ERRORS = {
         "quarantined",
         "this request has crashed 3 workers a short while ago; do not send it again unchanged",
     ),
+    426: (
+        "The endpoint is a WebSocket.",
+        "upgrade_required",
+        "/v1/tts/stream is a WebSocket; open it with ws:// or wss:// instead of http",
+    ),
     429: (
         "Too many requests with this key or from this address.",
         "rate_limited",

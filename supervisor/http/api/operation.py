@@ -65,6 +65,7 @@ class Access(Enum):
     OPEN = "everyone"
     LIST = "everyone, if the setting public_lists says so, else as CLIENT"
     CLIENT = "clients with an API key, if keys are set"
+    SESSION = "as CLIENT, but the key may also come in a message of the session"
     OPERATOR = "clients with the operators' key, if one is set"
     METRICS = "everyone, if the setting public_metrics says so, else as OPERATOR"
 

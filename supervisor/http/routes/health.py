@@ -265,8 +265,21 @@ class Health(BaseModel):
     ]
     memory: Memory
     cores: Cores
+    sessions: OpenSessions
     models: dict[str, Model]
     children: list[Child]
+
+
+class OpenSessions(BaseModel):
+    """The live sessions that are open now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"speech": 2, "transcription": 5, "limit": 400}]}
+    )
+
+    speech: int
+    transcription: int
+    limit: Annotated[int, Field(description="number of sessions that may be open")]
 
 
 class Status(BaseModel):
@@ -335,6 +348,11 @@ def report(service: Service) -> Health:
             front_rss_mb=to_mb(resident_bytes(os.getpid())),
         ),
         cores=Cores(count=service.cores.count, source=service.cores.source),
+        sessions=OpenSessions(
+            speech=service.sessions.count(Kind.TTS),
+            transcription=service.sessions.count(Kind.STT),
+            limit=service.sessions.limit,
+        ),
         models={model.name: _model(model, status, service.tally) for model, status in statuses},
         children=[
             _child(model, status, child) for model, status in statuses for child in status.children
