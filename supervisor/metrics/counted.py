@@ -25,6 +25,8 @@ _STAGE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300
 """A free worker gets a request in less than 1 ms; most first bytes come within 0.1 to 1 s."""
 _REAL_TIME_FACTOR = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 """From engines without neural weights to 1, where a live stream falls behind, and worse."""
+_SESSION = 101
+"""The status of a session that has ended."""
 _RECYCLE = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """A fork takes milliseconds, a load many seconds, and the old worker finishes its requests."""
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -142,7 +144,8 @@ class Counted:
     def _served(self, event: events.Served) -> None:
         model = event.model or ""
         self._requests[event.method, event.route, event.status, model].inc()
-        self._request_seconds[(event.route,)].observe(event.duration_s)
+        if event.status != _SESSION:  # it lasts as long as its client likes
+            self._request_seconds[(event.route,)].observe(event.duration_s)
         self._bytes[("in",)].inc(event.bytes_in)
         self._bytes[("out",)].inc(event.bytes_out)
         if model:

@@ -58,6 +58,8 @@ CONTRACT = {
     "voice_cache_bytes": set(),
     "voices": set(),
     "connections": set(),
+    "sessions": {"kind"},
+    "sessions_limit": set(),
     "connections_limit": set(),
     "connections_refused_total": set(),
     "event_loop_lag_seconds": set(),
