@@ -243,6 +243,11 @@ class Settings(BaseSettings):
         description="number of live sessions (WebSockets) that may be open; one client may have "
         "the same share of them as of a queue",
     )
+    session_ping: float = Field(
+        20.0,
+        gt=0,
+        description="seconds between the pings of a session; a client that answers none is gone",
+    )
     send_timeout: float = Field(
         60.0,
         gt=0,

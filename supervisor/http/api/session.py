@@ -27,9 +27,6 @@ from supervisor.log import logger
 MOST_BYTES = 1024 * 1024
 """The largest message of a client. A second of sound in base64 has 64 KB."""
 
-_HEARTBEAT_SECONDS = 20.0
-"""A client that answers no ping for so long has gone without a word."""
-
 _CLOSE_SECONDS = 2.0
 """How long a client may take to confirm the end."""
 
@@ -214,7 +211,7 @@ async def _serve(
     socket = web.WebSocketResponse(
         protocols=protocols,
         timeout=_CLOSE_SECONDS,
-        heartbeat=_HEARTBEAT_SECONDS,
+        heartbeat=call.service.settings.session_ping,
         compress=False,  # sound does not get smaller, and each session would hold a window
         max_msg_size=MOST_BYTES,
     )
