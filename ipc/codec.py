@@ -21,7 +21,7 @@ import msgpack
 from ipc.messages import Chunk, Message
 from ipc.operations import AnyOperation
 
-VERSION = 5
+VERSION = 6
 MAX_FRAME = 4 * 1024 * 1024
 """The longest payload in bytes. Longer data is sent as several chunks, or as the path of a file."""
 
@@ -220,7 +220,7 @@ def _converted(values: list[Any], converters: list[tuple[int, _Convert]]) -> lis
 
 
 def _form(annotation: Any) -> _Form:
-    """The form of an annotation: a plain type, a literal, a tuple, a dataclass, or a union."""
+    """The form of an annotation: a plain type, a literal, a tuple, a mapping, a class, a union."""
     origin = typing.get_origin(annotation)
     if origin in (types.UnionType, typing.Union):
         return _union(typing.get_args(annotation))
@@ -228,6 +228,8 @@ def _form(annotation: Any) -> _Form:
         return _literal(typing.get_args(annotation))
     if origin is tuple:
         return _tuple(_form(typing.get_args(annotation)[0]))
+    if origin is dict and Any not in typing.get_args(annotation):
+        return _mapping(*map(_form, typing.get_args(annotation)))
     if dataclasses.is_dataclass(annotation):
         shape = _shape(annotation)
         return _Form((list,), shape.pack, shape.unpack, shape.content)
@@ -254,6 +256,19 @@ def _tuple(item: _Form) -> _Form:
         return tuple(map(item.unpack, values) if item.unpack else values)
 
     return _Form((list,), packed(item.pack), unpack, packed(item.content))
+
+
+def _mapping(key: _Form, value: _Form) -> _Form:
+    """A dictionary of plain values."""
+
+    def unpack(values: dict[Any, Any]) -> dict[Any, Any]:
+        if not all(type(each) in key.types for each in values) or not all(
+            type(each) in value.types for each in values.values()
+        ):
+            raise FrameError("an item of a mapping has a wrong type")
+        return values
+
+    return _Form((dict,), unpack=unpack)
 
 
 def _union(members: tuple[Any, ...]) -> _Form:

@@ -24,6 +24,9 @@ AUTO_LANGUAGE = "auto"
 NO_LANGUAGE = "nospeech"
 """The language of a recording without speech."""
 
+MIN_PROBABILITY = 0.001
+"""Less likely tags are left out of distributions."""
+
 TRANSIENT = {"transient": True}
 """Metadata of fields that are not part of a request's content: see `ipc.codec.content`."""
 
@@ -204,12 +207,17 @@ class Word:
     logprob: float | None = None
 
 
+Distribution = dict[str, float]
+"""The probability of each tag; together they are 1 but for what is rounded or left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Paralinguistics:
     """How something is said: language, emotion, sound events. Probabilities may be None.
 
     `language` is a code or `NO_LANGUAGE`; `emotion` is HAPPY, SAD, ANGRY, NEUTRAL, ... or
-    EMO_UNKNOWN.
+    EMO_UNKNOWN. The last three fields tell how likely each tag is, the likeliest first, without
+    those below `MIN_PROBABILITY`; None if the model does not know.
     """
 
     language: str
@@ -218,6 +226,9 @@ class Paralinguistics:
     language_probability: float | None = None
     emotion_probability: float | None = None
     event_probability: float | None = None
+    language_probabilities: Distribution | None = None
+    emotions: Distribution | None = None
+    event_probabilities: Distribution | None = None
 
 
 @dataclass(frozen=True, slots=True)

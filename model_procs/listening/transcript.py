@@ -11,12 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ipc.operations import NO_LANGUAGE, Paralinguistics, Segment, Transcript, Word
+from ipc.operations import (
+    MIN_PROBABILITY,
+    NO_LANGUAGE,
+    Distribution,
+    Paralinguistics,
+    Segment,
+    Transcript,
+    Word,
+)
 from ipc.spacing import join, seam
 
 LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko", NO_LANGUAGE)
 EMOTIONS = ("HAPPY", "SAD", "ANGRY", "NEUTRAL", "FEARFUL", "DISGUSTED", "SURPRISED", "OTHER")
 NO_EMOTION, NO_EVENT = "EMO_UNKNOWN", "Event_UNK"
+EVENTS = (
+    *("Speech", "BGM", "Applause", "Laughter", "Cry", "Sneeze", "Breath", "Cough", "Sing"),
+    *("Speech_Noise", "GBG", NO_EVENT),
+)
 
 PAUSE_SECONDS = 0.8
 """A silence of this length between two words always ends a segment."""
@@ -49,17 +61,17 @@ class TimedWord:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The model's output for one piece of a recording, and the probabilities of its tags.
+    """The model's output for one piece of a recording, and how likely each of its tags is.
 
-    Probabilities are None if the model has none, `no_speech` is that of no speech at all; `words`
-    are the words of `text`, in order.
+    The distributions are exact and complete, or None if the model has none. `words` are the words
+    of `text`, in order; `no_speech` is the probability of no speech at all.
     """
 
     seconds: float
     raw: str
-    language_probability: float | None = None
-    emotion_probability: float | None = None
-    event_probability: float | None = None
+    languages: Distribution | None = None
+    emotions: Distribution | None = None
+    sounds: Distribution | None = None
     words: tuple[TimedWord, ...] = ()
     no_speech: float | None = None
 
@@ -99,9 +111,12 @@ class Piece:
             language=self.language,
             emotion=self.emotion,
             events=tuple(self.events),
-            language_probability=_rounded(self.language_probability),
-            emotion_probability=_rounded(self.emotion_probability),
-            event_probability=_rounded(self.event_probability),
+            language_probability=_probability(self.languages, self.language),
+            emotion_probability=_probability(self.emotions, self.emotion),
+            event_probability=_probability(self.sounds, next(iter(self.events), NO_EVENT)),
+            language_probabilities=likely(self.languages),
+            emotions=likely(self.emotions),
+            event_probabilities=likely(self.sounds),
         )
 
     def segments(self, first_id: int, *, words: bool) -> Iterator[Segment]:
@@ -137,34 +152,40 @@ def merge(pieces: Sequence[Piece]) -> Transcript:
     """The transcript of a recording from its pieces, without segments.
 
     The language is the one with the most seconds, and so is the emotion; pieces without a language
-    or an emotion do not count. A probability is the average over all pieces that count, weighted by
-    seconds; a piece with another tag counts as 0. It is None if the model has none.
+    or an emotion do not count, unless no piece has one. A distribution is the mean of those of the
+    pieces that count, weighted by their seconds; for events all pieces count. It is None if the
+    model has none.
     """
-    seconds = [piece.seconds for piece in pieces]
-    language, language_probability = _vote(
-        [piece.language for piece in pieces],
-        seconds,
-        [piece.language_probability for piece in pieces],
-        NO_LANGUAGE,
+    language, languages = _vote(
+        [(piece.language, piece.languages, piece.seconds) for piece in pieces], NO_LANGUAGE
     )
-    emotion, emotion_probability = _vote(
-        [piece.emotion for piece in pieces],
-        seconds,
-        [piece.emotion_probability for piece in pieces],
-        NO_EMOTION,
+    emotion, emotions = _vote(
+        [(piece.emotion, piece.emotions, piece.seconds) for piece in pieces], NO_EMOTION
     )
+    sounds = _mean_distribution([(piece.sounds, piece.seconds) for piece in pieces])
     return Transcript(
         text=join(piece.text for piece in pieces),
         raw="".join(piece.raw for piece in pieces),
-        duration=sum(seconds),
+        duration=sum(piece.seconds for piece in pieces),
         paralinguistics=Paralinguistics(
             language=language,
             emotion=emotion,
             events=tuple(dict.fromkeys(event for piece in pieces for event in piece.events)),
-            language_probability=language_probability,
-            emotion_probability=emotion_probability,
+            language_probability=_probability(languages, language),
+            emotion_probability=_probability(emotions, emotion),
+            language_probabilities=likely(languages),
+            emotions=likely(emotions),
+            event_probabilities=likely(sounds),
         ),
     )
+
+
+def likely(distribution: Distribution | None) -> Distribution | None:
+    """What of `distribution` is sent: the likeliest tag first, rounded, none below the minimum."""
+    if distribution is None:
+        return None
+    kept = sorted(distribution.items(), key=lambda item: (-item[1], item[0]))
+    return {tag: round(value, 4) for tag, value in kept if value >= MIN_PROBABILITY}
 
 
 def tagged(text: str, language: str, *, itn: bool) -> str:
@@ -229,21 +250,42 @@ def _ends_sentence(word: TimedWord, following: TimedWord) -> bool:
     )
 
 
-def _vote(
-    tags: list[str], seconds: list[float], probabilities: list[float | None], nothing: str
-) -> tuple[str, float | None]:
-    """The tag with the most seconds, and its probability; `nothing` wins only if it is alone."""
+_Tagged = tuple[str, Distribution | None, float]
+"""A piece's tag, how likely each tag is, and the seconds of the piece."""
+
+
+def _vote(pieces: list[_Tagged], nothing: str) -> tuple[str, Distribution | None]:
+    """The tag with the most seconds, and the mean distribution of the pieces that count.
+
+    Those with the tag `nothing` count only if there are no others.
+    """
+    counting = [piece for piece in pieces if piece[0] != nothing] or pieces
     times: dict[str, float] = defaultdict(float)
-    certain: dict[str, float] = defaultdict(float)
-    for tag, duration, probability in zip(tags, seconds, probabilities, strict=True):
-        times[tag] += duration
-        certain[tag] += duration * (probability or 0.0)
-    candidates = [tag for tag in times if tag != nothing] or [nothing]
-    winner = max(candidates, key=times.__getitem__)
-    if None in probabilities or not probabilities:
-        return winner, None
-    total = sum(times[tag] for tag in candidates)
-    return winner, round(certain[winner] / total, 4) if total else 0.0
+    for tag, _, seconds in counting:
+        times[tag] += seconds
+    winner = max(times, key=times.__getitem__) if times else nothing
+    return winner, _mean_distribution([(known, seconds) for _, known, seconds in counting])
+
+
+def _mean_distribution(
+    pieces: Sequence[tuple[Distribution | None, float]],
+) -> Distribution | None:
+    """The mean of distributions, weighted by seconds; None if one is not known or there are none.
+
+    Pieces that all last no time count the same.
+    """
+    total = sum(seconds for _, seconds in pieces)
+    mean: Distribution = defaultdict(float)
+    for known, seconds in pieces:
+        if known is None:
+            return None
+        for tag, value in known.items():
+            mean[tag] += value * (seconds / total if total else 1 / len(pieces))
+    return dict(mean) or None
+
+
+def _probability(distribution: Distribution | None, tag: str) -> float | None:
+    return None if distribution is None else _rounded(distribution.get(tag))
 
 
 def _rounded(probability: float | None) -> float | None:

@@ -501,6 +501,8 @@ def test_a_transcript_with_its_words(client: elevenlabs.ElevenLabs, recording: b
     assert 0 < transcript.words[-1].end <= transcript.audio_duration_secs
     assert (transcript.emotion, transcript.emotion_probability) == ("EMO_UNKNOWN", None)
     assert transcript.events == ["Speech"]
+    assert transcript.language_probabilities is transcript.emotions is None
+    assert transcript.event_probabilities is None
 
 
 def test_the_granularity_of_times(client: elevenlabs.ElevenLabs, recording: bytes) -> None:

@@ -338,6 +338,9 @@ def test_a_transcript(client: openai.OpenAI, recording: bytes) -> None:
         "emotion": "EMO_UNKNOWN",
         "emotion_probability": None,
         "events": ["Speech"],
+        "language_probabilities": None,
+        "emotions": None,
+        "event_probabilities": None,
     }
 
 
@@ -378,7 +381,8 @@ def check_verbose(verbose: TranscriptionVerbose, words: bool) -> None:
         assert segment.compression_ratio == pytest.approx(ratio, abs=0.001)
         assert (segment.seek, segment.tokens, segment.temperature) == (0, [], 0)
         assert set(segment.model_extra or {}) == {
-            *("language", "language_probability", "emotion", "emotion_probability", "events")
+            *("language", "language_probability", "emotion", "emotion_probability", "events"),
+            *("language_probabilities", "emotions", "event_probabilities"),
         }
     if words:
         assert verbose.words
@@ -571,6 +575,11 @@ def test_the_production_engines(nano_models: Path, recording: bytes) -> None:
             extra = verbose.model_extra or {}
             assert 0 <= extra["language_probability"] <= 1
             assert 0 <= extra["emotion_probability"] <= 1
+            for told in (extra, *(segment.model_extra or {} for segment in verbose.segments or ())):
+                assert told["emotions"][told["emotion"]] == told["emotion_probability"]
+                assert sum(told["emotions"].values()) == pytest.approx(1, abs=0.01)
+                assert max(told["language_probabilities"].values()) == told["language_probability"]
+                assert set(told["event_probabilities"]) >= set(told["events"])
         with pytest.raises(openai.BadRequestError, match="'fr'"):
             client.audio.transcriptions.create(
                 model="whisper-1", file=("a.wav", recording), language="fr"

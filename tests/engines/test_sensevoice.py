@@ -81,7 +81,7 @@ def test_frames_are_encoded_as_by_the_library(
     (path,) = finish(exact._encoder.recognize([clip]))
     assert path.tokens == logarithms.argmax(-1).tolist()
     assert torch.allclose(torch.tensor(path.scores), logarithms.amax(-1), atol=1e-4)
-    assert torch.allclose(path.first, logarithms[0], atol=1e-3)
+    assert torch.allclose(path.tags, logarithms[:3], atol=1e-3)
 
 
 @pytest.mark.parametrize(("language", "itn"), OPTIONS)
@@ -118,7 +118,7 @@ def same(one: BestPath, two: BestPath) -> bool:
     return (
         one.tokens == two.tokens
         and one.scores == two.scores
-        and bool(torch.equal(one.first, two.first))
+        and bool(torch.equal(one.tags, two.tags))
     )
 
 
@@ -188,5 +188,5 @@ def test_each_clip_gets_its_own_frames(exact: SenseVoiceEngine) -> None:
     paths = finish(exact._encoder.recognize(clips))
     assert [len(path.tokens) for path in paths] == [len(path.scores) for path in paths]
     assert [len(path.tokens) for path in paths] == [70, 3, 130]
-    assert all(path.first.shape == paths[0].first.shape for path in paths)
-    assert [path.first.argmax().item() for path in paths] == [path.tokens[0] for path in paths]
+    assert all(path.tags.shape == paths[0].tags.shape for path in paths)
+    assert [path.tags.argmax(-1).tolist() for path in paths] == [path.tokens[:3] for path in paths]

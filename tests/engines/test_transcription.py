@@ -292,8 +292,25 @@ def test_a_pieces_segments_are_counted_on_and_have_its_tags() -> None:
     raw = "<|en|><|HAPPY|><|Speech|><|BGM|><|withitn|>Hello world. How are you?"
     words = [TimedWord(part, index, index + 0.41239) for index, part in enumerate(raw.split())]
     words[0] = replace(words[0], text="Hello")
-    piece = Piece(9.0, raw, 0.91236, 0.8, 0.7, tuple(words))
-    told = Paralinguistics("en", "HAPPY", ("Speech", "BGM"), 0.9124, 0.8, 0.7)
+    piece = Piece(
+        9.0,
+        raw,
+        {"zh": 0.08, "en": 0.91236, "nospeech": 0.00764},
+        {"NEUTRAL": 0.1995, "HAPPY": 0.8, "SAD": 0.0005},
+        {"BGM": 0.3, "Speech": 0.7},
+        tuple(words),
+    )
+    told = Paralinguistics(
+        "en",
+        "HAPPY",
+        ("Speech", "BGM"),
+        0.9124,
+        0.8,
+        0.7,
+        {"en": 0.9124, "zh": 0.08, "nospeech": 0.0076},
+        {"HAPPY": 0.8, "NEUTRAL": 0.1995},
+        {"Speech": 0.7, "BGM": 0.3},
+    )
     assert list(piece.segments(5, words=True)) == [
         Segment(
             5, 0, 1.412, "Hello world.", told, (Word("Hello", 0, 0.412), Word("world.", 1, 1.412))
@@ -331,6 +348,7 @@ def test_times_of_sentences_and_words_are_true(
         told = segment.paralinguistics
         assert told.language_probability is None
         assert told.emotion_probability is told.event_probability is None
+        assert told.emotions is told.language_probabilities is told.event_probabilities is None
     assert all("(" not in word.word for one in result.segments for word in words_of(one))
 
 
@@ -431,6 +449,24 @@ def test_segments_have_the_pieces_tags(
             assert segment.no_speech <= told.language_probability
         assert told.event_probability is not None
         assert 0 < told.event_probability <= 1
+        check_distributions(told)
+        assert told.emotions == whole.emotions
+        assert told.language_probabilities == whole.language_probabilities
+        assert told.event_probabilities == whole.event_probabilities
+
+
+def check_distributions(told: Paralinguistics) -> None:
+    """All three are there, are complete but for what is rounded, and agree with the tags."""
+    for distribution, tag, probability in (
+        (told.language_probabilities, told.language, told.language_probability),
+        (told.emotions, told.emotion, told.emotion_probability),
+        (told.event_probabilities, told.events[0], told.event_probability),
+    ):
+        assert distribution is not None
+        assert sum(distribution.values()) == pytest.approx(1, abs=0.001 * 12)
+        assert distribution[tag] == probability == max(distribution.values())
+        assert list(distribution.values()) == sorted(distribution.values(), reverse=True)
+        assert all(value >= 0.001 and value == round(value, 4) for value in distribution.values())
 
 
 def test_silence_has_no_segments(sphinx: SphinxEngine) -> None:

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import (
-    Paralinguistics,
     Recording,
     Sampling,
     Speak,
@@ -37,7 +36,6 @@ from model_procs.engines.pocket.runs import split_runs
 from model_procs.engines.sensevoice.engine import SenseVoiceEngine
 from model_procs.listening import vad
 from model_procs.listening.base import finished
-from model_procs.listening.transcript import Piece, merge
 from model_procs.weights.synthetic import NOTE
 from tests.support.outputs import pieces_of, speech
 from tests.support.recordings import spoken
@@ -413,37 +411,6 @@ def test_int8_hears_what_the_full_weights_hear(nano_models: Path, ears: SenseVoi
     assert one.language == two.language
     assert one.emotion_probability == pytest.approx(two.emotion_probability, abs=0.1)
     assert first != second  # it really computes otherwise
-
-
-def test_pieces_are_merged_by_time() -> None:
-    pieces = [
-        Piece(30, "<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>", 1.0, 1.0),
-        Piece(10, "<|en|><|HAPPY|><|Speech|><|withitn|> Hello world.", 0.9, 0.8),
-        Piece(8, "<|zh|><|HAPPY|><|BGM|><|withitn|>你好", 0.7, 0.6),
-        Piece(2, "<|en|><|SAD|><|Speech|><|Laughter|><|withitn|>And  more. ", 0.5, 0.4),
-    ]
-    assert merge(pieces) == Transcript(
-        text="Hello world. 你好 And more.",
-        raw="".join(piece.raw for piece in pieces),
-        duration=50,
-        paralinguistics=Paralinguistics(
-            language="en",
-            language_probability=0.5,  # (10 s at 0.9 + 2 s at 0.5) of 20 s
-            emotion="HAPPY",
-            emotion_probability=0.64,
-            events=("Speech", "BGM", "Laughter"),
-        ),
-    )
-    silent = merge(pieces[:1])
-    told = silent.paralinguistics
-    assert (silent.text, told.language, told.emotion, told.events) == (
-        "",
-        "nospeech",
-        "EMO_UNKNOWN",
-        (),
-    )
-    japanese = [Piece(1, f"<|ja|><|NEUTRAL|><|Speech|><|woitn|>{text}", 1, 1) for text in "春夏"]
-    assert merge(japanese).text == "春夏"
 
 
 # Both, as templates use them

@@ -85,7 +85,7 @@ _BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 
 
 def _values(annotation: Any) -> st.SearchStrategy[Any]:
-    """Values of an annotation: of a plain type, a literal, a tuple, a dataclass, or a union."""
+    """Values of an annotation: a plain type, a literal, a tuple, a mapping, a class, a union."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return st.one_of([_values(member) for member in arguments])
@@ -94,6 +94,8 @@ def _values(annotation: Any) -> st.SearchStrategy[Any]:
     if origin is tuple:
         assert arguments[1:] == (...,)
         return st.lists(_values(arguments[0]), max_size=3).map(tuple)
+    if origin is dict and Any not in arguments:
+        return st.dictionaries(*map(_values, arguments), max_size=4)
     if dataclasses.is_dataclass(annotation):
         hints = typing.get_type_hints(annotation)
         fields = dataclasses.fields(annotation)
@@ -225,7 +227,9 @@ def test_deep_nesting_is_refused() -> None:
 # Fields that are dataclasses themselves
 
 UPLOAD = Recording("key", b"sound")
-TOLD = Paralinguistics("en", "HAPPY", ("Speech",), 0.9, None, 0.5)
+TOLD = Paralinguistics(
+    "en", "HAPPY", ("Speech",), 0.9, None, 0.5, {"en": 0.9, "zh": 1}, None, {"Speech": 1.0}
+)
 SEGMENT = Segment(1, 0.5, 1.5, "Yes.", TOLD, (Word("Yes.", 0.5, 1.5),))
 
 
@@ -317,6 +321,11 @@ _READY = Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),)), 
         (_TRANSCRIPT, (3, 4, 2), "Speech", "Paralinguistics: wrong number or type"),
         (_TRANSCRIPT, (3, 4, 2, 0), 1, "an item of a list has a wrong type"),
         (_TRANSCRIPT, (3, 4, 2, 0), None, "an item of a list has a wrong type"),
+        (_TRANSCRIPT, (3, 4, 6), ["en"], "Paralinguistics: wrong number or type"),
+        (_TRANSCRIPT, (3, 4, 6), {"en": "0.9"}, "an item of a mapping has a wrong type"),
+        (_TRANSCRIPT, (3, 4, 6), {b"en": 0.9}, "an item of a mapping has a wrong type"),
+        (_TRANSCRIPT, (3, 4, 6), {"en": True}, "an item of a mapping has a wrong type"),
+        (_TRANSCRIPT, (3, 4, 8), {"en": None}, "an item of a mapping has a wrong type"),
         (_TRANSCRIPT, (3, 5), None, "Transcript: wrong number or type"),
         (_TRANSCRIPT, (3, 5, 0), "Yes.", "an item of a list has a wrong type"),
         (_TRANSCRIPT, (3, 5, 0), None, "an item of a list has a wrong type"),

@@ -32,17 +32,21 @@ oneDNN generates code for each number of rows, and keeps it: this takes time and
 _CTC_ROWS = 64
 """Rows whose logits are in memory at once, a multiple of `_ROUND`; a row has 100 kB of them."""
 
+_TAG_FRAMES = 3
+"""The first frames of a clip: language, emotion, event."""
+
 
 @dataclass(frozen=True, slots=True)
 class BestPath:
     """The best token of each frame of a clip, and the logarithm of its probability.
 
-    `first` [vocabulary] are the logarithms for all tokens in the first frame.
+    `tags` [3, vocabulary] are the logarithms for all tokens in the frames of language, emotion and
+    event.
     """
 
     tokens: list[int]
     scores: list[float]
-    first: Tensor
+    tags: Tensor
 
 
 class Encoder:
@@ -88,19 +92,24 @@ class Encoder:
         starts = [0, *ends[:-1]]
         tokens: list[int] = []
         scores: list[float] = []
-        firsts: list[Tensor] = []
+        tag_rows = [start + frame for start in starts for frame in range(_TAG_FRAMES)]
+        tags: list[Tensor] = []
         for row in range(0, len(encoded), _CTC_ROWS):
             logits = self._ctc(encoded[row : row + _CTC_ROWS])
             logarithms = torch.nn.functional.log_softmax(logits, dim=-1)
             best = logarithms.max(dim=-1)
             tokens += best.indices.tolist()
             scores += best.values.tolist()
-            here = [start - row for start in starts if row <= start < row + len(logits)]
-            firsts += [logarithms[start].clone() for start in here]
+            here = [each - row for each in tag_rows if row <= each < row + len(logits)]
+            tags += [logarithms[each].clone() for each in here]
             yield
         return [
-            BestPath(tokens[start:end], scores[start:end], first)
-            for start, end, first in zip(starts, ends, firsts, strict=True)
+            BestPath(
+                tokens[start:end],
+                scores[start:end],
+                torch.stack(tags[index * _TAG_FRAMES : (index + 1) * _TAG_FRAMES]),
+            )
+            for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
 
     def encode(self, clips: Sequence[Tensor]) -> Generator[None, None, Tensor]:

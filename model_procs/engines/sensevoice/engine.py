@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from ipc.engines import EngineInfo, Json
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import NO_LANGUAGE, Recording, Transcribe
+from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Distribution, Recording, Transcribe
 from model_procs import linears
 from model_procs.audio.pcm import Samples
 from model_procs.audio.turns import in_turns
@@ -29,7 +29,7 @@ from model_procs.heap import keep_large_blocks
 from model_procs.listening import ctc, vad
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
-from model_procs.listening.transcript import LANGUAGES, Piece
+from model_procs.listening.transcript import EMOTIONS, EVENTS, LANGUAGES, NO_EMOTION, Piece
 from model_procs.weights import locate as weights
 from model_procs.weights.lean_import import lean_import, without_values
 from model_procs.weights.torchaudio_guard import ensure_torchaudio
@@ -47,6 +47,9 @@ _TURN_SECONDS = 0.05
 
 _ROW_SECONDS = 0.06
 """The sound in a row of the encoder's input."""
+
+_LANGUAGES = tuple(name for name in LANGUAGES if name != AUTO_LANGUAGE)
+_EMOTIONS = (*EMOTIONS, NO_EMOTION)
 
 _TYPICAL_ROWS = (64, 256)
 """Rows for which the kernel of the linear layers should be fast: a short clip, and a batch."""
@@ -72,7 +75,7 @@ class SenseVoiceEngine(TranscriptionEngine):
         self._queries: Any = None
         self._encoder: Any = None
         self._tokenizer: Any = None
-        self._no_speech_token = 0
+        self._tags: tuple[_Tags, ...] = ()
         self._notes: list[str] = []
         self._facts: Json = {}
 
@@ -97,7 +100,8 @@ class SenseVoiceEngine(TranscriptionEngine):
         linear = partial(linears.make, kernel) if self._quantize else linears.fp32
         self._encoder = Encoder(model, linear)
         self._queries = _Queries(model)
-        self._no_speech_token = self._tokenizer.sp.piece_to_id(f"<|{NO_LANGUAGE}|>")
+        pieces = self._tokenizer.sp
+        self._tags = tuple(_Tags(pieces, names) for names in (_LANGUAGES, _EMOTIONS, EVENTS))
         self._notes = weights.notes(self._folder)
         self._facts = {
             "parameters": parameters,
@@ -201,20 +205,22 @@ class SenseVoiceEngine(TranscriptionEngine):
         """Text, words and tags from the best path.
 
         The first four frames have the tags: language, emotion, event, written form. The language
-        may also be "no speech"; the probability of this tag is kept too.
+        may also be "no speech".
         """
         seconds = len(clip.samples) / RATE
         found = [token for token, _, _ in ctc.tokens(path.tokens)]
         words = ctc.align(path.tokens, self._spell, seconds, clip.offset, scores=path.scores)
-        language, emotion, event = (math.exp(score) for score in path.scores[:3])
+        languages, emotions, sounds = (
+            tags.distribution(frame) for tags, frame in zip(self._tags, path.tags, strict=True)
+        )
         return Piece(
             seconds,
             self._tokenizer.decode(found),
-            language,
-            emotion,
-            event,
+            languages,
+            emotions,
+            sounds,
             tuple(words),
-            no_speech=math.exp(float(path.first[self._no_speech_token])),
+            no_speech=languages.get(NO_LANGUAGE),
         )
 
     def _spell(self, tokens: list[int]) -> list[str]:
@@ -228,6 +234,22 @@ class SenseVoiceEngine(TranscriptionEngine):
             added.append(longer[len(text) :])
             text = longer
         return added
+
+
+class _Tags:
+    """The tags of one query that the model knows, with their tokens."""
+
+    def __init__(self, pieces: Any, names: Iterable[str]) -> None:
+        tokens = {name: pieces.piece_to_id(f"<|{name}|>") for name in names}
+        self._tokens = {name: id for name, id in tokens.items() if id != pieces.unk_id()}
+
+    def distribution(self, logarithms: Any) -> Distribution:
+        """How likely each tag is, by the `logarithms` [vocabulary] of its query's frame."""
+        values = {name: float(logarithms[token]) for name, token in self._tokens.items()}
+        best = max(values.values(), default=0.0)
+        weights = {name: math.exp(value - best) for name, value in values.items()}
+        total = math.fsum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
 
 
 class _Queries:

@@ -34,7 +34,7 @@ from model_procs.engines.whisper import weights
 from model_procs.heap import give_back, keep_large_blocks
 from model_procs.listening import vad
 from model_procs.listening.base import RATE, TranscriptionEngine
-from model_procs.listening.transcript import NO_EMOTION, tagged
+from model_procs.listening.transcript import NO_EMOTION, likely, tagged
 from model_procs.weights import locate
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ def _told(probabilities: dict[str, float], hint: str) -> Paralinguistics:
         NO_EMOTION,
         ("Speech",),
         language_probability=round(probabilities[language], 4),
+        language_probabilities=likely(probabilities),
     )
 
 

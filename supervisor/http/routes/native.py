@@ -50,6 +50,9 @@ from supervisor.http.shared.synthesis import (
 from supervisor.http.shared.transcription import (
     PLAIN_CONTENT,
     RECORDING,
+    Emotions,
+    EventProbabilities,
+    LanguageProbabilities,
     Word,
     plain_answer,
     transcription,
@@ -152,6 +155,20 @@ class TranscribeFields(BaseModel):
     model: ModelName | None = None
 
 
+class ScoredWord(Word):
+    """A word, when it is said, and how sure the model is."""
+
+    logprob: Annotated[
+        float | None,
+        Field(description="logarithm of its probability; null with an engine that has none"),
+    ]
+
+    @classmethod
+    def of(cls, word: operations.Word) -> ScoredWord:
+        """From the worker's result."""
+        return cls(word=word.word, start=word.start, end=word.end, logprob=word.logprob)
+
+
 class Segment(BaseModel):
     """A sentence, or the speech between two pauses; times are in seconds."""
 
@@ -165,7 +182,24 @@ class Segment(BaseModel):
     emotion_probability: float | None
     events: list[str]
     event_probability: float | None
-    words: list[Word] | None = None
+    language_probabilities: LanguageProbabilities
+    emotions: Emotions
+    event_probabilities: EventProbabilities
+    avg_logprob: Annotated[
+        float | None,
+        Field(
+            description="mean of the logarithms of the probabilities of its tokens; null with an "
+            "engine that has none"
+        ),
+    ]
+    no_speech_probability: Annotated[
+        float | None,
+        Field(
+            description="how likely there is no speech in it; null with an engine that does not "
+            "know"
+        ),
+    ]
+    words: list[ScoredWord] | None = None
 
     @classmethod
     def of(cls, segment: operations.Segment) -> Segment:
@@ -182,7 +216,14 @@ class Segment(BaseModel):
             emotion_probability=told.emotion_probability,
             events=list(told.events),
             event_probability=told.event_probability,
-            words=None if segment.words is None else [Word.of(word) for word in segment.words],
+            language_probabilities=told.language_probabilities,
+            emotions=told.emotions,
+            event_probabilities=told.event_probabilities,
+            avg_logprob=segment.avg_logprob,
+            no_speech_probability=segment.no_speech,
+            words=None
+            if segment.words is None
+            else [ScoredWord.of(word) for word in segment.words],
         )
 
 
@@ -197,6 +238,7 @@ class Transcript(BaseModel):
                     "language": "en",
                     "emotion": "NEUTRAL",
                     "events": ["Speech"],
+                    "emotions": {"NEUTRAL": 0.91, "HAPPY": 0.08, "EMO_UNKNOWN": 0.01},
                     "raw": "<|en|><|NEUTRAL|><|Speech|><|withitn|>Hello, this is my voice.",
                     "duration": 2.1,
                 }
@@ -216,6 +258,9 @@ class Transcript(BaseModel):
     ]
     emotion_probability: float | None = None
     events: Annotated[list[str], Field(description="Speech, BGM, Laughter, Applause, ...")]
+    language_probabilities: LanguageProbabilities = None
+    emotions: Emotions = None
+    event_probabilities: EventProbabilities = None
     raw: Annotated[str, Field(description="the text with the model's own tags")]
     duration: Annotated[float, Field(description="duration of the recording in seconds")]
     segments: list[Segment] | None = None
@@ -231,6 +276,9 @@ class Transcript(BaseModel):
             emotion=told.emotion,
             emotion_probability=told.emotion_probability,
             events=list(told.events),
+            language_probabilities=told.language_probabilities,
+            emotions=told.emotions,
+            event_probabilities=told.event_probabilities,
             raw=transcript.raw,
             duration=transcript.duration,
             segments=[Segment.of(each) for each in transcript.segments] if segments else None,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ipc import operations
 from ipc.engines import Kind
@@ -33,6 +33,35 @@ RECORDING = FileField(
     f"the recording to transcribe: {READABLE}, up to {TRANSCRIPT_SECONDS / 60:.0f} minutes",
     lambda settings: settings.max_audio_mb,
 )
+
+
+_WHOLE = (
+    "the likeliest first, without those below 0.001; of the whole it is the mean of the pieces "
+    "that were recognized at once, weighted by their seconds"
+)
+
+LanguageProbabilities = Annotated[
+    dict[str, float] | None,
+    Field(
+        description=f"how likely each language is, and nospeech: {_WHOLE}. Pieces without speech "
+        "count only if there are no others. null with an engine that does not know"
+    ),
+]
+Emotions = Annotated[
+    dict[str, float] | None,
+    Field(
+        description=f"how likely each emotion is: {_WHOLE}. Pieces with EMO_UNKNOWN count only if "
+        "there are no others. null with an engine that does not know",
+        examples=[{"HAPPY": 0.71, "NEUTRAL": 0.27, "SURPRISED": 0.02}],
+    ),
+]
+EventProbabilities = Annotated[
+    dict[str, float] | None,
+    Field(
+        description=f"how likely each sound event is the main one: {_WHOLE}. null with an engine "
+        "that does not know"
+    ),
+]
 
 
 class Word(BaseModel):

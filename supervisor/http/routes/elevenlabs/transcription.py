@@ -23,7 +23,14 @@ from supervisor.http.context import warn
 from supervisor.http.shared.character_times import evenly
 from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import ISO_639_3, language_hint
-from supervisor.http.shared.transcription import ONE_SPEAKER, RECORDING, transcription
+from supervisor.http.shared.transcription import (
+    ONE_SPEAKER,
+    RECORDING,
+    Emotions,
+    EventProbabilities,
+    LanguageProbabilities,
+    transcription,
+)
 
 TAG = "ElevenLabs"
 
@@ -154,6 +161,9 @@ class ScribeTranscript(BaseModel):
                     "emotion": "NEUTRAL",
                     "emotion_probability": 0.87,
                     "events": ["Speech"],
+                    "language_probabilities": {"eng": 0.98, "zho": 0.02},
+                    "emotions": {"NEUTRAL": 0.87, "HAPPY": 0.13},
+                    "event_probabilities": {"Speech": 1.0},
                 }
             ]
         }
@@ -169,6 +179,9 @@ class ScribeTranscript(BaseModel):
     emotion: Annotated[str, Field(description="HAPPY, SAD, ANGRY, NEUTRAL, EMO_UNKNOWN, ...")]
     emotion_probability: float | None
     events: Annotated[list[str], Field(description="Speech, BGM, Laughter, Applause, ...")]
+    language_probabilities: LanguageProbabilities
+    emotions: Emotions
+    event_probabilities: EventProbabilities
 
 
 async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamResponse:
@@ -200,6 +213,10 @@ async def speech_to_text(call: Call[SpeechToTextFields, Nothing]) -> web.StreamR
         emotion=told.emotion,
         emotion_probability=told.emotion_probability,
         events=list(told.events),
+        language_probabilities=told.language_probabilities
+        and {ISO_639_3.get(code, code): each for code, each in told.language_probabilities.items()},
+        emotions=told.emotions,
+        event_probabilities=told.event_probabilities,
     )
     return json_answer(answer, headers={"Server-Timing": timing(asked.job)})
 

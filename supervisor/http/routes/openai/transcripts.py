@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from ipc.engines import Json
 from ipc.operations import NO_LANGUAGE, Paralinguistics, Segment, Transcript
 from supervisor.http.shared.languages import ENGLISH_NAMES
-from supervisor.http.shared.transcription import Word
+from supervisor.http.shared.transcription import (
+    Emotions,
+    EventProbabilities,
+    LanguageProbabilities,
+    Word,
+)
 
 
 class DetectedLanguage(BaseModel):
@@ -33,6 +38,9 @@ class Told(BaseModel):
     emotion: str
     emotion_probability: float | None = None
     events: list[str]
+    language_probabilities: LanguageProbabilities = None
+    emotions: Emotions = None
+    event_probabilities: EventProbabilities = None
 
 
 class PlainTranscription(Told):
@@ -247,4 +255,7 @@ def told(source: Paralinguistics) -> Json:
         "emotion": source.emotion,
         "emotion_probability": source.emotion_probability,
         "events": list(source.events),
+        "language_probabilities": source.language_probabilities,
+        "emotions": source.emotions,
+        "event_probabilities": source.event_probabilities,
     }
