@@ -51,6 +51,8 @@ class EngineInfo:
     - `facts`: other facts, such as parameters, quantization, version of the weights.
     - `mixes`: whether it speaks mixes of its voices (`ipc.voice_mix`);
     - `translates`: whether it translates speech to English;
+    - `hotwords`: whether words of a request can be likelier than usual; `hotword_weight`: whether
+      a request may say by how much;
     - `chosen`: options that it has chosen by measuring. Whoever loads it again hands them to it,
       because a replay must have the same bits.
     """
@@ -68,6 +70,8 @@ class EngineInfo:
     translates: bool = False
     facts: Json = field(default_factory=dict)
     chosen: Json = field(default_factory=dict)
+    hotwords: bool = False
+    hotword_weight: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ NO_LANGUAGE = "nospeech"
 MIN_PROBABILITY = 0.001
 """Less likely tags are left out of distributions."""
 
+MAX_HOTWORDS = 100
+"""The most hotwords of a request."""
+
+MAX_HOTWORD = 50
+"""Characters of the longest hotword."""
+
 TRANSIENT = {"transient": True}
 """Metadata of fields that are not part of a request's content: see `ipc.codec.content`."""
 
@@ -275,6 +281,9 @@ class Transcribe(Operation[Transcript]):
     `language` is a hint, or `AUTO_LANGUAGE`. `itn` writes numbers as digits and adds punctuation.
     With `words` each segment has its words. With `streamed` each segment is sent when it is known.
 
+    `hotwords` are words and phrases that are likelier than usual, `hotword_weight` by how much;
+    engines that cannot obey refuse them.
+
     Engines without these ignore them: `prompt` is a text before the recording, for its spelling and
     style; `temperature` is how random recognition is, None as the engine finds best. With
     `translate` the transcript is in English; engines that cannot translate refuse that.
@@ -288,6 +297,8 @@ class Transcribe(Operation[Transcript]):
     prompt: str | None = None
     temperature: float | None = None
     translate: bool = False
+    hotwords: tuple[str, ...] = ()
+    hotword_weight: float | None = None
 
 
 AnyOperation = Speak | EncodeVoice | Transcribe

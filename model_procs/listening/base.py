@@ -94,6 +94,18 @@ class TranscriptionEngine:
                 ErrorCode.invalid_option,
                 f"the engine {self.name} does not translate; use the engine whisper",
             )
+        if operation.hotwords and not self.info().hotwords:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the engine {self.name} knows no hotwords; leave hotwords out, or use the engine "
+                "sensevoice or whisper",
+            )
+        if operation.hotword_weight is not None and not self.info().hotword_weight:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the engine {self.name} does not weigh hotwords; leave hotword_weight out, or use "
+                "the engine sensevoice",
+            )
         samples = yield from in_turns(
             decoding(source, rate=RATE, max_seconds=TRANSCRIPT_SECONDS, truncate=False),
             _TURN_SECONDS,

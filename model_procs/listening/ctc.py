@@ -37,6 +37,11 @@ def tokens(path: Sequence[int], blank: int = 0) -> list[tuple[int, int, int]]:
     return found
 
 
+def is_tag(text: str) -> bool:
+    """Whether the text of a token is a tag of the model."""
+    return _TAG.fullmatch(text) is not None
+
+
 def align(
     path: Sequence[int],
     spell: Callable[[list[int]], list[str]],
@@ -59,7 +64,7 @@ def align(
     space = False
     for (_, first, end), text in zip(found, spell([token for token, _, _ in found]), strict=True):
         score = tuple([max(scores[first:end])] if scores else ())
-        if _TAG.fullmatch(text):
+        if is_tag(text):
             space = True
             continue
         space = space or text[:1].isspace()

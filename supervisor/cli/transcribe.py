@@ -139,6 +139,10 @@ def transcribe(
     translate: Annotated[
         bool, typer.Option("--translate", help="To English; needs the model whisper.")
     ] = False,
+    hotword: Annotated[
+        list[str] | None,
+        typer.Option(help="A word or phrase that is likelier than usual; may be repeated."),
+    ] = None,
 ) -> None:
     """Transcribe recordings, each into a file beside it: NAME.txt.
 
@@ -146,6 +150,8 @@ def transcribe(
     recordings are sent at once as the service has room for.
     """
     fields = _fields(format, language, model, translate=translate)
+    if hotword:
+        fields["hotwords"] = ",".join(hotword)
     where = address(context)
     if output == "-" or files == ["-"]:
         _to_output(where, files, output, fields)

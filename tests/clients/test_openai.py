@@ -580,6 +580,16 @@ def test_the_production_engines(nano_models: Path, recording: bytes) -> None:
                 assert sum(told["emotions"].values()) == pytest.approx(1, abs=0.01)
                 assert max(told["language_probabilities"].values()) == told["language_probability"]
                 assert set(told["event_probabilities"]) >= set(told["events"])
+        nothing = {"hotwords": ["qqq", "xyzzy"], "hotword_weight": 3}
+        biased = client.audio.transcriptions.create(
+            model="whisper-1",
+            file=("a.wav", recording),
+            language="cantonese",
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+            extra_body=nothing,
+        )
+        assert biased == verbose
         with pytest.raises(openai.BadRequestError, match="'fr'"):
             client.audio.transcriptions.create(
                 model="whisper-1", file=("a.wav", recording), language="fr"

@@ -142,9 +142,13 @@ def test_a_clip_has_the_same_bits_in_every_company(
 
 
 def hear(
-    engine: SenseVoiceEngine, samples: Samples, language: str = "auto", itn: bool = True
+    engine: SenseVoiceEngine,
+    samples: Samples,
+    language: str = "auto",
+    itn: bool = True,
+    **options: Any,
 ) -> Transcript:
-    operation = Transcribe(Recording(key=""), language=language, itn=itn, words=True)
+    operation = Transcribe(Recording(key=""), language=language, itn=itn, words=True, **options)
     return finished(engine, engine.transcribe(samples, operation, threading.Event()))
 
 
@@ -181,6 +185,61 @@ def test_transcripts_are_the_same_together_and_alone(engine: SenseVoiceEngine) -
     alone = [hear(engine, one, *option) for one, option in zip(recordings, options, strict=True)]
     assert together[:-1] == alone
     assert len({transcript.text for transcript in alone}) == len(alone)
+
+
+# Hotwords
+
+
+def test_likely_tokens_change_nothing_else(engine: SenseVoiceEngine) -> None:
+    clips = [features(70), features(5), features(130, 1)]
+    plain = finish(engine._encoder.recognize(clips))
+    some = finish(engine._encoder.recognize(clips, [0, 8, 3]))
+    assert all(map(same, plain, some))
+    assert plain[0].frames is plain[1].frames is some[0].frames is None
+    for path, count in zip(some[1:], (8, 3), strict=True):
+        assert [frame.tokens[0] for frame in path.frames] == path.tokens
+        assert [frame.scores[0] for frame in path.frames] == path.scores
+        assert {len(frame.tokens) for frame in path.frames} == {count}
+
+
+def second_best(engine: SenseVoiceEngine, samples: Samples) -> str:
+    """A text that was nearly heard in `samples`: that of the likeliest token that is not there."""
+    clip = engine._features(samples, Transcribe(Recording(key="")))
+    (path,) = finish(engine._encoder.recognize([clip], [8]))
+    heard = set(path.tokens)
+    nearly = [
+        (score, token)
+        for frame in path.frames[4:]
+        for token, score in zip(frame.tokens, frame.scores, strict=True)
+        if token not in heard and (engine._text_of(token) or "").strip()
+    ]
+    return (engine._text_of(max(nearly)[1]) or "").strip()
+
+
+def test_a_hotword_is_heard_where_it_nearly_was(engine: SenseVoiceEngine) -> None:
+    samples = noise(3)
+    word = second_best(engine, samples)
+    plain = hear(engine, samples)
+    assert word not in plain.text
+    biased = hear(engine, samples, hotwords=(word, "qqq"))
+    assert word in biased.text
+    assert biased.paralinguistics == plain.paralinguistics
+    assert any(word in each.word for segment in biased.segments for each in segment.words or ())
+    for one, two in zip(plain.segments, biased.segments, strict=False):
+        assert (two.avg_logprob or 0) < 0 > (one.avg_logprob or 0)
+    assert hear(engine, samples, hotwords=("qqq",)) == plain
+    assert hear(engine, samples, hotwords=(word,), hotword_weight=0.001) == plain
+
+
+def test_tags_and_parts_of_characters_spell_nothing(engine: SenseVoiceEngine) -> None:
+    pieces = engine._tokenizer.sp
+    assert engine._text_of(pieces.piece_to_id("<|en|>")) is None
+    assert engine._text_of(pieces.unk_id()) is None
+    assert engine._text_of(pieces.piece_to_id("</s>")) is None
+    assert engine._text_of(pieces.piece_to_id("\u2581bada")) == " bada"
+
+
+# Frames
 
 
 def test_each_clip_gets_its_own_frames(exact: SenseVoiceEngine) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import (
     Paralinguistics,
     Recording,
@@ -32,6 +33,7 @@ from model_procs.engine import Cancelled, EngineConfig, alone
 from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
 from model_procs.engines.sensevoice.engine import PIECE_SECONDS, SenseVoiceEngine
 from model_procs.engines.sphinx import SphinxEngine
+from model_procs.engines.whisper.engine import WhisperEngine
 from model_procs.listening import ctc, vad
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.transcript import LONG_SECONDS, Piece, TimedWord, divide, spell
@@ -490,6 +492,21 @@ def answer(
 def two_sentences(sentence: Callable[[int], Samples]) -> Samples:
     """Long enough for two pieces of SenseVoice's."""
     return lay_out([(0.5, sentence(5)), (25.0, sentence(1))], tail=4.0)[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"hotwords": ("Anna",)}, {"hotword_weight": 1.0}], ids=["words", "weight"]
+)
+def test_hotwords_are_refused_by_who_cannot(
+    sphinx: SphinxEngine, whisper: WhisperEngine, options: dict[str, Any]
+) -> None:
+    for engine in (sphinx, whisper):
+        if engine is whisper and "hotwords" in options:
+            continue
+        upload = Recording("recording", wav_header(RATE, 0))
+        with pytest.raises(ServiceError, match="use the engine sensevoice") as caught:
+            next(engine.run(Transcribe(upload, **options), threading.Event()))
+        assert caught.value.code is ErrorCode.invalid_option
 
 
 def test_segments_are_streamed_one_by_one(

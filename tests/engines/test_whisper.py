@@ -149,6 +149,20 @@ def test_a_prompt_changes_the_spelling(ears: WhisperEngine) -> None:
     assert "FAIL" not in hear(ears, samples).text
 
 
+def test_hotwords_change_the_spelling(ears: WhisperEngine) -> None:
+    samples = sound("beckett.wav")
+    plain = hear(ears, samples)
+    assert "fail" in plain.text
+    words = ("EVER TRIED", "EVER FAILED", "NO MATTER")
+    assert "FAIL" in hear(ears, samples, replace(PLAIN, hotwords=words)).text
+    # They leave room for the text, whatever was said before.
+    prompted = replace(PLAIN, prompt="Ever tried. " * 200, hotwords=words * 4)
+    assert hear(ears, samples, prompted).text
+    with pytest.raises(ServiceError, match="tokens") as caught:
+        hear(ears, samples, replace(PLAIN, hotwords=words * 40))
+    assert caught.value.code is ErrorCode.invalid_option
+
+
 def test_a_temperature_is_obeyed_and_reproducible(ears: WhisperEngine) -> None:
     samples = sound("beckett.wav")
     warm = replace(PLAIN, temperature=1.0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model_procs.linears import Linear
+from model_procs.listening.hotwords import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +42,13 @@ class BestPath:
     """The best token of each frame of a clip, and the logarithm of its probability.
 
     `tags` [3, vocabulary] are the logarithms for all tokens in the frames of language, emotion and
-    event.
+    event. `frames` are the likeliest tokens of each frame, if they were wanted.
     """
 
     tokens: list[int]
     scores: list[float]
     tags: Tensor
+    frames: list[Frame] | None = None
 
 
 class Encoder:
@@ -80,9 +82,12 @@ class Encoder:
             for count in range(_ROUND, _CTC_ROWS + _ROUND, _ROUND):
                 self._ctc(torch.zeros(count, self._layers[-1].outputs))
 
-    def recognize(self, clips: Sequence[Tensor]) -> Generator[None, None, list[BestPath]]:
+    def recognize(
+        self, clips: Sequence[Tensor], candidates: Sequence[int] = ()
+    ) -> Generator[None, None, list[BestPath]]:
         """The best path of each of `clips`, features of shape [frames, features].
 
+        `candidates` tells for each clip how many of the likeliest tokens of a frame are wanted.
         Yields often: after each layer, and after each `_CTC_ROWS` rows of the last one.
         """
         import torch
@@ -94,6 +99,12 @@ class Encoder:
         scores: list[float] = []
         tag_rows = [start + frame for start in starts for frame in range(_TAG_FRAMES)]
         tags: list[Tensor] = []
+        wanted = [
+            count
+            for clip, count in zip(clips, candidates or [0] * len(clips), strict=True)
+            for _ in range(len(clip))
+        ]
+        frames: list[Frame] = []
         for row in range(0, len(encoded), _CTC_ROWS):
             logits = self._ctc(encoded[row : row + _CTC_ROWS])
             logarithms = torch.nn.functional.log_softmax(logits, dim=-1)
@@ -102,12 +113,15 @@ class Encoder:
             scores += best.values.tolist()
             here = [each - row for each in tag_rows if row <= each < row + len(logits)]
             tags += [logarithms[each].clone() for each in here]
+            if counts := wanted[row : row + len(logits)]:
+                frames += _frames(logarithms, counts)
             yield
         return [
             BestPath(
                 tokens[start:end],
                 scores[start:end],
                 torch.stack(tags[index * _TAG_FRAMES : (index + 1) * _TAG_FRAMES]),
+                frames[start:end] if candidates and candidates[index] else None,
             )
             for index, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
@@ -130,6 +144,16 @@ class Encoder:
             rows = layer(rows, lengths)
             yield
         return self._last_norm(rows)
+
+
+def _frames(logarithms: Tensor, counts: Sequence[int]) -> list[Frame]:
+    """The likeliest tokens of each row, so many as `counts` has for it."""
+    most = max(counts)
+    if not most:
+        return [Frame((), ())] * len(counts)
+    best = logarithms[: len(counts)].topk(most, dim=-1)
+    tokens, scores = best.indices.tolist(), best.values.tolist()
+    return [Frame(tokens[row][:count], scores[row][:count]) for row, count in enumerate(counts)]
 
 
 class _Layer:

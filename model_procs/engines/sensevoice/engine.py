@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from model_procs.heap import keep_large_blocks
 from model_procs.listening import ctc, vad
 from model_procs.listening.base import RATE, TranscriptionEngine, finished
 from model_procs.listening.batches import ROW_SECONDS, Batches, Clip
+from model_procs.listening.hotwords import CANDIDATES, DEFAULT_WEIGHT, Hotwords, best_path
 from model_procs.listening.transcript import EMOTIONS, EVENTS, LANGUAGES, NO_EMOTION, Piece
 from model_procs.weights import locate as weights
 from model_procs.weights.lean_import import lean_import, without_values
@@ -50,6 +52,9 @@ _ROW_SECONDS = 0.06
 
 _LANGUAGES = tuple(name for name in LANGUAGES if name != AUTO_LANGUAGE)
 _EMOTIONS = (*EMOTIONS, NO_EMOTION)
+
+_WORD_START = "\u2581"
+"""SentencePiece's sign for a space."""
 
 _TYPICAL_ROWS = (64, 256)
 """Rows for which the kernel of the linear layers should be fast: a short clip, and a batch."""
@@ -133,6 +138,8 @@ class SenseVoiceEngine(TranscriptionEngine):
             languages=LANGUAGES,
             notes=tuple(self._notes),
             facts=self._facts,
+            hotwords=True,
+            hotword_weight=True,
             chosen={"linear": self._facts["linear"]} if self._quantize else {},
         )
 
@@ -156,6 +163,7 @@ class SenseVoiceEngine(TranscriptionEngine):
                 ErrorCode.invalid_option,
                 f"language {options.language!r} is unknown; choose one of {', '.join(LANGUAGES)}",
             )
+        hotwords = self._hotwords(options) if options.hotwords else None
         ranges = yield from _ranges(samples, stop)
         clips = _clips(samples, ranges, options)
         self._batches.add(clips)
@@ -167,7 +175,10 @@ class SenseVoiceEngine(TranscriptionEngine):
                     if stop.is_set():
                         raise Cancelled
                     yield None
-                yield self._piece(clip, clip.result)
+                path = clip.result
+                if hotwords is not None:
+                    path = yield from in_turns(_biased(path, hotwords), _TURN_SECONDS)
+                yield self._piece(clip, path)
         finally:
             for clip in clips:
                 clip.dropped = True
@@ -181,7 +192,8 @@ class SenseVoiceEngine(TranscriptionEngine):
             with torch.inference_mode():
                 features.append(self._features(clip.samples, clip.options))
             yield
-        work = self._encoder.recognize(features)
+        candidates = [CANDIDATES if clip.options.hotwords else 0 for clip in clips]
+        work = self._encoder.recognize(features, candidates)
         while True:
             with torch.inference_mode():
                 try:
@@ -223,6 +235,26 @@ class SenseVoiceEngine(TranscriptionEngine):
             no_speech=languages.get(NO_LANGUAGE),
         )
 
+    def _hotwords(self, options: Transcribe) -> Hotwords:
+        weight = options.hotword_weight
+        return Hotwords(
+            options.hotwords,
+            DEFAULT_WEIGHT if weight is None else weight,
+            self._text_of,
+            lambda word: len(self._tokenizer.sp.encode(word)),
+        )
+
+    def _text_of(self, token: int) -> str | None:
+        """The text of one token, with a space in front where it begins a word.
+
+        None for a tag or a byte.
+        """
+        pieces = self._tokenizer.sp
+        if pieces.is_control(token) or pieces.is_byte(token) or pieces.is_unknown(token):
+            return None
+        text: str = pieces.id_to_piece(token)
+        return None if ctc.is_tag(text) else text.replace(_WORD_START, " ")
+
     def _spell(self, tokens: list[int]) -> list[str]:
         """The part of the text that each of `tokens` adds to the text of the tokens before it."""
         added = []
@@ -234,6 +266,17 @@ class SenseVoiceEngine(TranscriptionEngine):
             added.append(longer[len(text) :])
             text = longer
         return added
+
+
+def _biased(path: BestPath, hotwords: Hotwords) -> Generator[None, None, BestPath]:
+    """The best path with `hotwords`; its tags stay as they are."""
+    assert path.frames is not None
+    tokens, scores = yield from best_path(path.frames[ctc.QUERIES :], hotwords)
+    return replace(
+        path,
+        tokens=path.tokens[: ctc.QUERIES] + tokens,
+        scores=path.scores[: ctc.QUERIES] + scores,
+    )
 
 
 class _Tags:

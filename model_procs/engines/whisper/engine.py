@@ -46,6 +46,10 @@ CLIP_SECONDS = 30.0
 """The longest clip: what the encoder sees at once."""
 
 
+_HOTWORD_TOKENS = 100
+"""The most tokens of hotwords, so that there is room for what was said before and for the text."""
+
+
 class WhisperEngine(TranscriptionEngine):
     """Whisper behind the Engine protocol.
 
@@ -109,6 +113,7 @@ class WhisperEngine(TranscriptionEngine):
                 "a recording has one language, that of its first speech",
             ),
             facts=self._facts,
+            hotwords=True,
         )
 
     def transcribe(
@@ -131,6 +136,7 @@ class WhisperEngine(TranscriptionEngine):
                 raise Cancelled
 
         self.model.begin(zlib.crc32(content(options)))
+        hotwords = self._hotwords(options.hotwords)
         context = self.model.tokens(options.prompt) if options.prompt else []
         told = Paralinguistics(NO_LANGUAGE, NO_EMOTION)
         segments: list[Segment] = []
@@ -147,6 +153,7 @@ class WhisperEngine(TranscriptionEngine):
                 translate=options.translate,
                 words=options.words,
                 context=context,
+                hotwords=hotwords,
                 temperatures=_temperatures(options.temperature),
                 on_attempt=check,
             ):
@@ -165,6 +172,19 @@ class WhisperEngine(TranscriptionEngine):
             paralinguistics=told,
             segments=tuple(segments),
         )
+
+    def _hotwords(self, words: Sequence[str]) -> str | None:
+        """The words as the library takes them: a text before the recording."""
+        if not words:
+            return None
+        text = ", ".join(words)
+        count = len(self.model.tokens(text))
+        if count > _HOTWORD_TOKENS:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the hotwords are {count} tokens, and Whisper takes {_HOTWORD_TOKENS}; send fewer",
+            )
+        return text
 
 
 def _told(probabilities: dict[str, float], hint: str) -> Paralinguistics:

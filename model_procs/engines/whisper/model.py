@@ -128,16 +128,19 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
         translate: bool,
         words: bool,
         context: list[int],
+        hotwords: str | None,
         temperatures: Iterable[float],
         on_attempt: Callable[[], None],
     ) -> Iterator[Segment]:
         """The segments of a clip, with times from its start.
 
-        `context` are the tokens before it. `on_attempt` is called before each attempt to decode,
-        and may raise.
+        `context` are the tokens before it, behind the `hotwords`. `on_attempt` is called before
+        each attempt to decode, and may raise.
         """
         multilingual = len(self.languages) > 1
         task = "translate" if translate else "transcribe"
+        if hotwords:  # together as much as the context may be alone, so that the text has room
+            context = context[-(self.max_length // 2 - 1 - len(self.tokens(hotwords))) :]
         tokenizer = Tokenizer(self.hf_tokenizer, multilingual, task=task, language=language)
         options = TranscriptionOptions(
             beam_size=_BEST_OF,
@@ -165,7 +168,7 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
             max_new_tokens=None,
             clip_timestamps=[0],
             hallucination_silence_threshold=None,
-            hotwords=None,
+            hotwords=hotwords,
         )
         yield from self.generate_segments(clip.features, tokenizer, options, False, clip.encoded)
 

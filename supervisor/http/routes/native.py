@@ -52,6 +52,8 @@ from supervisor.http.shared.transcription import (
     RECORDING,
     Emotions,
     EventProbabilities,
+    Hotwords,
+    HotwordWeight,
     LanguageProbabilities,
     Word,
     plain_answer,
@@ -144,6 +146,8 @@ class TranscribeFields(BaseModel):
             "other engines ignore it",
         ),
     ] = None
+    hotwords: Hotwords = []
+    hotword_weight: HotwordWeight | None = None
     itn: Annotated[bool, Field(description="write punctuation, and numbers as digits")] = True
     timestamps: Annotated[
         bool, Field(description="the response has segments: start, end, text, emotion, ...")
@@ -334,6 +338,8 @@ async def transcribe(call: Call[TranscribeFields, Nothing]) -> web.StreamRespons
         prompt=fields.prompt,
         temperature=fields.temperature,
         translate=fields.task == "translate",
+        hotwords=fields.hotwords,
+        hotword_weight=fields.hotword_weight,
     )
     transcript = await asked.run()
     if fields.response_format == "json":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,7 +12,15 @@ from pydantic import BaseModel, Field
 
 from ipc import operations
 from ipc.engines import Kind
-from ipc.operations import AUTO_LANGUAGE, TRANSCRIPT_SECONDS, Transcribe, Transcript
+from ipc.errors import ErrorCode, ServiceError
+from ipc.operations import (
+    AUTO_LANGUAGE,
+    MAX_HOTWORD,
+    MAX_HOTWORDS,
+    TRANSCRIPT_SECONDS,
+    Transcribe,
+    Transcript,
+)
 from ipc.recordings import READABLE
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.job import Job
@@ -39,6 +49,25 @@ _WHOLE = (
     "the likeliest first, without those below 0.001; of the whole it is the mean of the pieces "
     "that were recognized at once, weighted by their seconds"
 )
+
+Hotwords = Annotated[
+    list[str],
+    Field(
+        description="words and phrases that are likelier than usual, each in a field of its own or "
+        f"divided by commas: at most {MAX_HOTWORDS}, each of at most {MAX_HOTWORD} characters. "
+        "sensevoice and whisper obey, other engines refuse them",
+        examples=[["Kyutai"]],
+    ),
+]
+HotwordWeight = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=10,
+        description="sensevoice: how much likelier a hotword is, as a logarithm for each of its "
+        "tokens; default 2. Other engines refuse it",
+    ),
+]
 
 LanguageProbabilities = Annotated[
     dict[str, float] | None,
@@ -104,6 +133,8 @@ def transcription(
     prompt: str | None = None,
     temperature: float | None = None,
     translate: bool = False,
+    hotwords: Sequence[str] = (),
+    hotword_weight: float | None = None,
 ) -> Transcription:
     """The transcription of the recording in a request, or with `translate` its translation.
 
@@ -116,11 +147,45 @@ def transcription(
         chosen = choose(call, Kind.STT, model=model, language=language)
     upload = call.upload
     transcribe = Transcribe(
-        upload.recording, language, itn, words, streamed, prompt or None, temperature, translate
+        upload.recording,
+        language,
+        itn,
+        words,
+        streamed,
+        prompt or None,
+        temperature,
+        translate,
+        read_hotwords(hotwords),
+        hotword_weight,
     )
     segments = SegmentBuffer()
     job = make_job(call, chosen, transcribe, _work(upload.head, upload.size), segments)
     return Transcription(chosen, job, segments)
+
+
+def read_hotwords(given: Sequence[str]) -> tuple[str, ...]:
+    """The hotwords of a request, each once. Raises `ServiceError` for too many or too long ones."""
+    found = dict.fromkeys(
+        " ".join(word.split()) for each in given for word in re.split(r"[,\n，、]", each)
+    )
+    found.pop("", None)
+    if len(found) > MAX_HOTWORDS:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            f"the request has {len(found)} hotwords; send at most {MAX_HOTWORDS}",
+        )
+    for word in found:
+        if len(word) > MAX_HOTWORD:
+            raise ServiceError(
+                ErrorCode.invalid_option,
+                f"the hotword '{word[:MAX_HOTWORD]}...' has {len(word)} characters; send at most "
+                f"{MAX_HOTWORD}",
+            )
+        if not any(letter.isalnum() for letter in word):
+            raise ServiceError(
+                ErrorCode.invalid_option, f"the hotword '{word}' has no letter; leave it out"
+            )
+    return tuple(found)
 
 
 def _work(head: bytes, size: int) -> Work:

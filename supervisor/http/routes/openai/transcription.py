@@ -42,6 +42,8 @@ from supervisor.http.shared.transcription import (
     ONE_SPEAKER,
     PLAIN_CONTENT,
     RECORDING,
+    Hotwords,
+    HotwordWeight,
     PlainForm,
     Transcription,
     Word,
@@ -87,6 +89,8 @@ class TranscriptionFields(BaseModel):
         Field(description="a hint if there is one entry; several entries are ignored"),
     ] = []
     prompt: Annotated[str | None, _PROMPT] = None
+    hotwords: Hotwords = []
+    hotword_weight: HotwordWeight | None = None
     response_format: Annotated[
         Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"],
         Field(
@@ -179,6 +183,8 @@ async def openai_transcription(call: Call[TranscriptionFields, Nothing]) -> web.
         language=_hint(call),
         words=words,
         streamed=fields.stream,
+        hotwords=fields.hotwords,
+        hotword_weight=fields.hotword_weight,
         prompt=fields.prompt,
         temperature=fields.temperature or None,
     )
