@@ -79,12 +79,26 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a model draws its samples. None means the engine's own default."""
+    """How a model draws its samples. None means the engine's own default.
+
+    - `temperature`: the variance of the noise that a frame of sound is made from;
+    - `decode_steps`: in how many steps it is made;
+    - `eos_threshold`: the score above which the speech ends; higher is later;
+    - `noise_clamp`: the largest noise;
+    - `cfg_guidance`: how much text and voice count, by classifier-free guidance; 1 is none.
+    """
 
     seed: int = field(metadata=TRANSIENT)
     temperature: float | None = None
     decode_steps: int | None = None
     eos_threshold: float | None = None
+    noise_clamp: float | None = None
+    cfg_guidance: float | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether the engine computes everything twice: with text and voice, and without."""
+        return self.cfg_guidance not in (None, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

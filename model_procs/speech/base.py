@@ -50,7 +50,7 @@ SHORTEST_VOICE_SECONDS = 0.1
 """With less sound in it, a recording has no voice: not even a syllable fits."""
 _SILENCE = 0.0005
 """The root mean square, at 66 dB below full scale, of what microphones record in silence."""
-_OPTIONS = ("temperature", "decode_steps", "eos_threshold")
+_OPTIONS = ("temperature", "decode_steps", "eos_threshold", "noise_clamp", "cfg_guidance")
 """The fields of `Sampling` that only some engines have."""
 
 _SILENCE_SECONDS = 0.3

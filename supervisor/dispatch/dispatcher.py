@@ -217,7 +217,7 @@ class Dispatcher:
                     attempt.call.settle(self._unavailable())
 
     def _free_worker(self, call: Call) -> WorkerHandle | None:
-        return self._pool.free_worker(live=call.waits_live, empty=call.alone)
+        return self._pool.free_worker(live=call.waits_live, empty=call.alone, slots=call.slots)
 
     def _submit(self, attempt: _Attempt, worker: WorkerHandle) -> None:
         try:

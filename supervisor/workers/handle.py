@@ -76,6 +76,11 @@ class Call:
         return is_live(self.operation)
 
     @property
+    def slots(self) -> int:
+        """How many slots it takes: guided speech is computed twice."""
+        return 2 if isinstance(self.operation, Speak) and self.operation.sampling.guided else 1
+
+    @property
     def waits_live(self) -> bool:
         """Whether it must wait for such a slot: nobody listens to it yet."""
         return self.live and not self.skip
@@ -134,11 +139,11 @@ class WorkerHandle(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """How many slots are taken."""
+        """How many requests it works on."""
 
     @property
     def live_in_flight(self) -> int:
-        """How many slots live streams have taken."""
+        """How many of them are live streams."""
 
     @property
     def free_slots(self) -> int:

@@ -147,18 +147,22 @@ class Pool:
         await self._tried.wait()
         return self.info
 
-    def free_worker(self, *, live: bool = False, empty: bool = False) -> WorkerHandle | None:
+    def free_worker(
+        self, *, live: bool = False, empty: bool = False, slots: int = 1
+    ) -> WorkerHandle | None:
         """The READY worker with the most free slots.
 
-        With `live` only slots for live streams count; with `empty` the worker has no requests. A
-        worker that is being replaced is chosen only if no other one is free.
+        With `live` only slots for live streams count; with `empty` the worker has no requests. It
+        has at least so many `slots`, or all of its slots are free. A worker that is being replaced
+        is chosen only if no other one is free.
         """
         chosen: WorkerHandle | None = None
         best = (False, 0)
         for slot in self.slots:
             worker = slot.worker
             free = worker.free_live_slots if live else worker.free_slots
-            if free <= 0 or (empty and worker.in_flight):
+            most = min(worker.capacity, worker.live) if live else worker.capacity
+            if free < max(1, min(slots, most)) or (empty and worker.in_flight):
                 continue
             if chosen is None or (slot.replacing, -free) < best:
                 chosen, best = worker, (slot.replacing, -free)

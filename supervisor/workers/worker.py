@@ -96,12 +96,12 @@ class Worker:
 
     @property
     def in_flight(self) -> int:
-        """How many slots are taken."""
+        """How many requests it works on."""
         return len(self._in_flight)
 
     @property
     def live_in_flight(self) -> int:
-        """How many slots live streams have taken."""
+        """How many of them are live streams."""
         return sum(call.live for call in self._in_flight.values())
 
     @property
@@ -109,12 +109,13 @@ class Worker:
         """How many more requests it can be given now."""
         if self.state is not State.READY or any(call.alone for call in self._in_flight.values()):
             return 0
-        return self.capacity - len(self._in_flight)
+        return max(0, self.capacity - sum(call.slots for call in self._in_flight.values()))
 
     @property
     def free_live_slots(self) -> int:
         """How many of them may be live streams."""
-        return min(self.free_slots, self.live - self.live_in_flight)
+        taken = sum(call.slots for call in self._in_flight.values() if call.live)
+        return max(0, min(self.free_slots, self.live - taken))
 
     @property
     def last_exit(self) -> str:

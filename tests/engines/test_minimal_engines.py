@@ -292,7 +292,9 @@ def test_text_is_never_a_command(flite: FliteEngine, text: str, tmp_path: Path) 
     assert not made.exists()
 
 
-@pytest.mark.parametrize("option", ["temperature", "decode_steps", "eos_threshold"])
+@pytest.mark.parametrize(
+    "option", ["temperature", "decode_steps", "eos_threshold", "noise_clamp", "cfg_guidance"]
+)
 def test_options_of_other_engines_are_refused(flite: FliteEngine, option: str) -> None:
     with pytest.raises(ServiceError, match=f"flite has no option {option}") as caught:
         clone(flite, "Hello.", hum(200), streamed=True, **{option: 1})

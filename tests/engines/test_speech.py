@@ -495,7 +495,10 @@ def test_pocket_has_the_voices_beside_its_weights(models: Path) -> None:
         BuiltinVoice("marius", "Marius", "en"),
     )
     assert info.default_voice == "alba"
-    assert info.options == ("temperature", "decode_steps", "eos_threshold")
+    assert info.options == (
+        *("temperature", "decode_steps", "eos_threshold"),
+        *("noise_clamp", "cfg_guidance"),
+    )
     default, alba, marius, again = (
         b"".join(speak(engine, voice=voice)[0]) for voice in (None, "alba", "marius", "alba")
     )

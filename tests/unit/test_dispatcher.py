@@ -59,7 +59,9 @@ class OneWorker:
         finally:
             self.users -= 1
 
-    def free_worker(self, *, live: bool = False, empty: bool = False) -> OneWorker | None:
+    def free_worker(
+        self, *, live: bool = False, empty: bool = False, slots: int = 1
+    ) -> OneWorker | None:
         return None if self.calls or self.state is not ModelState.SERVING else self
 
     def submit(self, call: Call) -> None:

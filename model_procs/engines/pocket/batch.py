@@ -245,7 +245,9 @@ class Batch:
     def _made(self, runs: list[Speech], frames: int, now: float) -> None:
         """There is sound of so many frames for each of `runs`; the caller holds the lock."""
         speaking = [one.run for one in self._runs if not one.run.over]
-        streams = len(speaking) if all(run.speaks for run in speaking) else 0
+        # Guided runs make steps longer, so these say nothing about others.
+        usual = all(run.speaks and not run.guided for run in speaking)
+        streams = len(speaking) if usual else 0
         seconds = frames * self._frame_seconds * sum(not one.run.over for one in runs)
         self._pace.made(now, streams, seconds)
 

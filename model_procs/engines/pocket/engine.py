@@ -80,7 +80,7 @@ class PocketEngine(SpeechEngine):
     name = "pocket"
     sample_rate = 24_000
     reference_rate = 24_000
-    options = ("temperature", "decode_steps", "eos_threshold")
+    options = ("temperature", "decode_steps", "eos_threshold", "noise_clamp", "cfg_guidance")
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -90,6 +90,8 @@ class PocketEngine(SpeechEngine):
         self._pace = Pace()
         self._model: Any = None
         self._batch: Any = None
+        self._null: Prefix | None = None
+        """What the second row of a guided run has for a voice."""
         self._encoder = ThreadPoolExecutor(1, "voices")
         """Encodes one voice at a time, beside the batch."""
         self._listeners = weakref.WeakKeyDictionary[threading.Event, Listener]()
@@ -144,6 +146,9 @@ class PocketEngine(SpeechEngine):
         self.language = _language(self._folder)
         prepare(self.language)
         voice = self._speak_once()
+        # What training shows the model of neither text nor voice: the mark before a voice alone.
+        marks = 1 if self._model.flow_lm.insert_bos_before_voice else 0
+        self._null = self._prefix(voice).first(marks)
         self._pace.rates = measure(
             lm,
             mimi,
@@ -302,6 +307,9 @@ class PocketEngine(SpeechEngine):
             eos_threshold=_or(sampling.eos_threshold, model.eos_threshold),
             frames_after_eos=frames_after_eos + 2 if recommended is None else recommended,
             most_frames=model._estimate_max_gen_len(len(tokens)),
+            noise_clamp=_or(sampling.noise_clamp, model.noise_clamp),
+            guidance=_or(sampling.cfg_guidance, 1.0),
+            null=self._null,
         )
 
     def _prefix(self, voice: Any) -> Prefix:

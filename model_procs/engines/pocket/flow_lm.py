@@ -4,6 +4,13 @@ The library speaks one text at a time. Here the rows of all runs go through each
 that the weights are read once for all; everything else is computed for each row as if it were
 alone. So a run's latents have the same bits in every company. Replaced are the library's loop, its
 attention over caches of keys and values, and its linear layers; the modules and weights are its.
+
+Guidance: a run with `guidance` g has a second row in each step, which sees the run's latents but
+neither its text nor its voice. The latent is made from z_null + g * (z - z_null), where z is the
+transformer's output for the first row, and z_null that for the second. This is the latent
+classifier-free guidance of "Continuous Audio Language Models" (arXiv 2509.06926), the paper behind
+Pocket TTS. The library has no guidance; its training code drops both conditions for z_null, as
+here, and feeds the combined z to the flow net and to the decision about the end.
 """
 
 from __future__ import annotations
@@ -45,6 +52,25 @@ class Prefix:
     layers: tuple[tuple[Tensor, Tensor], ...]
     positions: int
 
+    def first(self, positions: int) -> Prefix:
+        """A copy of so many positions; what they are does not depend on those after them."""
+        layers = tuple(
+            (keys[:, :, :positions].clone(), values[:, :, :positions].clone())
+            for keys, values in self.layers
+        )
+        return Prefix(layers, positions)
+
+
+class Context:
+    """What the rows of a run attend to: a prefix, and the run's own positions behind it."""
+
+    def __init__(self, prefix: Prefix, cache: Any) -> None:
+        """`cache` has room for keys and values [layers, 2, heads, positions, dim]."""
+        self.prefix = prefix
+        self.cache = cache
+        self.length = 0
+        """How many positions of `cache` are in use."""
+
 
 @dataclass(eq=False)
 class Run:
@@ -59,11 +85,16 @@ class Run:
     eos_threshold: float
     frames_after_eos: int
     most_frames: int
+    noise_clamp: float | None = None
+    """The largest noise; None means any."""
+    guidance: float = 1.0
+    """How much text and voice count; 1 is no guidance, and needs no second row."""
+    null: Prefix | None = None
+    """The prefix of the second row; needed for guidance."""
 
-    cache: Any = None
-    """Keys and values behind the prefix [layers, 2, heads, positions, dim]."""
-    length: int = 0
-    """How many positions of `cache` are in use."""
+    context: Context | None = None
+    null_context: Context | None = None
+    """Those of the run's rows, from `FlowLM.open` on; the second one with guidance only."""
     read: int = 0
     """How many tokens have been read."""
     latent: Any = None
@@ -81,12 +112,17 @@ class Run:
         """Whether the whole text has been read."""
         return self.read == len(self.tokens)
 
+    @property
+    def guided(self) -> bool:
+        """Whether it has a second row in each step."""
+        return self.guidance != 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The rows of one run in a step: `count` of them from `first` on."""
+    """Rows with one context in a step: `count` of them from `first` on."""
 
-    run: Run
+    context: Context
     first: int
     count: int
     mask: Any
@@ -121,8 +157,14 @@ class FlowLM:
 
     def open(self, run: Run) -> None:
         """Make room for everything that the run may say; memory is only taken as it is used."""
-        positions = len(run.tokens) + 1 + run.most_frames
-        run.cache = pages(len(self._layers), 2, self._kv_heads, positions, self._dim)
+        run.context = self._context(run.prefix, len(run.tokens) + 1 + run.most_frames)
+        if run.guided:
+            assert run.null is not None
+            run.null_context = self._context(run.null, 1 + run.most_frames)
+
+    def _context(self, prefix: Prefix, positions: int) -> Context:
+        cache = pages(len(self._layers), 2, self._kv_heads, positions, self._dim)
+        return Context(prefix, cache)
 
     def step(self, runs: Sequence[Run]) -> None:
         """Compute the next latent of each run that speaks; read more of the texts of others.
@@ -138,11 +180,12 @@ class FlowLM:
         if speaking:
             rows.append(self._latent_in(torch.stack([run.latent for run in speaking])))
         for run in speaking:
-            parts.append(_Part(run, first, 1, None))
+            parts.append(_Part(_opened(run.context), first, 1, None))
             lasts.append(first)
             first += 1
         finished = []
         for run in reading:
+            context = _opened(run.context)
             chunk = run.tokens[run.read : run.read + CHUNK]
             rows.append(self._conditioner(chunk))
             count = len(chunk)
@@ -152,15 +195,23 @@ class FlowLM:
                 count += 1
                 finished.append(run)
                 lasts.append(first + count - 1)
-            parts.append(_Part(run, first, count, self._mask(run.length, count)))
+            parts.append(_Part(context, first, count, self._mask(context.length, count)))
             first += count
+        # The second rows of guided runs: the same latents, in contexts without text and voice.
+        nulls = []
+        for run, row in zip(speaking + finished, lasts, strict=True):
+            if run.guided:
+                rows.append(rows[0][row : row + 1] if run.latent is not None else self._bos)
+                parts.append(_Part(_opened(run.null_context), first, 1, None))
+                nulls.append(first)
+                first += 1
         if reading and first % self._rows_step:
             rows.append(torch.zeros(-first % self._rows_step, rows[0].shape[1]))
         hidden = self._transform(torch.cat(rows), parts)
         if lasts:
             for run in finished:
                 self._noise(run)  # the library also draws, and does not use, one for the text
-            self._give(speaking + finished, hidden[lasts])
+            self._give(speaking + finished, hidden[lasts + nulls])
 
     def _in_turn(self, reading: list[Run], *, alone: bool) -> list[Run]:
         """The runs whose texts are read in this step; at least one."""
@@ -168,7 +219,10 @@ class FlowLM:
         return reading[:count]
 
     def _give(self, runs: list[Run], hidden: Tensor) -> None:
-        """Make a latent for each run from its row of `hidden`, and see whether it ends."""
+        """Make a latent for each run from its row of `hidden`, and see whether it ends.
+
+        Behind the rows of all runs are the second rows of the guided ones.
+        """
         import torch
 
         hidden = torch.nn.functional.layer_norm(
@@ -176,6 +230,7 @@ class FlowLM:
         )
         if self._z_proj is not None:
             hidden = self._z_proj(hidden)
+        hidden = _guided(runs, hidden)
         scores = self._out_eos(hidden)[:, 0].tolist()
         noise = torch.stack([self._noise(run) for run in runs])
         latents = torch.empty_like(noise)
@@ -196,8 +251,14 @@ class FlowLM:
     def _noise(self, run: Run) -> Tensor:
         import torch
 
-        empty = torch.empty(self._latent_dim)
-        return empty.normal_(0, run.temperature**0.5, generator=run.generator)
+        noise = torch.empty(self._latent_dim)
+        deviation = run.temperature**0.5
+        if run.noise_clamp is None or not deviation:
+            return noise.normal_(0, deviation, generator=run.generator)
+        limit = run.noise_clamp
+        return torch.nn.init.trunc_normal_(
+            noise, 0, deviation, -limit, limit, generator=run.generator
+        )
 
     def _transform(self, x: Tensor, parts: list[_Part]) -> Tensor:
         """All layers, for rows [n, dim]."""
@@ -206,7 +267,7 @@ class FlowLM:
             turned, values = layer.project(x, turns)
             x = layer.finish(x, self._attend(index, turned, values, parts))
         for part in parts:
-            part.run.length += part.count
+            part.context.length += part.count
         return x
 
     def _attend(self, index: int, turned: Tensor, values: Tensor, parts: list[_Part]) -> Tensor:
@@ -225,17 +286,21 @@ class FlowLM:
         one_by_one = torch.split(queries, 1)
         results: list[Sequence[Tensor]] = []
         for part in parts:
-            cache, end = part.run.cache[index], part.run.length + part.count
+            context = part.context
+            cache, end = context.cache[index], context.length + part.count
             if part.count == 1:
                 cache[:, :, end - 1] = added[part.first]
                 asking, mask = one_by_one[part.first], None
             else:
                 rows = slice(part.first, part.first + part.count)
-                cache[:, :, part.run.length : end] = added[rows].permute(1, 2, 0, 3)
+                cache[:, :, context.length : end] = added[rows].permute(1, 2, 0, 3)
                 asking = queries[rows].transpose(0, 1).reshape(1, self._kv_heads, -1, self._dim)
                 mask = part.mask.repeat_interleave(split[1], 0)
-            of_voice = attention(asking, *part.run.prefix.layers[index])
             of_own = attention(asking, *cache[:, None, :, :end], attn_mask=mask)
+            if context.prefix.positions:
+                of_voice = attention(asking, *context.prefix.layers[index])
+            else:  # it has no weight
+                of_voice = torch.zeros_like(of_own[0]), torch.full_like(of_own[1], -math.inf)
             result: Sequence[Tensor] = (*of_voice, *of_own)
             results.append(
                 result if part.count == 1 else [_by_row(each, part.count) for each in result]
@@ -260,11 +325,32 @@ class FlowLM:
     def _positions(self, parts: list[_Part], count: int) -> list[int]:
         """The position of each of `count` rows; those that belong to no run have any."""
         positions = [
-            part.run.prefix.positions + part.run.length + offset
+            part.context.prefix.positions + part.context.length + offset
             for part in parts
             for offset in range(part.count)
         ]
         return positions + [0] * (count - len(positions))
+
+
+def _opened(context: Context | None) -> Context:
+    assert context is not None, "FlowLM.open comes first"
+    return context
+
+
+def _guided(runs: Sequence[Run], rows: Tensor) -> Tensor:
+    """The transformer's output for each run, from its row and, behind all, its second row.
+
+    Each operation rounds by itself, so that a row has the same bits in every company.
+    """
+    import torch
+
+    guided = [index for index, run in enumerate(runs) if run.guided]
+    if not guided:
+        return rows
+    rows, nulls = rows[: len(runs)], rows[len(runs) :]
+    scales = torch.tensor([[runs[index].guidance] for index in guided])
+    rows[guided] = nulls + scales * (rows[guided] - nulls)
+    return rows
 
 
 def modulations(net: Any) -> list[tuple[Any, str]]:

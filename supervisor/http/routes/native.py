@@ -33,8 +33,10 @@ from supervisor.http.shared.jobs import timing
 from supervisor.http.shared.languages import language_hint
 from supervisor.http.shared.models import ModelName
 from supervisor.http.shared.synthesis import (
+    CfgGuidance,
     DecodeSteps,
     EosThreshold,
+    NoiseClamp,
     Rate,
     Seed,
     Speed,
@@ -83,6 +85,8 @@ class CloneFields(BaseModel):
     temperature: Temperature | None = None
     decode_steps: DecodeSteps | None = None
     eos_threshold: EosThreshold | None = None
+    noise_clamp: NoiseClamp | None = None
+    cfg_guidance: CfgGuidance | None = None
     text_normalization: TextNormalization = "auto"
     language: TextLanguage | None = None
     model: ModelName | None = None
@@ -92,7 +96,14 @@ class CloneFields(BaseModel):
         return Speak(
             self.text,
             voice,
-            sampling(self.seed, self.temperature, self.decode_steps, self.eos_threshold),
+            sampling(
+                self.seed,
+                temperature=self.temperature,
+                decode_steps=self.decode_steps,
+                eos_threshold=self.eos_threshold,
+                noise_clamp=self.noise_clamp,
+                cfg_guidance=self.cfg_guidance,
+            ),
             self.response_format,
             self.stream,
             self.sample_rate,

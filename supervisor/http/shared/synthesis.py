@@ -48,9 +48,52 @@ Seed = Annotated[
         ge=0, lt=MAX_SEED, description="the same request with the same seed gives the same speech"
     ),
 ]
-Temperature = Annotated[float, Field(ge=0, le=2, description="only for engines that have it")]
-DecodeSteps = Annotated[int, Field(ge=1, le=64, description="only for engines that have it")]
-EosThreshold = Annotated[float, Field(ge=-20, le=20, description="only for engines that have it")]
+Temperature = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=2,
+        description="how varied the speech is: the variance of the noise it is made from; 0 is "
+        "always the same; only for engines that have it (pocket)",
+    ),
+]
+DecodeSteps = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=64,
+        description="in how many steps a frame of sound is made from noise; more take longer; "
+        "pocket's models with one-step heads ignore it; only for engines that have it (pocket)",
+    ),
+]
+EosThreshold = Annotated[
+    float,
+    Field(
+        ge=-20,
+        le=20,
+        description="score above which a sentence ends; higher ends later, or at the longest "
+        "length; only for engines that have it (pocket)",
+    ),
+]
+NoiseClamp = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=10,
+        description="the largest noise that a frame of sound is made from; without it any noise "
+        "is; only for engines that have it (pocket)",
+    ),
+]
+CfgGuidance = Annotated[
+    float,
+    Field(
+        ge=1,
+        le=3,
+        description="classifier-free guidance: how much text and voice count against speech in "
+        "general; 1 is off; more takes two of a worker's slots, and is slower; only for engines "
+        "that have it (pocket)",
+    ),
+]
 
 TextNormalization = Annotated[
     Literal["auto", "off"],
@@ -97,16 +140,19 @@ def text_language(given: str | None) -> str | None:
 
 def sampling(
     seed: int | None = None,
+    *,
     temperature: float | None = None,
     decode_steps: int | None = None,
     eos_threshold: float | None = None,
+    noise_clamp: float | None = None,
+    cfg_guidance: float | None = None,
 ) -> Sampling:
     """The sampling of a request, with a random seed if the client sends none.
 
     The seed is drawn here, so that a replay on another worker generates the same samples.
     """
     drawn = secrets.randbelow(MAX_SEED) if seed is None else seed
-    return Sampling(drawn, temperature, decode_steps, eos_threshold)
+    return Sampling(drawn, temperature, decode_steps, eos_threshold, noise_clamp, cfg_guidance)
 
 
 @contextlib.asynccontextmanager
