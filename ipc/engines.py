@@ -48,6 +48,7 @@ class EngineInfo:
     - `languages`: codes of the languages that it recognizes.
     - `options`: the fields of `Sampling` that it has besides the seed.
     - `approximation`: what the engine can only approximate.
+    - `no_cloning`: why its weights cannot clone a voice, and what to do; None if they can.
     - `facts`: other facts, such as parameters, quantization, version of the weights.
     - `mixes`: whether it speaks mixes of its voices (`ipc.voice_mix`);
     - `translates`: whether it translates speech to English;
@@ -66,6 +67,7 @@ class EngineInfo:
     voice_format: str | None = None
     options: tuple[str, ...] = ()
     approximation: str | None = None
+    no_cloning: str | None = None
     mixes: bool = False
     translates: bool = False
     facts: Json = field(default_factory=dict)
@@ -202,6 +204,10 @@ ENGINES = {
         ),
     )
 }
+
+
+PULLABLE = tuple(name for name, spec in ENGINES.items() if spec.files)
+"""The engines whose weights may lie in the models folder, and can be downloaded into it."""
 
 
 def default_engine(

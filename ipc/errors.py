@@ -36,6 +36,7 @@ class ErrorCode(Enum):
     upload_timeout = ("upload_timeout", 408, _CLIENT)
     payload_too_large = ("payload_too_large", 413, _CLIENT)
     unsupported_media_type = ("unsupported_media_type", 415, _CLIENT)
+    cloning_unavailable = ("cloning_unavailable", 422, _CLIENT)
     quarantined = ("quarantined", 422, _CLIENT)
     upgrade_required = ("upgrade_required", 426, _CLIENT)
     rate_limited = ("rate_limited", 429, _RATE)

@@ -345,6 +345,46 @@ class ReloadFailed(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFound(ModelEvent):
+    """The models folder has complete weights that the model does not run with yet; it loads them.
+
+    Then the model is `reloaded`, or `reload_failed` says why it stays as it was.
+    """
+
+    name = "weights_found"
+    engine: str
+    engine_before: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullStarted(Event):
+    """Published weights are being downloaded into the models folder."""
+
+    name = "pull_started"
+    engines: list[str]
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullFinished(Event):
+    """The weights are in the models folder."""
+
+    name = "pull_finished"
+    engines: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullFailed(Event):
+    """Weights could not be downloaded; without `retry_in_s` it is not tried again."""
+
+    name = "pull_failed"
+    level = "error"
+    engines: list[str]
+    error: str
+    retry_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled(ModelEvent):
     """A model is to have another number of workers."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ipc.engines import BuiltinVoice, Kind, default_engine
+from ipc.engines import ENGINES, BuiltinVoice, Kind, default_engine
 from ipc.messages import WorkerOptions
 from supervisor.access.ratelimit import RateLimit
 from supervisor.dispatch.admission import QueueLimits
@@ -32,17 +32,21 @@ from supervisor.events import (
     ReloadFailed,
     Scaled,
     SettingsChanged,
+    WeightsFound,
 )
 from supervisor.history import History
 from supervisor.log import logger
 from supervisor.memory.cgroup import Cores, find_container, find_cores
-from supervisor.memory.limits import MB, plan
+from supervisor.memory.limits import MB, DoesNotFit, plan
 from supervisor.memory.recycling import Policy
 from supervisor.sessions import Sessions
-from supervisor.settings import ModelSettings, Settings
+from supervisor.settings import BEST_FIRST, ModelSettings, Settings
 from supervisor.tally import Tally
+from supervisor.threads import in_thread
 from supervisor.voices.folder import CACHED, ENCODED
 from supervisor.voices.store import VoiceStore
+from supervisor.weights.folder import Seen, Watch, look
+from supervisor.weights.pulling import Pulling
 from supervisor.workers.backoff import Backoff
 from supervisor.workers.child_log import close_logs
 from supervisor.workers.config import PoolConfig
@@ -52,6 +56,12 @@ from supervisor.workers.process import become_subreaper
 
 _MAX_THREADS = 8
 """The most threads of a worker by default; the models are small, and more were not measured."""
+
+_RESTING = 5.0
+"""Seconds until the settings are asked again whether the models folder is to be watched."""
+
+_WEIGHTS = "weights"
+"""What a note about weights that cannot be loaded is about."""
 
 VERSION = importlib.metadata.version("voice-engine")
 
@@ -73,6 +83,9 @@ class Service:
         """Numbers of workers that operators have set since the settings were read."""
         self._changing = asyncio.Lock()
         """Held while models are reloaded or scaled."""
+        self._notes: dict[str, dict[str, str]] = {}
+        """What operators must know about models, by model and by what it is about."""
+        self._watch = Watch(look(settings.models_dir))
         self._tasks: set[asyncio.Task[None]] = set()
         override = settings.memory_limit_mb
         self.container = find_container(None if override is None else override * MB)
@@ -140,6 +153,9 @@ class Service:
             self._announce(model)
             model.backend.start()
         self._monitoring = asyncio.get_running_loop().create_task(self.monitor.run())
+        self._spawn_task(self._watch_models())
+        if self.settings.pulled:
+            self._spawn_task(self._pulling().run())
 
     async def drain(self, end: float) -> None:
         """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
@@ -165,6 +181,9 @@ class Service:
 
     async def _reload(self, settings: Settings) -> None:
         self.cores = find_cores()
+        seen = await self._look()
+        for notes in self._notes.values():
+            notes.pop(_WEIGHTS, None)
         configs = self._make_configs(settings, {})
         if configs.keys() != self._configs.keys():
             raise ValueError(
@@ -172,6 +191,7 @@ class Service:
                 f"{', '.join(self._configs)}; restart it to add or remove a model"
             )
         self._configs, self._scaled = configs, {}
+        self._watch.accept(seen)
         if changed := _changed(self.settings, settings):
             self.events.publish(SettingsChanged(changed=changed))
         self.settings = settings
@@ -210,6 +230,106 @@ class Service:
                 await asyncio.gather(*(self._reload_one(each, adapt=True) for each in self.models))
 
         self._spawn_task(adapt())
+
+    # New weights
+
+    async def _look(self) -> Seen:
+        folder = self.settings.models_dir
+        return await in_thread(lambda: look(folder))
+
+    async def _watch_models(self) -> None:
+        """Take up weights as soon as they are complete."""
+        while True:
+            pause = self.settings.watch_models
+            await asyncio.sleep(pause or _RESTING)
+            if not pause:
+                continue
+            try:
+                async with self._changing:
+                    if engines := self._watch.changed(await self._look()):
+                        await self._take_up(engines)
+            except Exception:  # a bug here must be logged, and must not end the watch
+                logger.exception("watch_failed")
+
+    async def _take_up(self, engines: list[str]) -> None:
+        """Load the new weights of `engines` where the settings leave the choice, or name them.
+
+        One model after the other, so that one that cannot be loaded does not hold up the others,
+        and stays as it was. A model never gets a lesser engine than it has.
+        """
+        for new in self.settings.chosen_again():
+            model = self.models.named(new.name)
+            before = model.backend.engine
+            ranks = [
+                BEST_FIRST.index(spec.profile)
+                for spec in (before, new.engine)
+                if spec.profile in BEST_FIRST
+            ]
+            if new.engine.name in engines and ranks == sorted(ranks, reverse=True):
+                self.events.publish(
+                    WeightsFound(
+                        model=model.name, engine=new.engine.name, engine_before=before.name
+                    )
+                )
+                await self._change_engine(model, new)
+
+    async def _change_engine(self, model: Model, new: ModelSettings) -> None:
+        """Load the engine of `new` and replace the workers; if it fails, all is as before."""
+        name, engine = model.name, new.engine.name
+        notes = self._notes.pop(name, {})
+        before = self.settings, self._configs
+        settings = self.settings.with_model(new)
+        try:
+            self._configs = self._make_configs(settings, self._scaled)
+            self.settings = settings
+            await model.backend.reload()
+        except (LaunchError, DoesNotFit) as error:
+            self.settings, self._configs = before
+            kept = model.backend.engine.name
+            self.events.publish(ReloadFailed(model=name, error=str(error)))
+            await self._note(
+                model,
+                _WEIGHTS,
+                f"the weights of {engine} in {settings.models_dir} cannot be used, so {kept} "
+                f"serves as before: {error}",
+            )
+        except BaseException:
+            self.settings, self._configs = before
+            self._notes[name] = notes
+            raise
+        else:
+            self._announce(model)
+            self.events.publish(Reloaded(model=name))
+            others = [each for each in self.models if each is not model]  # they share the memory
+            await asyncio.gather(*(self._reload_one(each, adapt=True) for each in others))
+
+    def _pulling(self) -> Pulling:
+        """The download that the settings ask for."""
+        engines = self.settings.pulled
+        kinds = {ENGINES[name].kind for name in engines}
+        models = [self.models.default(kind) for kind in Kind if kind in kinds]
+
+        def note(message: str | None) -> None:
+            async def tell() -> None:
+                async with self._changing:
+                    for model in models:
+                        await self._note(model, "pull", message)
+
+            self._spawn_task(tell())
+
+        folder = self.settings.models_dir.resolve()
+        return Pulling(
+            engines, folder, lifeline=self._lifeline, publish=self.events.publish, note=note
+        )
+
+    async def _note(self, model: Model, about: str, message: str | None) -> None:
+        """Tell operators something about a model in /health, or take it back."""
+        notes = self._notes.setdefault(model.name, {})
+        notes.pop(about, None)
+        if message is not None:
+            notes[about] = message
+        self._configs = self._make_configs(self.settings, self._scaled)
+        await self._reload_one(model, adapt=True)
 
     async def _reload_one(self, model: Model, *, adapt: bool = False) -> None:
         try:
@@ -284,7 +404,9 @@ class Service:
             notes = {}
             if lowered:
                 notes["capacity_lowered"] = _too_little_memory(model, planned.capacity)
-            if better := _better_engines(model, settings):
+            told = self._notes.get(model.name, {})
+            notes |= told
+            if not told and (better := _better_engines(model, settings)):
                 notes[f"{model.engine.profile}_engine"] = better
             return PoolConfig(
                 model=model.name,

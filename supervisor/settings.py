@@ -23,14 +23,22 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, Profile, default_engine
+from ipc.engines import (
+    ENGINES,
+    PULLABLE,
+    EngineSpec,
+    Footprint,
+    Kind,
+    Profile,
+    default_engine,
+)
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
 _CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
 """Assumed for an engine that a setting names by its class; in MB."""
 
-_BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
+BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 MAX_WORKERS = 64
@@ -173,6 +181,17 @@ class Settings(BaseSettings):
         "several (`a,b`) the first is the default",
     )
     stt_engine: str = Field("", description="the same for transcription")
+    watch_models: float = Field(
+        5.0,
+        ge=0,
+        description="seconds between looks into the models folder: a default engine, or new "
+        "weights, are taken up once their files are complete, without a restart; 0 = never",
+    )
+    pull: str = Field(
+        "",
+        description="engines whose weights are downloaded into the models folder if they are not "
+        "there, `pocket,sensevoice`, while the installed engines serve",
+    )
     idle_unload: float = Field(
         0,
         ge=0,
@@ -361,6 +380,14 @@ class Settings(BaseSettings):
         except RuntimeError:  # a user without a home
             return Path(tempfile.gettempdir(), "voice-engine")
 
+    @field_validator("pull")
+    @classmethod
+    def _can_be_pulled(cls, text: str) -> str:
+        for name in _split(text):
+            if name not in PULLABLE:
+                raise ValueError(f"{name} is unknown; use some of {', '.join(PULLABLE)}")
+        return text
+
     @field_validator("cors_origins")
     @classmethod
     def _is_origins(cls, text: str) -> str:
@@ -394,6 +421,21 @@ class Settings(BaseSettings):
     def models(self) -> tuple[ModelSettings, ...]:
         """All models; of each kind, the default one first."""
         return self._models
+
+    @property
+    def pulled(self) -> tuple[str, ...]:
+        """The engines whose weights are to be downloaded."""
+        return tuple(_split(self.pull))
+
+    def chosen_again(self) -> tuple[ModelSettings, ...]:
+        """The models, with the default engines that the models folder has by now."""
+        return tuple(model for kind in Kind for model in self._models_of(kind))
+
+    def with_model(self, model: ModelSettings) -> Settings:
+        """The same settings with another engine for the model of this name."""
+        other = self.model_copy()
+        other._models = tuple(model if each.name == model.name else each for each in self._models)
+        return other
 
     @property
     def keys(self) -> Keys:
@@ -512,7 +554,7 @@ class Settings(BaseSettings):
         """The engine that the profile chooses."""
         if self.profile != "auto":
             return default_engine(kind, self.profile)
-        engines = [default_engine(kind, profile) for profile in _BEST_FIRST]
+        engines = [default_engine(kind, profile) for profile in BEST_FIRST]
         return next((spec for spec in engines if spec.installed(self.models_dir)), engines[-1])
 
 

@@ -67,6 +67,8 @@ class SpeechEngine:
     reference_rate: int
     approximation: str | None = None
     """What clients must know when the engine cannot clone a voice exactly."""
+    no_cloning: str | None = None
+    """Why the weights cannot clone a voice, and what to do; None if they can."""
     voice_format: str | None = None
     """Everything that an encoded voice depends on besides its recording; part of its file name.
 
@@ -186,6 +188,7 @@ class SpeechEngine:
             voice_format=self.voice_format,
             options=self.options,
             approximation=self.approximation,
+            no_cloning=self.no_cloning,
             mixes=self.mixes,
             facts=self.facts(),
             chosen=self.chosen(),
@@ -296,6 +299,7 @@ class SpeechEngine:
         self, encode: EncodeVoice, stop: threading.Event
     ) -> Generator[None, None, VoiceResult]:
         """Encode the voice of a recording unless it is known, and test that it speaks."""
+        self._check_cloning()
         reference = yield from self.beside(lambda: self._decode(encode.recording))
         voice, known = yield from self._voice_of(
             encode.recording, registered=encode.registered, reference=reference
@@ -317,6 +321,11 @@ class SpeechEngine:
                 "the voice in this recording gives no speech; send another recording",
             )
         return VoiceResult(round(len(reference) / self.reference_rate, 3), known)
+
+    def _check_cloning(self) -> None:
+        """Raise `ServiceError` if the engine has no encoder of voices."""
+        if self.no_cloning is not None:
+            raise ServiceError(ErrorCode.cloning_unavailable, self.no_cloning)
 
     def _check_options(self, sampling: Sampling) -> None:
         """Raise `ServiceError` for an option that the engine does not have."""
@@ -349,6 +358,7 @@ class SpeechEngine:
 
         `reference` is what `_decode` makes of it, where that has been done.
         """
+        self._check_cloning()
         key = recording.key
         if self._voices is not None:
             while key in self._encoding:  # by another request

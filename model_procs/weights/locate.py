@@ -44,7 +44,7 @@ def cannot_load(model: str, folder: Path, error: Exception) -> ServiceError:
     return ServiceError(
         ErrorCode.model_unavailable,
         f"{model} cannot be loaded from {folder}: {type(error).__name__}: {error}"
-        f" - get the weights with `voice-engine models pull {folder.parent}`",
+        f" - get the weights again with `voice-engine models pull {folder.parent} --force`",
     )
 
 

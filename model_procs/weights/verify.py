@@ -17,19 +17,42 @@ from pathlib import Path
 from ipc.engines import ENGINES, EngineSpec
 from ipc.errors import ServiceError
 from model_procs.engine import Engine, EngineConfig
+from model_procs.weights import manifest
 
 
 def check(spec: EngineSpec, config: EngineConfig) -> str:
     """Load an engine as its template does; a line about it. Raises what is wrong with it.
 
-    Weights that come in packages are compared with the published hashes while they load.
+    Weights that were pulled are compared with the hashes that the pull has noted; those that come
+    in packages with the published ones, while they load.
     """
+    facts = _as_pulled(spec, config.models_dir)
     module, _, name = spec.factory.partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(config)
     start = time.monotonic()
     engine.load()
-    facts = [f"loaded in {time.monotonic() - start:.1f} s", *engine.info().notes]
+    facts += [f"loaded in {time.monotonic() - start:.1f} s", *engine.info().notes]
     return "; ".join(facts)
+
+
+def _as_pulled(spec: EngineSpec, models_dir: Path) -> list[str]:
+    """What there is to say about weights that were pulled. Raises `ValueError` if they are others.
+
+    The manifest lies beside one of the files, or there is none.
+    """
+    folders = {path.parent for pattern in spec.files for path in models_dir.glob(pattern)}
+    told = []
+    for folder in sorted(folders):
+        pulled = manifest.read(folder)
+        if pulled is None:
+            continue
+        if damaged := manifest.damage(folder, pulled):
+            raise ValueError(
+                f"{folder}: {'; '.join(damaged)}; get it again with `voice-engine models pull "
+                f"{spec.name} {models_dir} --force`"
+            )
+        told.append(f"{len(pulled.files)} files as they were pulled ({pulled.label})")
+    return told
 
 
 def missing(spec: EngineSpec, models_dir: Path) -> list[str]:

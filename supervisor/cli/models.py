@@ -6,19 +6,26 @@ What needs PyTorch becomes another program, because nothing here may import it.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
 
-from ipc.engines import ENGINES, EngineSpec
+from ipc.engines import ENGINES, PULLABLE, EngineSpec
 from supervisor.cli import show
-from supervisor.cli.command import command, make_app
+from supervisor.cli.client import USAGE, Address, CommandError, Json
+from supervisor.cli.command import address, command, make_app
 from supervisor.cli.settings import EnvFile
 
 app = make_app("The engines, and the weights that they need.")
+
+ALL = "all"
+"""Instead of the names of all engines that can be pulled."""
 
 LICENCES = {
     "pocket": "CC-BY-4.0, with terms",
@@ -42,7 +49,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace weights that are t
 def add_to(parent: typer.Typer) -> None:
     """Declare the commands of this module."""
     command(app, "ls", "voice-engine models ls")(ls)
-    command(app, "pull", "voice-engine models pull models")(pull)
+    command(app, "pull", "voice-engine models pull pocket sensevoice models")(pull)
     command(app, "fetch", hidden=True)(pull)
     command(app, "synth", "voice-engine models synth random-models --size nano")(synth)
     command(app, "verify", "voice-engine models verify flite sphinx")(verify)
@@ -86,16 +93,66 @@ def weights_of(spec: EngineSpec, models_dir: Path) -> str:
 
 def _how_to_get(spec: EngineSpec, models_dir: Path) -> str:
     if spec.profile == "production":
-        return f"voice-engine models pull {models_dir}"
+        return f"voice-engine models pull {spec.name} {models_dir}"
     return "make setup, without SLIM=1"
 
 
-def pull(folder: Folder = None, force: Force = False) -> None:
-    """Download the published weights of pocket and sensevoice (1.4 GB), and voices.
+def pull(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ENGINE...] [FOLDER]",
+            help=f"Some of {', '.join(PULLABLE)}, or {ALL}; else the production engines. Then the "
+            "models folder, else that of VOICE_ENGINE_MODELS_DIR.",
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Download published weights, compare their hashes, and put them into the models folder.
 
-    What is complete stays; the same command goes on after a failure.
+    What is complete stays; the same command goes on after a failure. A running service takes the
+    weights up by itself. The exit code is 75 if the network failed: the same may work later.
     """
-    _become("fetch", "fetch", str(_folder(folder)), *(["--force"] if force else []))
+    engines, given = engines_and_folder(words or [])
+    folder = _folder(given)
+    options = ["--force"] if force else []
+    code = _run("fetch", "pull", *engines, str(folder), *options)
+    if code == 0:
+        show.messages().print(_what_a_service_does(address(context), engines, folder), markup=False)
+    raise typer.Exit(code)
+
+
+def engines_and_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Names of engines and, last, a folder. Raises `CommandError` for anything else."""
+    engines = [word for word in words if word in PULLABLE or word == ALL]
+    others = [word for word in words if word not in engines]
+    if others and others != [words[-1]]:
+        known = ", ".join((*PULLABLE, ALL))
+        raise CommandError(f"there is no engine {others[0]} to pull; use some of {known}", USAGE)
+    if ALL in engines:
+        engines = list(PULLABLE)
+    default = [name for name in PULLABLE if ENGINES[name].profile == "production"]
+    return list(dict.fromkeys(engines or default)), Path(others[0]) if others else None
+
+
+def _what_a_service_does(where: Address, engines: Sequence[str], folder: Path) -> str:
+    try:
+        with where.service() as service:
+            models: Json = service.health()[1]["models"]
+    except (CommandError, KeyError, TypeError):
+        return f"No service answers at {where.url}. Next: VOICE_ENGINE_MODELS_DIR={folder} make run"
+    running = {str(model.get("engine")) for model in models.values()}
+    told = []
+    if same := [name for name in engines if name in running]:
+        told.append(f"loads the files of {', '.join(same)} again if they are others")
+    if new := [name for name in engines if name not in running]:
+        told.append(f"takes up {', '.join(new)} instead of a lesser engine")
+    return (
+        f"The service at {where.url} runs {', '.join(sorted(running))}. If its models folder is "
+        f"{folder.resolve()} and no setting names other engines, it {' and '.join(told)}, within "
+        "seconds and without losing a request (`voice-engine events` shows it)."
+    )
 
 
 def synth(
@@ -143,6 +200,17 @@ def _folder(given: Path | None) -> Path:
     from supervisor.cli.in_force import load_settings
 
     return load_settings(None).models_dir
+
+
+def _run(module: str, *arguments: str) -> int:
+    """Run that program to its end; returns its exit code. Ctrl-C is for it."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # a handler, which a child does not get
+    try:
+        command = [sys.executable, "-m", f"model_procs.weights.{module}", *arguments]
+        code = subprocess.run(command, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 128 - code if code < 0 else code
 
 
 def _become(module: str, *arguments: str) -> None:

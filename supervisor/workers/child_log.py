@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from collections.abc import Callable
 
 from supervisor.log import logger
 
@@ -39,8 +40,9 @@ class _LogLines(asyncio.Protocol):
     block the front nor wait for it.
     """
 
-    def __init__(self, child: str) -> None:
+    def __init__(self, child: str, tell: Callable[[str | None], None] | None) -> None:
         self._child = child
+        self._tell = tell
         self._rest = b""
         self._allowed = float(_LINES_AT_ONCE)
         self._allowed_at = time.monotonic()
@@ -52,6 +54,8 @@ class _LogLines(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         _open.discard(self._transport)
+        if self._tell is not None:
+            self._tell(None)
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -82,6 +86,8 @@ class _LogLines(asyncio.Protocol):
         if text:
             level, told = level_of(text)
             getattr(logger, level)("child_output", child=self._child, line=told)
+            if self._tell is not None:
+                self._tell(told)
 
 
 def level_of(line: str) -> tuple[str, str]:
@@ -97,11 +103,14 @@ def level_of(line: str) -> tuple[str, str]:
     return "info", line
 
 
-async def open_log(child: str) -> int:
-    """A pipe for the output of `child`: each line becomes a log event. Returns its write end."""
+async def open_log(child: str, tell: Callable[[str | None], None] | None = None) -> int:
+    """A pipe for the output of `child`: each line becomes a log event. Returns its write end.
+
+    `tell` gets each line, too, and None when there will be no more.
+    """
     read_fd, write_fd = os.pipe()
     await asyncio.get_running_loop().connect_read_pipe(
-        lambda: _LogLines(child), os.fdopen(read_fd, "rb", buffering=0)
+        lambda: _LogLines(child, tell), os.fdopen(read_fd, "rb", buffering=0)
     )
     return write_fd
 

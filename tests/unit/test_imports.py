@@ -29,10 +29,12 @@ ROOMS: dict[str, set[str]] = {
     "supervisor.dispatch": {"supervisor.base", "supervisor.memory", "supervisor.workers"},
     "supervisor.voices": {"supervisor.base", "supervisor.dispatch"},
     "supervisor.settings": {"supervisor.access", "supervisor.memory"},
+    "supervisor.weights": {"supervisor.base", "supervisor.workers"},
     "supervisor.counts": {"supervisor.base", "supervisor.memory", "supervisor.dispatch"},
     "supervisor.service": {
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
         *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.counts"),
+        "supervisor.weights",
     },
     "supervisor.metrics": {
         *("supervisor.base", "supervisor.service", "supervisor.counts", "supervisor.memory"),

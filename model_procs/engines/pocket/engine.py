@@ -40,6 +40,7 @@ from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
 from model_procs.weights import pocket_voice
 from model_procs.weights.lean_import import without_compiler
+from model_procs.weights.published import OPEN_POCKET
 
 _TOKENS_PER_SECOND = 2.0
 """The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
@@ -123,6 +124,9 @@ class PocketEngine(SpeechEngine):
             with _local_config(self._folder) as path:
                 self._model = TTSModel.load_model(config=path).eval()
             self._notes = weights.notes(self._folder)
+            if _is_open(self._folder):
+                self.no_cloning = OPEN_POCKET
+                self._notes.append(OPEN_POCKET)
             wanted = self._config.options.get("linear")
             kernel = _exact_linears(self._model, quantize=self._quantize, wanted=wanted)
             lm = FlowLM(self._model.flow_lm, (kernel or linears.FP32[0]).rows_step)
@@ -423,6 +427,17 @@ def _local_config(folder: Path) -> Iterator[str]:
         yaml.safe_dump(settings, file, allow_unicode=True)
         file.flush()
         yield file.name
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether the weights are those that everybody gets: their encoder of voices does nothing.
+
+    Their address has a key of its own in the library's configuration.
+    """
+    import yaml
+
+    settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    return "weights_path" not in settings and "weights_path_without_voice_cloning" in settings
 
 
 def _language(folder: Path) -> str:

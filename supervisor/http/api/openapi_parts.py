@@ -78,7 +78,7 @@ _ERRORS = {
         "the body is text/plain; send multipart/form-data",
     ),
     422: (
-        "This request has crashed several workers and is refused for a while.",
+        "It has crashed several workers and is refused for a while, or the weights cannot clone.",
         "quarantined",
         "this request has crashed 3 workers a short while ago; do not send it again unchanged",
     ),

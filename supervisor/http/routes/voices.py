@@ -33,7 +33,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.api.read import FileField
 from supervisor.http.shared.files import FileAnswer, read_part, send_part
 from supervisor.http.shared.jobs import make_job, timing
-from supervisor.http.shared.synthesis import cached_id, is_cached_id
+from supervisor.http.shared.synthesis import cached_id, check_cloning, is_cached_id
 from supervisor.http.shared.voice_names import known_voice
 from supervisor.service import Service
 from supervisor.voices.store import CACHED, Consent, Voice, VoiceId, VoiceName
@@ -230,6 +230,7 @@ async def register_voice(
     recording = upload.recording
     output = ResponseBuffer(service.spool)
     model = service.models.default(Kind.TTS)
+    check_cloning(model)
     job = make_job(call, model, EncodeVoice(recording), Work(Unit.VOICES, 1), output)
     async with service.voices.hold(recording.key):
         try:

@@ -324,8 +324,20 @@ def _prepare(
     chosen = choose(
         call, Kind.TTS, model=model, voice=speech.voice.builtin, language=speech.language
     )
+    if speech.voice.recording is not None:
+        check_cloning(chosen)
     work = Work(Unit.CHARACTERS, spoken_size(text))
     return chosen, make_job(call, chosen, speech, work, output)
+
+
+def check_cloning(model: Model) -> None:
+    """Refuse the voice of a recording where it cannot be had. Raises `ServiceError`.
+
+    The worker would, too; but not before the request's turn comes.
+    """
+    info = model.backend.info
+    if info is not None and info.no_cloning is not None:
+        raise ServiceError(ErrorCode.cloning_unavailable, info.no_cloning)
 
 
 def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Hubs that publish weights, behind one protocol. Runs in `voice-engine models pull`."""

@@ -1,0 +1,1 @@
+"""The models folder: what is in it, when that changes, and its first filling. In the front."""
