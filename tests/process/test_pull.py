@@ -1,0 +1,281 @@
+"""Pulls as programs, and a running service that takes up what they bring."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from model_procs.weights import manifest
+from model_procs.weights.published import OPEN_POCKET, PUBLISHED
+from supervisor.events import Event
+from supervisor.weights import pulling
+from supervisor.weights.pulling import Pulling
+from tests.support.hubs import Fault, Hubs, running_hubs
+from tests.support.pulling import OPEN, publish
+from tests.support.recordings import spoken
+from tests.support.service import NET, ROOT, RunningService, running
+
+_NO_TOKEN = {"HF_TOKEN": "", "HF_HUB_OFFLINE": "", "HF_TOKEN_PATH": "/nowhere"}
+
+
+@pytest.fixture
+def hubs(nano_models: Path) -> Iterator[Hubs]:
+    """Both hubs, with random weights."""
+    with running_hubs() as hubs:
+        publish(hubs, nano_models)
+        yield hubs
+
+
+def environment(hubs: Hubs, nano_models: Path) -> dict[str, str]:
+    """Variables for a pull of random weights."""
+    return {**hubs.environment(), **_NO_TOKEN, "VOICE_TEST_MODELS": str(nano_models)}
+
+
+def start(hubs: Hubs, nano_models: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a pull."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.pulling", "pull", *arguments],
+        env={**os.environ, **environment(hubs, nano_models)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_same_command_finishes_what_ctrl_c_has_ended(
+    hubs: Hubs, nano_models: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    held = Fault("model.pt", cut_after=3_000_000, hold=stop)
+    hubs.faults.append(held)
+    first = start(hubs, nano_models, "sensevoice", str(tmp_path))
+    assert held.reached.wait(NET)
+    part = tmp_path / ".pull-SenseVoiceSmall" / "model.pt.incomplete"
+    while not (part.exists() and part.stat().st_size > 2_000_000):
+        assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    stop.set()  # its thread may wait for the connection
+    output, _ = first.communicate(timeout=NET)
+    assert first.returncode == 130, output
+    assert "the same command goes on" in output
+    assert not (tmp_path / "SenseVoiceSmall").exists()
+    hubs.asked.clear()
+    again = start(hubs, nano_models, "sensevoice", str(tmp_path))
+    output, _ = again.communicate(timeout=NET)
+    assert again.returncode == 0, output
+    assert [asked.start > 2_000_000 for asked in hubs.asked if asked.path == "model.pt"] == [True]
+    folder = tmp_path / "SenseVoiceSmall"
+    told = manifest.read(folder)
+    assert told is not None
+    assert manifest.damage(folder, told) == []
+
+
+@pytest.mark.parametrize("engine", ["whisper", "kokoro"])
+def test_the_command_refuses_what_is_not_the_published_file(
+    hubs: Hubs, tmp_path: Path, engine: str
+) -> None:
+    (release,) = PUBLISHED[engine]().releases
+    for file in release.files:
+        hubs.publish(file.repository, file.path, b"other" * 9000)
+    finished = subprocess.run(
+        [sys.executable, "-m", "supervisor.cli", "models", "pull", engine, str(tmp_path)],
+        env={**os.environ, **hubs.environment(), **_NO_TOKEN},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "is not the file that is known here" in finished.stderr
+    assert hubs.asked == []
+
+
+def test_the_program_stays_small() -> None:
+    """The service pulls beside its models: the table must not need PyTorch."""
+    program = (
+        "import sys; from model_procs.weights import fetch; "
+        "[each() for each in fetch.PUBLISHED.values()]; "
+        "import modelscope_hub.compat, huggingface_hub; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+async def test_a_pull_beside_the_service_is_tried_again_only_where_that_helps(
+    hubs: Hubs, nano_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(hubs, nano_models).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pulling, "PROGRAM", "tests.support.pulling")
+    lifeline, held = os.pipe()
+    busy = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(busy, fcntl.LOCK_EX)
+    events: list[Event] = []
+    notes: list[str | None] = []
+
+    def note(message: str | None) -> None:
+        notes.append(message)
+        fcntl.flock(busy, fcntl.LOCK_UN)
+
+    def of(engine: str) -> Pulling:
+        return Pulling(
+            [engine], tmp_path, lifeline=lifeline, publish=events.append, note=note, pauses=(0.0,)
+        )
+
+    try:
+        await of("sensevoice").run()
+        assert notes[0] is not None
+        assert "another pull is running" in notes[0]
+        assert "it is tried again" in notes[0]
+        assert notes[1:] == [None]
+        assert [event.name for event in events] == [
+            *("pull_started", "pull_failed", "pull_started", "pull_finished")
+        ]
+        hubs.gated.add(OPEN)
+        events.clear()
+        await of("pocket").run()
+        assert [event.name for event in events] == ["pull_started", "pull_failed"]
+        assert notes[-1] is not None
+        assert "accept them there" in notes[-1]
+    finally:
+        for descriptor in (lifeline, held, busy):
+            os.close(descriptor)
+
+
+# A running service
+
+
+class Requests:
+    """Requests that come one after the other, until the end of the block; none may fail."""
+
+    def __init__(self, client: aiohttp.ClientSession) -> None:
+        self._client = client
+        self._end = asyncio.Event()
+        self.served: dict[str, int] = {}
+
+    async def _speak(self) -> None:
+        form = {"text": "Hello there."}
+        async with self._client.post("/v1/tts", json=form) as response:
+            assert response.status == 200, await response.text()
+            assert len(await response.read()) > 1000
+            engine = response.headers["X-Voice-Engine"]
+        self.served[engine] = self.served.get(engine, 0) + 1
+
+    async def _recognize(self, recording: bytes) -> None:
+        form = aiohttp.FormData()
+        form.add_field("file", recording, filename="recording.wav")
+        async with self._client.post("/v1/transcribe", data=form) as response:
+            assert response.status == 200, await response.text()
+
+    async def run(self, recording: bytes) -> None:
+        """Send them, two kinds at once."""
+        while not self._end.is_set():
+            await asyncio.gather(self._speak(), self._recognize(recording))
+
+    def end(self) -> None:
+        """No more."""
+        self._end.set()
+
+
+def _engine(service: RunningService, model: str) -> str:
+    engine: str = service.health()["models"][model]["engine"]
+    return engine
+
+
+def _notes(service: RunningService, model: str) -> str:
+    return "\n".join(service.health()["models"][model]["notes"])
+
+
+@pytest.mark.neural
+async def test_a_service_takes_up_what_is_pulled_and_loses_no_request(
+    hubs: Hubs, nano_models: Path, tmp_path: Path, packaged_weights: Path
+) -> None:
+    models = tmp_path / "models"
+    go_on = threading.Event()
+    held = Fault("model.pt", cut_after=2_000_000, hold=go_on)
+    hubs.faults.append(held)
+    settings = {
+        **environment(hubs, nano_models),
+        "VOICE_ENGINE_TTS_ENGINE": "",
+        "VOICE_ENGINE_STT_ENGINE": "",
+        "VOICE_ENGINE_PROFILE": "auto",
+        "VOICE_ENGINE_MODELS_DIR": str(models),
+        "VOICE_ENGINE_CACHE_DIR": str(packaged_weights),
+        "VOICE_ENGINE_WATCH_MODELS": "0.1",
+        "VOICE_ENGINE_PULL": "sensevoice",
+        "VOICE_ENGINE_MEMORY_LIMIT_MB": "6000",
+    }
+    recording = spoken("hello there")
+    with running(settings, module="tests.support.pulling_service") as service:
+        await asyncio.to_thread(service.wait_ready)
+        assert await asyncio.to_thread(held.reached.wait, NET)
+        assert (_engine(service, "tts"), _engine(service, "stt")) == ("kokoro", "whisper")
+        async with aiohttp.ClientSession(service.url) as client:
+            requests = Requests(client)
+            asking = asyncio.create_task(requests.run(recording))
+            go_on.set()
+            # The child of the service goes on after the break, and the service takes it up.
+            await asyncio.to_thread(service.wait_for, "pull_finished")
+            found = await asyncio.to_thread(service.wait_for, "weights_found", model="stt")
+            assert (found["engine_before"], found["engine"]) == ("whisper", "sensevoice")
+            await asyncio.to_thread(service.wait_for, "reloaded", model="stt")
+            # A pull by hand, without access to the weights that clone.
+            pulled = start(hubs, nano_models, "pocket", str(models))
+            output, _ = await asyncio.to_thread(pulled.communicate)
+            assert pulled.returncode == 0, output
+            await asyncio.to_thread(service.wait_for, "reloaded", model="tts")
+            await asyncio.to_thread(
+                service.wait_until,
+                lambda _: requests.served.get("pocket", 0) > 1,
+            )
+            requests.end()
+            await asking
+            assert requests.served["kokoro"] > 0
+            assert (_engine(service, "tts"), _engine(service, "stt")) == ("pocket", "sensevoice")
+            await _cannot_clone(client)
+        _break_weights(models)
+        failed = await asyncio.to_thread(service.wait_for, "reload_failed", model="tts")
+        assert "Pocket TTS cannot be loaded" in failed["error"]
+        await asyncio.to_thread(
+            service.wait_until, lambda _: "serves as before" in _notes(service, "tts")
+        )
+        async with aiohttp.ClientSession(service.url) as client:
+            requests = Requests(client)
+            requests.end()
+            await requests._speak()
+            assert requests.served == {"pocket": 1}
+
+
+async def _cannot_clone(client: aiohttp.ClientSession) -> None:
+    """Every way to a voice of one's own is refused with what to do."""
+    for path, fields, name in (
+        ("/v1/clone", {"text": "Hello."}, "reference_audio"),
+        ("/v1/voices/register", {"voice_id": "anna"}, "audio"),
+    ):
+        form = aiohttp.FormData(fields)
+        form.add_field(name, spoken("hello there"), filename="recording.wav")
+        async with client.post(path, data=form) as response:
+            body: dict[str, Any] = await response.json()
+            assert (response.status, body["error"]["code"]) == (422, "cloning_unavailable")
+            assert body["detail"] == OPEN_POCKET
+
+
+def _break_weights(models: Path) -> None:
+    """Put weights there that cannot be loaded, as a pull does: in one step."""
+    broken = models / ".broken"
+    shutil.copytree(models / "pocket-tts", broken)
+    (broken / "model.safetensors").write_bytes(b"nonsense")
+    (models / "pocket-tts").rename(models / ".old")
+    broken.rename(models / "pocket-tts")
