@@ -69,6 +69,7 @@ def align(
             continue
         space = space or text[:1].isspace()
         if letters := text.strip():
+            space = space and not (words and _no_space(words[-1].text, letters))
             if words and not space and words[-1].goes_on(letters):
                 words[-1].add(letters, first - QUERIES, end - QUERIES, score)
             else:
@@ -127,11 +128,16 @@ def _with_punctuation(words: list[_Growing]) -> list[_Growing]:
     joined: list[_Growing] = []
     for word in words:
         if joined and (joined[-1].silent or (word.silent and not _opens(word.text))):
-            between = " " if word.space else ""
+            between = " " if word.space and not _no_space(joined[-1].text, word.text) else ""
             joined[-1].add(word.text, word.start, word.end, word.scores, between)
         else:
             joined.append(word)
     return joined
+
+
+def _no_space(before: str, after: str) -> bool:
+    """Whether the scripts of two words have no spaces; the model sometimes writes one."""
+    return spaceless(before[-1]) and spaceless(after[0])
 
 
 def _opens(text: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ipc.operations import (
@@ -38,6 +38,11 @@ LONG_SECONDS = 10.0
 
 _SHORT_PAUSE_SECONDS = 0.2
 _TAG = re.compile(r"<\|([^|<>]*)\|>")
+_LANGUAGE = re.compile(f"[a-z]{{2,3}}|{NO_LANGUAGE}")
+_EVENT = re.compile("[A-Z][A-Za-z_]*")
+_HALLUCINATION = "The."
+"""What SenseVoice writes for noise; its own post-processing removes it too."""
+
 _CLOSING = "[\"'”’»」』)）]*$"
 _SENTENCE_END = re.compile(f"[.!?。！？．…]{_CLOSING}")
 _CLAUSE_END = re.compile(f"[,;:、，；：–—]{_CLOSING}")
@@ -82,27 +87,34 @@ class Piece:
 
     @property
     def text(self) -> str:
-        """`raw` without tags."""
-        return " ".join(_TAG.sub(" ", self.raw).split())
+        """`raw` without tags, with spaces where its scripts have them; "" if it has no letter."""
+        text = join(_TAG.sub(" ", self.raw).split())
+        return text if _says_something(text) else ""
 
     @property
     def language(self) -> str:
-        """One of `LANGUAGES`; `nospeech` if the model gives none."""
-        return self._first(LANGUAGES, NO_LANGUAGE)
+        """A code of a language; `nospeech` if the model gives none."""
+        return next((tag for tag in self.tags if _LANGUAGE.fullmatch(tag)), NO_LANGUAGE)
 
     @property
     def emotion(self) -> str:
         """One of `EMOTIONS`, or EMO_UNKNOWN."""
-        return self._first((*EMOTIONS, NO_EMOTION), NO_EMOTION)
+        return next((tag for tag in self.tags if tag in EMOTIONS), NO_EMOTION)
 
     @property
     def events(self) -> list[str]:
-        """Speech, BGM, Laughter, Applause and the like, each once."""
-        others = {*LANGUAGES, *EMOTIONS, NO_EMOTION, NO_EVENT, "withitn", "woitn"}
-        return list(dict.fromkeys(tag for tag in self.tags if tag not in others))
+        """Speech, BGM, Laughter, Applause and the like, each once.
 
-    def _first(self, known: Iterable[str], otherwise: str) -> str:
-        return next((tag for tag in self.tags if tag in known), otherwise)
+        Not their ends, such as `/BGM`, nor tags that the model has no use for.
+        """
+        others = {*EMOTIONS, NO_EVENT}
+        return list(
+            dict.fromkeys(
+                tag
+                for tag in self.tags
+                if _EVENT.fullmatch(tag) and tag not in others and not tag.startswith("EMO_")
+            )
+        )
 
     @property
     def paralinguistics(self) -> Paralinguistics:
@@ -125,7 +137,8 @@ class Piece:
         Each has the language, emotion and events of the piece. Times are in seconds, rounded to
         milliseconds.
         """
-        for id, group in enumerate(divide(self.words), first_id):
+        groups = [group for group in divide(self.words) if _says_something(spell(group))]
+        for id, group in enumerate(groups, first_id):
             yield Segment(
                 id=id,
                 start=round(group[0].start, 3),
@@ -286,6 +299,11 @@ def _mean_distribution(
 
 def _probability(distribution: Distribution | None, tag: str) -> float | None:
     return None if distribution is None else _rounded(distribution.get(tag))
+
+
+def _says_something(text: str) -> bool:
+    """Whether `text` has a letter or a digit, and is not what the model writes for noise."""
+    return text != _HALLUCINATION and any(character.isalnum() for character in text)
 
 
 def _rounded(probability: float | None) -> float | None:

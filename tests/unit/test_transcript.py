@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from ipc.operations import Paralinguistics
+from ipc.operations import Paralinguistics, Segment
+from ipc.spacing import join
+from model_procs.listening import ctc
 from model_procs.listening.transcript import Piece, likely, merge
+from tests.support.raw_outputs import RAW_OUTPUTS, RawOutput
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -102,3 +107,81 @@ def test_unlikely_tags_are_left_out() -> None:
 def test_japanese_pieces_are_joined_without_a_blank() -> None:
     japanese = [Piece(1, f"<|ja|><|NEUTRAL|><|Speech|><|woitn|>{text}") for text in "春夏"]
     assert merge(japanese).text == "春夏"
+
+
+# Recorded outputs
+
+
+def parts(raw: str) -> list[str]:
+    """The segments in `raw`, each of which begins with its language."""
+    return re.split(r"(?<!^)(?=<\|(?:zh|en|yue|ja|ko|nospeech)\|>)", raw) if raw else [raw]
+
+
+def pieces_of(raw: str) -> list[Piece]:
+    """As the engine makes them: with the words at their times, of tokens of one character."""
+    found = []
+    for number, part in enumerate(parts(raw)):
+        texts = re.findall(r"<\|[^|<>]*\|>|.", part)
+        path = [0, 0, 0, 0]  # the tags stand in the text here, so the frames of queries are blank
+        for index in range(len(texts)):
+            path += [index + 1, 0]
+        words = ctc.align(
+            path,
+            lambda tokens, texts=texts: [texts[token - 1] for token in tokens],  # type: ignore[misc]
+            len(path) * 0.06,
+            number * 30.0,
+        )
+        found.append(Piece(1.0 + 1 / (number + 1), part, words=tuple(words)))
+    return found
+
+
+@pytest.mark.parametrize("output", RAW_OUTPUTS, ids=lambda output: output.kind)
+def test_recorded_outputs(output: RawOutput) -> None:
+    whole = merge([Piece(1.0 + 1 / (n + 1), part) for n, part in enumerate(parts(output.raw))])
+    told = whole.paralinguistics
+    assert whole.text == output.text
+    assert whole.raw == output.raw
+    assert (told.language, told.emotion, told.events) == (
+        output.language,
+        output.emotion,
+        output.events,
+    )
+
+
+@pytest.mark.parametrize("output", RAW_OUTPUTS, ids=lambda output: output.kind)
+def test_segments_and_words_of_recorded_outputs_make_their_text(output: RawOutput) -> None:
+    segments: list[Segment] = []
+    for piece in pieces_of(output.raw):
+        found = list(piece.segments(len(segments), words=True))
+        assert join(segment.text for segment in found) == piece.text
+        segments += found
+    assert join(segment.text for segment in segments) == output.text
+    assert [segment.id for segment in segments] == list(range(len(segments)))
+    for segment in segments:
+        told = segment.paralinguistics
+        assert told.emotion in output.raw or told.emotion == "EMO_UNKNOWN"
+        words = segment.words or ()
+        assert "".join(word.word for word in words).replace(" ", "") == segment.text.replace(
+            " ", ""
+        )
+        assert segment.start <= words[0].start <= words[-1].end <= segment.end
+
+
+def test_each_segment_has_the_emotion_of_its_part() -> None:
+    (output,) = (each for each in RAW_OUTPUTS if each.kind.startswith("two segments in one"))
+    told = [
+        (segment.text, segment.paralinguistics.emotion, segment.paralinguistics.events)
+        for piece in pieces_of(output.raw)
+        for segment in piece.segments(0, words=False)
+    ]
+    assert told == [
+        ("明早9点要汇报。", "SAD", ("Speech",)),
+        ("好累。", "NEUTRAL", ("Cry",)),
+    ]
+
+
+def test_all_five_languages_and_all_events_are_recorded() -> None:
+    assert {"zh", "en", "yue", "ja", "ko"} <= {output.language for output in RAW_OUTPUTS}
+    events = {event for output in RAW_OUTPUTS for event in output.events}
+    assert events >= {"Speech", "BGM", "Laughter", "Applause", "Cry", "Cough"}
+    assert len({output.kind for output in RAW_OUTPUTS}) == len(RAW_OUTPUTS)
