@@ -33,6 +33,7 @@ from supervisor.http.routes import (
     metrics,
     native,
     page,
+    voice_archives,
     voices,
 )
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
@@ -65,6 +66,7 @@ _COLLECTOR = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 OPERATIONS: Operations = (
     *native.OPERATIONS,
     *voices.OPERATIONS,
+    *voice_archives.OPERATIONS,
     *elevenlabs_speech.OPERATIONS,
     *elevenlabs_voices.OPERATIONS,
     *elevenlabs_transcription.OPERATIONS,

@@ -151,6 +151,11 @@ class Settings(BaseSettings):
     page: bool = Field(
         True, description="whether there is a page at `/`, to use and to watch the service"
     )
+    voice_owners: Literal["off", "keys"] = Field(
+        "off",
+        description="whose registered voices are: off = everyone's; keys = each belongs to the key "
+        "that it was registered with, and to operators",
+    )
     rate_limit_per_minute: float = Field(
         0,
         ge=0,
@@ -412,6 +417,10 @@ class Settings(BaseSettings):
             file=self.api_keys_file,
             admin=_reveal(self.admin_key),
         )
+        if self.voice_owners == "keys" and self._keys.open:
+            raise ValueError(
+                "voice_owners is keys, but there is no key of a client; set VOICE_ENGINE_API_KEYS"
+            )
         return self
 
     _keys: Keys = PrivateAttr()

@@ -31,6 +31,8 @@ def add_to(parent: typer.Typer) -> None:
     )(add)
     command(app, "play", "voice-engine voices play anna -o anna.wav")(play)
     command(app, "rm", "voice-engine voices rm anna")(rm)
+    command(app, "export", "voice-engine voices export anna -o anna.tar")(export)
+    command(app, "import", "voice-engine voices import anna.tar")(import_)
     parent.add_typer(app, name="voices", rich_help_panel="Speech and transcripts")
 
 
@@ -98,6 +100,47 @@ def rm(context: typer.Context, name: Name) -> None:
     with address(context).service() as service:
         service.json("DELETE", _path(name))
     show.messages().print(f"voice {show.clean(name)} is deleted", markup=False)
+
+
+def export(
+    context: typer.Context,
+    name: Name,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The archive, else NAME.tar in this folder."),
+    ] = None,
+) -> None:
+    """Write a registered voice into a file, for another machine: its recordings and their facts."""
+    place = output or Path(f"{name}.tar")
+    with (
+        address(context).service() as service,
+        service.stream("GET", f"{_path(name)}/archive") as response,
+        replacing(place) as file,
+    ):
+        for piece in response.iter_bytes():
+            file.write(piece)
+    show.messages().print(f"voice {show.clean(name)} is in {show.clean(str(place))}", markup=False)
+
+
+def import_(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARCHIVE", exists=True, dir_okay=False, help="What `voices export` wrote."
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The id of the voice, else the name of the file without .tar."),
+    ] = None,
+) -> None:
+    """Register the voice of an archive; it replaces a registered voice with the same id."""
+    with address(context).service() as service, file.open("rb") as archive:
+        answer = service.json(
+            "PUT", f"{_path(name or file.stem)}/archive", files={"archive": (file.name, archive)}
+        )
+    show.messages().print(f"voice {show.clean(answer['voice_id'])} is ready", markup=False)
 
 
 def play(

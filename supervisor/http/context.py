@@ -24,6 +24,8 @@ CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """Name of the API key of the request."""
 KEY_AWAITED: web.RequestKey[bool] = web.RequestKey("key_awaited", bool)
 """Whether a session has no key yet, although it needs one: it must come in a message."""
+OPERATOR: web.RequestKey[bool] = web.RequestKey("operator", bool)
+"""Whether it is the operators' key."""
 
 WARNING = "X-Voice-Engine-Warning"
 """The header of a response that says what of the request was not taken literally."""

@@ -98,7 +98,7 @@ def state(
         (),
         cached,
     )
-    voices = len(service.builtin_voices) + len(service.voices.list())
+    voices = len(service.builtin_voices) + service.voices.count
     yield _gauge("voices", "Built-in and registered voices.", (), [((), voices)])
     yield _gauge("connections", "Open connections.", (), [((), connections.open)])
     sessions = service.sessions

@@ -81,6 +81,8 @@ class Voice(BaseModel):
     """The client's statement about the speaker's consent."""
     created: str
     """When the voice was registered or last replaced: UTC, ISO 8601."""
+    owner: str | None = None
+    """The name of the key that it was registered with; None: it has no owner."""
 
 
 class VoiceFolder:

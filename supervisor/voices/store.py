@@ -52,6 +52,14 @@ _RETRY_AFTER_FULL = 5.0
 _T = TypeVar("_T")
 
 
+def _as_before(replaced: Voice | None) -> str | None:
+    return None if replaced is None else replaced.owner
+
+
+def _always(_: Voice) -> bool:
+    return True
+
+
 class VoiceStore:
     """The voices in `folder`, at most `max_voices` of them.
 
@@ -89,13 +97,15 @@ class VoiceStore:
         """The voice with this id, or None."""
         return self._folder.usable.get(id)
 
-    def find(self, id: str) -> Voice | None:
-        """The voice with this id, or one whose id differs only in upper and lower case."""
-        if (exact := self.get(id)) is not None:
-            return exact
-        folded = id.casefold()
-        similar = [each for each in self._folder.usable if each.casefold() == folded]
-        return self.get(min(similar)) if similar else None
+    @property
+    def keys(self) -> set[str]:
+        """The keys of the recordings of all voices."""
+        return {voice.key for voice in self._folder.usable.values()}
+
+    @property
+    def count(self) -> int:
+        """How many voices can be used."""
+        return len(self._folder.usable)
 
     def list(self) -> list[Voice]:
         """All voices, sorted by id."""
@@ -154,10 +164,13 @@ class VoiceStore:
         seconds: float,
         name: str | None = None,
         consent: str | None = None,
+        created: str | None = None,
+        owner: Callable[[Voice | None], str | None] = _as_before,
     ) -> Voice:
         """Save the closed `upload` as the voice `id`, or replace that voice, atomically.
 
-        The voice is on disk when this returns. `name` defaults to the id. When this raises
+        The voice is on disk when this returns. `name` defaults to the id, `created` to now; `owner`
+        gives the owner by the voice that is replaced, and may raise. When this raises
         `ServiceError`, nothing has changed.
         """
         self.check_room(id)
@@ -172,9 +185,9 @@ class VoiceStore:
                 parts=recording.parts,
                 seconds=seconds,
                 consent=consent,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                created=created or datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            return await self._run(lambda: self._save(voice, recording))
+            return await self._run(lambda: self._save(voice, recording, owner))
         except ValidationError as error:
             first = error.errors()[0]
             raise ServiceError(
@@ -183,23 +196,23 @@ class VoiceStore:
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
-    async def rename(self, id: str, name: str) -> bool:
+    async def rename(self, id: str, name: str, allowed: Callable[[Voice], bool] = _always) -> bool:
         """Give the voice `id` another name for people; False when there is none.
 
-        Raises `ServiceError`.
+        It is as if there were none if it is not `allowed`. Raises `ServiceError`.
         """
         try:
-            return await self._run(lambda: self._rename(id, name))
+            return await self._run(lambda: self._rename(id, name, allowed))
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
-    async def delete(self, id: str) -> bool:
+    async def delete(self, id: str, allowed: Callable[[Voice], bool] = _always) -> bool:
         """Delete the voice `id` and the files of its recording; False when there is none.
 
-        Raises `ServiceError`.
+        It is as if there were none if it is not `allowed`. Raises `ServiceError`.
         """
         try:
-            return await self._run(lambda: self._delete(id))
+            return await self._run(lambda: self._delete(id, allowed))
         except OSError as error:
             raise self._failed("voice_not_deleted", id, error) from error
 
@@ -208,30 +221,35 @@ class VoiceStore:
         async with self._lock:
             return await in_thread(work)
 
-    def _save(self, voice: Voice, recording: Recording) -> Voice:
-        with self._folder.locked(), _open(recording) as file:
+    def _save(
+        self, voice: Voice, recording: Recording, owner: Callable[[Voice | None], str | None]
+    ) -> Voice:
+        with self._folder.locked(), open_recording(recording) as file:
+            facts = {"owner": owner(self._folder.written.get(voice.id))}
             self.check_room(voice.id)
             known = detect(file.read(HEAD_BYTES))
-            media_type = "application/octet-stream" if known is None else known.media_type
-            voice = voice.model_copy(update={"media_type": media_type})
+            facts["media_type"] = "application/octet-stream" if known is None else known.media_type
+            voice = voice.model_copy(update=facts)
             file.seek(0)
             self._folder.put(voice, file)
             return voice
 
-    def _rename(self, id: str, name: str) -> bool:
+    def _rename(self, id: str, name: str, allowed: Callable[[Voice], bool]) -> bool:
         with self._folder.locked():
             voice = self._folder.usable.get(id)
-            if voice is not None:
-                # Its recording is there, so that only the file with the name is written.
-                self._folder.put(voice.model_copy(update={"name": name}), io.BytesIO())
-            return voice is not None
+            if voice is None or not allowed(voice):
+                return False
+            # Its recording is there, so that only the file with the name is written.
+            self._folder.put(voice.model_copy(update={"name": name}), io.BytesIO())
+            return True
 
-    def _delete(self, id: str) -> bool:
+    def _delete(self, id: str, allowed: Callable[[Voice], bool]) -> bool:
         with self._folder.locked():
             voice = self._folder.written.get(id)
-            if voice is not None:
-                self._folder.remove(voice)
-            return voice is not None
+            if voice is None or not allowed(voice):
+                return False
+            self._folder.remove(voice)
+            return True
 
     def _drop(self, key: str) -> None:
         with self._folder.locked():
@@ -247,7 +265,8 @@ class VoiceStore:
         )
 
 
-def _open(recording: Recording) -> BinaryIO:
+def open_recording(recording: Recording) -> BinaryIO:
+    """The bytes of a recording, which must be there. It blocks. Raises `OSError`."""
     if recording.data is not None:
         return io.BytesIO(recording.data)
     assert recording.path is not None

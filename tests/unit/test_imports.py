@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.service", "supervisor.access", "supervisor.http", "supervisor.http.api"),
     },
     "supervisor.http.shared": {
-        *("supervisor.base", "supervisor.service", "supervisor.dispatch"),
+        *("supervisor.base", "supervisor.service", "supervisor.dispatch", "supervisor.voices"),
         *("supervisor.http", "supervisor.http.api"),
     },
     "supervisor.http.routes": {

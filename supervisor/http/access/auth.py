@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.access.keys import Caller, Keys
 from supervisor.http.api.operation import Access, access
-from supervisor.http.context import CLIENT, KEY_AWAITED, client
+from supervisor.http.context import CLIENT, KEY_AWAITED, OPERATOR, client
 from supervisor.http.errors import Handler
 from supervisor.service import SERVICE
 
@@ -49,6 +49,7 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
         )
     if caller is not None:
         request[CLIENT] = caller.name
+        request[OPERATOR] = caller.admin
     return await handler(request)
 
 

@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from supervisor.http.errors import Handler
 from supervisor.service import SERVICE
 
-_METHODS = "GET, POST, DELETE"
+_METHODS = "GET, POST, PUT, DELETE"
 _REQUEST_HEADERS = (
     "Authorization, X-API-Key, xi-api-key, Content-Type, X-Request-Id, X-Request-Timeout"
 )

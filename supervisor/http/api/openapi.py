@@ -128,6 +128,10 @@ def _parameters(each: Operation[Any, Any], schemas: Mapping[str, Json]) -> Itera
 
 
 def _body(each: Operation[Any, Any], media: str, schemas: Mapping[str, Json]) -> Json:
+    if media not in (FORM, JSON):
+        assert each.file is not None
+        description = each.file.description
+        return {"schema": {"type": "string", "format": "binary", "description": description}}
     made = _with_example(each.body.__name__, schemas)
     if media != FORM:
         return made

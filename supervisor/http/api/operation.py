@@ -20,7 +20,14 @@ from pydantic import BaseModel, ConfigDict
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
-from supervisor.http.api.read import FileField, invite, read_form, read_json, validate
+from supervisor.http.api.read import (
+    FileField,
+    invite,
+    read_form,
+    read_json,
+    read_whole,
+    validate,
+)
 from supervisor.http.context import time_limit
 from supervisor.http.record import RECORD, declared_path
 from supervisor.service import SERVICE, Service
@@ -107,7 +114,10 @@ class Operation(Generic[BodyT, ParamsT]):
     body: type[BodyT]
     params: type[ParamsT]
     media: tuple[str, ...]
-    """Media types of the body, the usual one first; () for none."""
+    """Media types of the body, the usual one first; () for none.
+
+    With another one than a form or JSON the body is the file itself.
+    """
     file: FileField | None
     answers: Mapping[int, Answer]
     errors: tuple[ErrorCode, ...]
@@ -145,6 +155,9 @@ class Operation(Generic[BodyT, ParamsT]):
             return await read_form(request, self.body, self.file, upload)
         if request.content_type == JSON and JSON in self.media:
             return await read_json(request, self.body)
+        if request.content_type in self.media and self.file is not None:
+            await read_whole(request, self.file, upload)
+            return validate(request, self.body, {}, "field")
         wanted = " or ".join(self.media)
         file = self.file if self.file is not None and self.file.required else None
         where = f" with the file in the field '{file.name}'" if file else ""

@@ -104,6 +104,29 @@ async def read_form(
     return fields
 
 
+async def read_whole(request: web.Request, file: FileField, upload: Upload) -> None:
+    """Read a body that is the file itself into `upload`. Raises `ServiceError`."""
+    max_mb = file.limit(request.app[SERVICE].settings)
+    too_large = ServiceError(
+        ErrorCode.payload_too_large, f"the body is over the limit of {max_mb} MB; send less"
+    )
+    if request.content_length is not None and request.content_length > max_mb * _MB:
+        raise too_large
+    invite(request)
+    try:
+        async for chunk in request.content.iter_chunked(64 * 1024):
+            await upload.write(chunk)
+            if upload.size > max_mb * _MB:
+                raise too_large
+    except web.RequestPayloadError as error:
+        raise ServiceError(
+            ErrorCode.invalid_request, f"the body cannot be read: {_reason(error)}; send it whole"
+        ) from error
+    await upload.close()
+    if not upload.size:
+        raise ServiceError(ErrorCode.empty_audio, "the body is empty; send the file")
+
+
 async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
     """Read a JSON body as `model`. Raises `ServiceError` for an invalid body."""
     too_large = ServiceError(

@@ -21,7 +21,7 @@ from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.http.api.operation import Access, Answer, Call, Nothing, Operation, ParamsT
 from supervisor.http.api.operation import operation as _operation
-from supervisor.http.context import CLIENT, KEY_AWAITED, client, time_limit
+from supervisor.http.context import CLIENT, KEY_AWAITED, OPERATOR, client, time_limit
 from supervisor.log import logger
 
 MOST_BYTES = 1024 * 1024
@@ -78,6 +78,7 @@ class Session(Generic[ParamsT]):
         caller = self.service.settings.keys.find(key)
         if caller is not None:
             self.call.request[CLIENT] = caller.name
+            self.call.request[OPERATOR] = caller.admin
             self.call.request[KEY_AWAITED] = False
         elif not self.service.settings.keys.open:
             raise ServiceError(ErrorCode.unauthorized, "the API key is not valid; send a valid one")

@@ -340,7 +340,7 @@ def report(service: Service) -> Health:
         uptime_s=round(time.monotonic() - service.started, 1),
         asr_loaded=loaded(Kind.STT),
         tts_loaded=loaded(Kind.TTS),
-        voices_loaded=len(service.builtin_voices) + len(service.voices.list()),
+        voices_loaded=len(service.builtin_voices) + service.voices.count,
         memory=Memory(
             limit_mb=to_mb(service.container.limit),
             source=service.container.source,

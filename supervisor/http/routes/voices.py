@@ -19,6 +19,7 @@ from ipc.recordings import HEAD_BYTES, READABLE, SUFFIXES, detect
 from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import ResponseBuffer
+from supervisor.dispatch.upload import Upload
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -33,6 +34,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.api.read import FileField
 from supervisor.http.shared.files import FileAnswer, read_part, send_part
 from supervisor.http.shared.jobs import make_job, timing
+from supervisor.http.shared.owners import seen_voices
 from supervisor.http.shared.synthesis import cached_id, check_cloning, is_cached_id
 from supervisor.http.shared.voice_names import known_voice
 from supervisor.service import Service
@@ -120,6 +122,10 @@ class VoiceEntry(BaseModel):
     samples: Annotated[
         list[VoiceSample] | None, Field(description="the recordings of a registered voice")
     ] = None
+    owner: Annotated[
+        str | None,
+        Field(description="the name of the key that it was registered with, if voices have owners"),
+    ] = None
 
 
 class Voices(BaseModel):
@@ -158,17 +164,25 @@ class VoicePath(BaseModel):
     voice_id: Annotated[str, Field(examples=["anna"])]
 
 
-async def listed(service: Service) -> list[VoiceEntry]:
-    """All voices: built-in, registered and cached ones."""
-    return [*lasting(service), *await _cached(service)]
+async def listed(call: Call[Any, Any]) -> list[VoiceEntry]:
+    """All voices that the request may see: built-in, registered and cached ones.
+
+    Cached voices are of everyone's recordings; if voices have owners, only operators see them.
+    """
+    if not seen_voices(call.request).viewer.unlimited:
+        return lasting(call)
+    return [*lasting(call), *await _cached(call.service)]
 
 
-async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
+async def find_voice(call: Call[Any, Any], voice_id: str) -> VoiceEntry:
     """The voice that requests can name `voice_id`. Raises `ServiceError` (not_found)."""
+    service = call.service
     builtin = service.builtin_voices
     default = [voice for voice, model in builtin if model.default]
-    known = known_voice(service, voice_id, [voice for voice, _ in builtin], default)
-    for entry in lasting(service):
+    known = known_voice(
+        seen_voices(call.request), voice_id, [voice for voice, _ in builtin], default
+    )
+    for entry in lasting(call):
         if entry.id == known:
             return entry
     for entry in await _cached(service):  # only for these the disk is read
@@ -177,8 +191,9 @@ async def find_voice(service: Service, voice_id: str) -> VoiceEntry:
     raise _no_voice(voice_id)
 
 
-def lasting(service: Service) -> list[VoiceEntry]:
-    """The built-in and the registered voices."""
+def lasting(call: Call[Any, Any]) -> list[VoiceEntry]:
+    """The built-in and the registered voices that the request may see."""
+    service = call.service
     builtin = [
         _entry(model, voice.id, "builtin", name=voice.name, language=voice.language)
         for voice, model in service.builtin_voices
@@ -194,8 +209,9 @@ def lasting(service: Service) -> list[VoiceEntry]:
             created=voice.created,
             consent=voice.consent,
             samples=_samples(voice),
+            owner=voice.owner,
         )
-        for voice in service.voices.list()
+        for voice in seen_voices(call.request).list()
     ]
     return [*builtin, *registered]
 
@@ -204,7 +220,7 @@ async def _cached(service: Service) -> list[VoiceEntry]:
     """The cached voices that are not registered."""
     folder = service.settings.voices_dir / CACHED
     keys = await asyncio.get_running_loop().run_in_executor(None, _cached_keys, folder)
-    known = {voice.key for voice in service.voices.list()}
+    known = service.voices.keys
     default = service.models.default(Kind.TTS)
     return [
         _entry(default, cached_id(key), "cached", name=f"recording {key[:8]}")
@@ -214,19 +230,26 @@ async def _cached(service: Service) -> list[VoiceEntry]:
 
 
 async def register_voice(
-    call: Call[Any, Any], *, voice_id: str, name: str | None, consent: str | None
+    call: Call[Any, Any],
+    *,
+    voice_id: str,
+    name: str | None,
+    consent: str | None,
+    created: str | None = None,
+    upload: Upload | None = None,
 ) -> str:
     """Test that the recording gives a voice, and save it. Raises `ServiceError`.
 
-    Returns the value of the Server-Timing header.
+    The recording is the request's own, or the closed `upload`; `created` is now, or the time of an
+    earlier registration. Returns the value of the Server-Timing header.
     """
-    service, upload = call.service, call.upload
+    service, upload, voices = call.service, upload or call.upload, seen_voices(call.request)
     _refuse_builtin(service, voice_id)
     if is_cached_id(voice_id):
         raise ServiceError(
             ErrorCode.conflict, f"'{voice_id}' is the id of a cached voice; use another id"
         )
-    service.voices.check_room(voice_id)
+    voices.check_room(voice_id)
     recording = upload.recording
     output = ResponseBuffer(service.spool)
     model = service.models.default(Kind.TTS)
@@ -238,15 +261,20 @@ async def register_voice(
         finally:
             output.close()
         _refuse_builtin(service, voice_id)  # again: now the engine's voices are known
-        await service.voices.save(
-            voice_id, upload, name=name, seconds=result.seconds, consent=consent
+        await voices.save(
+            voice_id,
+            upload,
+            name=name,
+            seconds=result.seconds,
+            consent=consent,
+            created=created,
         )
         return timing(job)
 
 
 async def list_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     """List all voices that requests can use: built into the engine, registered, or cached."""
-    return json_answer(Voices(voices=await listed(call.service)))
+    return json_answer(Voices(voices=await listed(call)))
 
 
 async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
@@ -265,21 +293,21 @@ async def register(call: Call[RegisterFields, Nothing]) -> web.StreamResponse:
 
 async def show(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """One voice."""
-    return json_answer(await find_voice(call.service, call.params.voice_id))
+    return json_answer(await find_voice(call, call.params.voice_id))
 
 
 async def delete(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """Delete a registered voice: its recording and its encoded form."""
     voice_id = call.params.voice_id
     _refuse_builtin(call.service, voice_id)
-    if not await call.service.voices.delete(voice_id):
+    if not await seen_voices(call.request).delete(voice_id):
         raise _no_voice(voice_id, "registered ")
     return json_answer(Registered(status="ok", voice_id=voice_id))
 
 
 async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """The recording that a voice was registered with, as it was sent."""
-    voice = registered_voice(call.service, call.params.voice_id)
+    voice = registered_voice(call, call.params.voice_id)
     if voice.parts:
         raise ServiceError(
             ErrorCode.invalid_request,
@@ -289,9 +317,9 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     return await send_recording(call, voice)
 
 
-def registered_voice(service: Service, voice_id: str) -> Voice:
+def registered_voice(call: Call[Any, Any], voice_id: str) -> Voice:
     """The registered voice `voice_id`. Raises `ServiceError` (not_found)."""
-    voice = service.voices.get(voice_id)
+    voice = seen_voices(call.request).get(voice_id)
     if voice is None:
         raise _no_voice(voice_id, "registered ")
     return voice
@@ -351,6 +379,7 @@ def _entry(
     created: str | None = None,
     consent: str | None = None,
     samples: list[VoiceSample] | None = None,
+    owner: str | None = None,
 ) -> VoiceEntry:
     return VoiceEntry(
         id=voice_id,
@@ -367,6 +396,7 @@ def _entry(
         labels={"language": language} if language else {},
         consent=consent,
         samples=samples,
+        owner=owner,
     )
 
 
@@ -429,7 +459,7 @@ OPERATIONS: Operations = (
         tag=TAG,
         params=VoicePath,
         answers={200: Answer("The voice is deleted.", {JSON: Registered})},
-        errors=(ErrorCode.conflict, ErrorCode.spool_full),
+        errors=(ErrorCode.conflict, ErrorCode.forbidden, ErrorCode.spool_full),
     ),
     operation(
         "GET",

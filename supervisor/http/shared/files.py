@@ -52,13 +52,21 @@ async def send_part(
     response = web.StreamResponse(headers=headers)
     response.content_length = size
     await response.prepare(request)
-    end = start if request.method == hdrs.METH_HEAD else start + size
+    if request.method != hdrs.METH_HEAD:
+        await send_bytes(request, response, path, start, size)
+    await response.write_eof()
+    return response
+
+
+async def send_bytes(
+    request: web.Request, response: web.StreamResponse, path: Path, start: int, size: int
+) -> None:
+    """Send these bytes of the file within a response. Raises `ConnectionResetError`."""
+    end = start + size
     while start < end:
         data = await read_part(path, start, min(_BLOCK, end - start))
         await send(request, response, data)
         start += len(data)
-    await response.write_eof()
-    return response
 
 
 async def read_part(path: Path, start: int, size: int) -> bytes:

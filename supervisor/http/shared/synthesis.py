@@ -27,6 +27,7 @@ from supervisor.http.record import RECORD
 from supervisor.http.shared.jobs import make_job, timing
 from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.models import choose
+from supervisor.http.shared.owners import seen_voices
 from supervisor.http.shared.streaming import Framing, Raw, send, stream
 from supervisor.service import Service
 
@@ -163,7 +164,7 @@ async def named(call: Call[Any, Any], voice_id: str | None) -> AsyncIterator[Voi
     if there is no such voice and the front can know it.
     """
     service, record = call.service, call.request[RECORD]
-    voice = None if voice_id is None else service.voices.get(voice_id)
+    voice = None if voice_id is None else seen_voices(call.request).get(voice_id)
     if voice is not None:
         async with service.voices.hold(voice.key):
             path = str(service.voices.recording_path(voice))

@@ -22,8 +22,10 @@ from ipc.voice_mix import parse_mix
 from supervisor.dispatch.models import Model, has_voice
 from supervisor.http.api.operation import Call
 from supervisor.http.shared.models import voices_of
+from supervisor.http.shared.owners import seen_voices
 from supervisor.http.shared.synthesis import is_cached_id
 from supervisor.service import Service
+from supervisor.voices.owners import SeenVoices
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "nova"),
@@ -112,7 +114,7 @@ VoiceChoice = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_+(). -]{{1
 
 
 def known_voice(
-    service: Service,
+    voices: SeenVoices,
     asked: str,
     builtin: Sequence[BuiltinVoice],
     standing_in: Sequence[BuiltinVoice],
@@ -124,9 +126,9 @@ def known_voice(
     voice.
     """
     ids = {voice.id for voice in builtin}
-    if service.voices.get(asked) is not None or asked in ids:
+    if voices.get(asked) is not None or asked in ids:
         return asked
-    if (registered := service.voices.find(asked)) is not None:
+    if (registered := voices.find(asked)) is not None:
         return registered.id
     name = asked.casefold()
     for voice in builtin:
@@ -151,20 +153,20 @@ async def resolve_voice(
     """
     if asked is None or not asked.strip():
         return None
-    service = call.service
-    if service.voices.get(asked) is not None:
+    service, voices = call.service, seen_voices(call.request)
+    if voices.get(asked) is not None:
         return asked
     if "+" in asked or "(" in asked:
         return await _mix(call, asked, model)
-    if asked.casefold() in _PLACES and service.voices.find(asked) is None:
+    if asked.casefold() in _PLACES and voices.find(asked) is None:
         chosen = service.models.resolve(Kind.TTS, model=model)
         builtin = (await _loaded(call, chosen)).voices
-        return known_voice(service, asked, builtin, builtin)
-    known = known_voice(service, asked, _builtin(service), ())
+        return known_voice(voices, asked, builtin, builtin)
+    known = known_voice(voices, asked, _builtin(service), ())
     several = len(service.models.of(Kind.TTS)) > 1
     if known is None and several and not is_cached_id(asked):
         await _all_loaded(call, model)
-        known = known_voice(service, asked, _builtin(service), ())
+        known = known_voice(voices, asked, _builtin(service), ())
     return known or asked
 
 
@@ -176,7 +178,7 @@ async def _mix(call: Call[Any, Any], asked: str, model: str | None) -> str:
     except ValueError as error:
         raise ServiceError(ErrorCode.invalid_option, str(error)) from None
     for name, _ in parts:
-        if service.voices.find(name) is not None:
+        if seen_voices(call.request).find(name) is not None:
             raise ServiceError(
                 ErrorCode.invalid_option,
                 f"the registered voice '{name[:64]}' cannot be mixed; a mix has built-in voices of "

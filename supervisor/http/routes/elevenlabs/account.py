@@ -23,6 +23,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.context import client
 from supervisor.http.shared.languages import ENGLISH_NAMES
 from supervisor.http.shared.models import languages
+from supervisor.http.shared.owners import seen_voices
 from supervisor.service import Service
 
 TAG = "ElevenLabs"
@@ -165,17 +166,18 @@ def elevenlabs_models(service: Service) -> list[ElevenLabsModel]:
 
 async def user(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     """The owner of the key. Clients call this to see whether their key is valid."""
-    return json_answer(User(user_id=client(call.request), subscription=_subscription(call.service)))
+    return json_answer(User(user_id=client(call.request), subscription=_subscription(call)))
 
 
 async def subscription(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     """What the owner of the key may do."""
-    return json_answer(_subscription(call.service))
+    return json_answer(_subscription(call))
 
 
-def _subscription(service: Service) -> Subscription:
+def _subscription(call: Call[Nothing, Nothing]) -> Subscription:
     return Subscription(
-        voice_slots_used=len(service.voices.list()), voice_limit=service.settings.max_voices
+        voice_slots_used=len(seen_voices(call.request).list()),
+        voice_limit=call.service.settings.max_voices,
     )
 
 

@@ -37,6 +37,7 @@ from supervisor.http.routes.voices import (
     sample_id,
     send_recording,
 )
+from supervisor.http.shared.owners import seen_voices
 from supervisor.http.shared.synthesis import Speed
 from supervisor.voices.store import VoiceName
 
@@ -157,7 +158,7 @@ async def add_voice(call: Call[AddVoiceFields, Nothing]) -> web.StreamResponse:
 async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse:
     """List the voices that match, in pages."""
     params = call.params
-    found = [entry for entry in await listed(call.service) if _fits(entry, params)]
+    found = [entry for entry in await listed(call) if _fits(entry, params)]
     if params.sort is not None:
         keys: dict[str, Callable[[VoiceEntry], Any]] = {
             "name": lambda entry: entry.name.lower(),
@@ -176,7 +177,7 @@ async def search_voices(call: Call[Nothing, SearchParams]) -> web.StreamResponse
 
 async def voice_settings(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """The default settings of a voice, which are the same for all voices."""
-    await find_voice(call.service, call.params.voice_id)
+    await find_voice(call, call.params.voice_id)
     return json_answer(ElevenLabsVoiceSettings())
 
 
@@ -196,9 +197,9 @@ async def edit_voice(call: Call[EditVoiceFields, VoicePath]) -> web.StreamRespon
             ErrorCode.invalid_option,
             "the recordings of a voice cannot be changed; leave 'files' out, or add a new voice",
         )
-    voice = registered_voice(call.service, call.params.voice_id)
-    if not await call.service.voices.rename(voice.id, call.body.name):
-        registered_voice(call.service, voice.id)  # it has been deleted meanwhile
+    voice = registered_voice(call, call.params.voice_id)
+    if not await seen_voices(call.request).rename(voice.id, call.body.name):
+        registered_voice(call, voice.id)  # it has been deleted meanwhile
     return json_answer(Edited())
 
 
@@ -210,7 +211,7 @@ async def edit_voice_settings(
     Only the speed has an effect, and the service keeps no speed of a voice: requests have their
     own in `voice_settings`. So any other speed than 1 is refused.
     """
-    await find_voice(call.service, call.params.voice_id)
+    await find_voice(call, call.params.voice_id)
     if call.body.speed not in (None, 1.0):
         raise ServiceError(
             ErrorCode.invalid_option,
@@ -221,7 +222,7 @@ async def edit_voice_settings(
 
 async def sample_audio(call: Call[Nothing, SamplePath]) -> web.StreamResponse:
     """One of the recordings that a voice was registered with, as it was sent."""
-    voice = registered_voice(call.service, call.params.voice_id)
+    voice = registered_voice(call, call.params.voice_id)
     asked = call.params.sample_id
     for number in range(max(1, len(voice.parts))):
         if asked == sample_id(number):
@@ -310,7 +311,7 @@ OPERATIONS: Operations = (
         media=(FORM,),
         file=replace(_SAMPLES, required=False, description="must be left out"),
         answers={200: Answer("It has the name.", {JSON: Edited})},
-        errors=(ErrorCode.spool_full,),
+        errors=(ErrorCode.forbidden, ErrorCode.spool_full),
     ),
     operation(
         "GET",

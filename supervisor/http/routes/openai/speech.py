@@ -280,7 +280,7 @@ async def openai_models(call: Call[Nothing, Nothing]) -> web.StreamResponse:
 
 async def audio_voices(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     """List the voices, as Open WebUI and clients of Kokoro-FastAPI ask for them."""
-    voices = [NamedVoice(id=each.id, name=each.name) for each in lasting(call.service)]
+    voices = [NamedVoice(id=each.id, name=each.name) for each in lasting(call)]
     return json_answer(NamedVoices(voices=voices))
 
 
