@@ -14,6 +14,7 @@ import pytest
 
 from ipc.engines import ENGINES
 from model_procs.weights import fetch as checkpoints
+from model_procs.weights.place import replacing
 from model_procs.weights.synthetic import NOTE_FILE
 from tests.support.service import NET
 
@@ -155,7 +156,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     (place / "old").write_text("old")
 
     def fail() -> None:
-        with checkpoints.replacing(place) as folder:
+        with replacing(place) as folder:
             (folder / "half").write_text("half")
             raise OSError("disk full")
 
@@ -175,16 +176,16 @@ def test_an_impossible_folder_is_an_error_not_a_traceback(
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_fetch_does_not_take_random_weights_for_real_ones(
+def test_a_pull_does_not_take_random_weights_for_real_ones(
     nano_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(nano_models, tmp_path, dirs_exist_ok=True)
     before = _hashes(tmp_path)
-    assert checkpoints.main(["fetch", str(tmp_path)]) == 1
+    assert checkpoints.main(["pull", "pocket", "sensevoice", str(tmp_path)]) == 1
     assert "random weights" in capsys.readouterr().err
     assert _hashes(tmp_path) == before
 
     for note in tmp_path.rglob(NOTE_FILE):  # now they look like real ones, and are left alone
         note.unlink()
-    assert checkpoints.main(["fetch", str(tmp_path)]) == 0
-    assert "already there" in capsys.readouterr().err
+    assert checkpoints.main(["pull", "pocket", "sensevoice", str(tmp_path)]) == 0
+    assert "already there" in capsys.readouterr().out
