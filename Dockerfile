@@ -1,5 +1,6 @@
 # docker build -t voice-engine .
 # docker build -t voice-engine:slim --build-arg SLIM=1 .        without the neural engines
+# docker build -t voice-engine:full --build-arg MODELS="pocket sensevoice" .   with weights in it
 # docker run -p 8000:8000 -v voice-engine:/data --stop-timeout 40 voice-engine
 FROM python:3.11-slim
 
@@ -28,10 +29,15 @@ COPY model_procs model_procs
 COPY ops ops
 COPY supervisor supervisor
 
+# Weights in the image lie beside the code: a volume on /data would hide them there.
+ARG MODELS=
+RUN if [ -n "$MODELS" ]; then .venv/bin/voice-engine models pull $MODELS /app/models; fi
+ARG BAKED=${MODELS:+/app/models}
+
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PORT=8000 \
-    VOICE_ENGINE_MODELS_DIR=/data/models \
+    VOICE_ENGINE_MODELS_DIR=${BAKED:-/data/models} \
     VOICE_ENGINE_CACHE_DIR=/data/cache \
     VOICES_DIR=/data/voices
 USER 10001

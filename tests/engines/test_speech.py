@@ -153,6 +153,27 @@ def refused(engine: SpeechEngine, operation: AnyOperation) -> ServiceError:
     return raised.value
 
 
+def test_an_engine_without_an_encoder_refuses_recordings_and_speaks_without_them() -> None:
+    class Reader(Beeps):
+        no_cloning = "get other weights"
+        default_voice = "anna"
+
+        def builtin_voices(self) -> list[BuiltinVoice]:
+            return [BuiltinVoice("anna", "Anna")]
+
+        def load_builtin_voice(self, name: str) -> int:
+            return 500
+
+    engine = Reader()
+    assert engine.info().no_cloning == "get other weights"
+    for operation in (EncodeVoice(UPLOAD), asked(data=LOUD), asked(data=LOUD, registered=True)):
+        error = refused(engine, operation)
+        assert (error.code, error.message) == (ErrorCode.cloning_unavailable, "get other weights")
+    assert engine.encoded == 0
+    pieces, _ = speak(engine)
+    assert pieces
+
+
 def keeping(folder: Path, cache_bytes: int = MB) -> WorkerOptions:
     for name in ("cache", "named"):
         (folder / name).mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ import pytest
 
 from model_procs.weights import manifest
 from model_procs.weights.published import OPEN_POCKET, PUBLISHED
+from supervisor.cli.models import engines_and_folder
 from supervisor.events import Event
 from supervisor.weights import pulling
 from supervisor.weights.pulling import Pulling
@@ -225,3 +226,37 @@ async def test_a_service_takes_up_what_is_pulled_and_loses_no_request(
                     body = await response.json()
                 assert (response.status, body["error"]["code"]) == (422, "cloning_unavailable")
                 assert body["detail"] == OPEN_POCKET
+
+
+@pytest.mark.parametrize(
+    ("models", "pulled", "folder"),
+    [
+        ("", [], "/data/models"),
+        ("kokoro whisper", ["models", "pull", "kokoro", "whisper", "/app/models"], "/app/models"),
+    ],
+    ids=["none", "two"],
+)
+def test_an_image_has_the_weights_that_its_build_names(
+    tmp_path: Path, models: str, pulled: list[str], folder: str
+) -> None:
+    """The lines of the Dockerfile with MODELS, as a shell reads them: the syntax is the same."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    (run,) = [line for line in lines if line.startswith("RUN") and "$MODELS" in line]
+    (baked,) = [line for line in lines if line.startswith("ARG BAKED=")]
+    (environment,) = [line for line in lines if line.startswith("ENV") and "MODELS_DIR" in line]
+    (chosen,) = [word for word in environment.split() if word.startswith("VOICE_ENGINE_MODELS_DIR")]
+    program = tmp_path / ".venv" / "bin" / "voice-engine"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    script = f"set -e\n{run.removeprefix('RUN')}\n{baked.removeprefix('ARG')}\n{chosen}\n"
+    finished = subprocess.run(
+        ["sh", "-c", f'{script}echo "$VOICE_ENGINE_MODELS_DIR"'],
+        cwd=tmp_path,
+        env={**os.environ, "MODELS": models},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout.split() == [*pulled, folder]
+    assert engines_and_folder(pulled[2:] or ["all"])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import typer
 from ipc.engines import ENGINES
 from supervisor.cli.app import make, run
 from supervisor.cli.command import examples_of
-from supervisor.cli.models import LICENCES
+from supervisor.cli.models import LICENCES, engines_and_folder
 from supervisor.serve import parser
 from tests.support.service import ROOT
 
@@ -58,8 +59,26 @@ def test_every_engine_has_a_licence() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "engines", "folder"),
+    [
+        ("", ["pocket", "sensevoice"], None),
+        ("models", ["pocket", "sensevoice"], "models"),
+        ("kokoro", ["kokoro"], None),
+        ("whisper pocket whisper ./pocket", ["whisper", "pocket"], "./pocket"),
+        ("all models", ["pocket", "sensevoice", "kokoro", "whisper"], "models"),
+    ],
+)
+def test_a_pull_is_of_engines_into_a_folder(
+    words: str, engines: list[str], folder: str | None
+) -> None:
+    assert engines_and_folder(words.split()) == (engines, None if folder is None else Path(folder))
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
+        ["models", "pull", "flite", "models"],
+        ["models", "pull", "models", "pocket"],
         ["nothing"],
         ["say", "--nothing"],
         ["say", "hi", "--speed", "9"],
