@@ -105,8 +105,7 @@ def pulls(
     hubs: Hubs, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Pulls]:
     """Pulls from there, whose libraries do not wait but note for how long they would."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub import close_session, constants
     from modelscope_hub._download_control import _DownloadControl
 
     made = Pulls(hubs, models, tmp_path / "models")

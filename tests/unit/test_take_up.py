@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from ipc.engines import Kind
+from ipc.engines import EngineSpec, Kind
 from supervisor.dispatch.backend import Backend
 from supervisor.dispatch.models import Model, Models
 from supervisor.events import EngineChosen, Event, ReloadFailed, WeightsFound
 from supervisor.service import Service
 from supervisor.settings import Settings
+from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchError
 from tests.unit.test_models_folder import put
 
@@ -26,13 +27,16 @@ class Running:
     info = None
 
     def __init__(self, service: Service, name: str, broken: set[str]) -> None:
-        self._wanted = lambda: service._configs[name].pool
+        self._service, self._name = service, name
         self._broken = broken
         self.pool = self._wanted()
         self.loads = 0
 
+    def _wanted(self) -> PoolConfig:
+        return self._service._configs[self._name].pool
+
     @property
-    def engine(self) -> Any:
+    def engine(self) -> EngineSpec:
         return self.pool.engine
 
     async def reload(self) -> None:
@@ -78,7 +82,7 @@ class Setup:
 
 
 @pytest.fixture
-async def setup(tmp_path: Path) -> Iterator[Setup]:  # type: ignore[misc]
+async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     made = Setup(tmp_path, memory_limit_mb=6000)
     yield made
     await made.service.close()
