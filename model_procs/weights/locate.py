@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ipc.engines import ENGINES
+from ipc.engines import ENGINES, PULLABLE
 from ipc.errors import ErrorCode, ServiceError
 from model_procs.weights.synthetic import NOTE_FILE
 
@@ -41,10 +41,12 @@ def notes(folder: Path) -> list[str]:
 
 def cannot_load(model: str, folder: Path, error: Exception) -> ServiceError:
     """An error with the library's message and the command that repairs the weights."""
+    engine = next(name for name in PULLABLE if weights_folder(folder.parent, name) == folder)
     return ServiceError(
         ErrorCode.model_unavailable,
         f"{model} cannot be loaded from {folder}: {type(error).__name__}: {error}"
-        f" - get the weights again with `voice-engine models pull {folder.parent} --force`",
+        f" - get the weights again with `voice-engine models pull {engine} {folder.parent} "
+        "--force`",
     )
 
 

@@ -22,12 +22,11 @@ def put(fresh: Path, place: Path) -> None:
 
     What was at `place` is at `fresh` afterwards, for the caller to remove.
     """
-    for path in (
-        fresh,
-        *fresh.rglob("*"),
-    ):  # some libraries write files that only the owner can read
-        path.chmod(0o755 if path.is_dir() else 0o644)
     place.parent.mkdir(parents=True, exist_ok=True)
+    for path in (fresh, *fresh.rglob("*")):
+        # Some libraries write files that only the owner can read.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        _sync(path)  # or a crash of the machine may leave the name without the bytes
     try:
         if place.exists():
             _exchange(fresh, place)
@@ -37,6 +36,15 @@ def put(fresh: Path, place: Path) -> None:
         if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise
         _replace(fresh, place)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -65,7 +65,7 @@ class World:
     published: Mapping[str, Callable[[], Published]] = field(default_factory=lambda: PUBLISHED)
     free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
     sleep: Callable[[float], None] = time.sleep
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = lambda line: print(line, flush=True)
 
 
 @dataclass(frozen=True, slots=True)

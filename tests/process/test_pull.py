@@ -102,6 +102,28 @@ def test_the_command_refuses_what_is_not_the_published_file(
     assert hubs.asked == []
 
 
+def test_ctrl_c_in_a_terminal_ends_the_command_and_its_program(hubs: Hubs, tmp_path: Path) -> None:
+    stop = threading.Event()
+    held = Fault("model.bin", hold=stop)
+    hubs.head_faults.append(held)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.cli", "models", "pull", "whisper", str(tmp_path)],
+        env={**os.environ, **hubs.environment(), **_NO_TOKEN},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    assert held.reached.wait(NET)
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+    _, told = command.communicate(timeout=NET)
+    stop.set()
+    assert (command.returncode, told) == (
+        130,
+        "interrupted; the same command goes on where it was\n",
+    )
+
+
 def test_the_program_stays_small() -> None:
     """The service pulls beside its models: the table must not need PyTorch."""
     program = (
@@ -172,6 +194,7 @@ class Requests:
                 assert response.status == 200, await response.text()
                 assert len(await response.read()) > 1000
                 self.served.append(response.headers["X-Voice-Engine"])
+            await asyncio.sleep(0.1)  # the new engine needs the processor, too
 
     def end(self) -> None:
         """No more."""
@@ -206,9 +229,10 @@ async def test_a_service_takes_up_what_is_pulled_and_loses_no_request(
             await asyncio.to_thread(service.wait_for, "pull_finished")
             found = await asyncio.to_thread(service.wait_for, "weights_found", model="tts")
             assert (found["engine_before"], found["engine"]) == ("flite", "pocket")
-            await asyncio.to_thread(service.wait_for, "reloaded", model="tts")
+            await asyncio.to_thread(service.wait_for, "recycled", model="tts")
+            before = len(requests.served)
             await asyncio.to_thread(
-                service.wait_until, lambda _: "pocket" in requests.served or asking.done()
+                service.wait_until, lambda _: len(requests.served) > before + 1 or asking.done()
             )
             requests.end()
             await asking

@@ -338,7 +338,8 @@ def test_bad_weights_are_named_with_what_mends_them(
         engine(EngineConfig(tmp_path)).load()
     assert raised.value.code is ErrorCode.model_unavailable
     assert str(path.parent) in raised.value.message
-    assert f"voice-engine models pull {tmp_path}" in raised.value.message
+    advice = f"voice-engine models pull {engine.name} {tmp_path} --force"
+    assert advice in raised.value.message
 
 
 # SenseVoice

@@ -154,6 +154,9 @@ def _handler(hubs: Hubs) -> type[BaseHTTPRequestHandler]:
             if self.command == "HEAD":
                 hubs.heads.append(path)
                 if (fault := hubs.take(hubs.head_faults, path)) is not None:
+                    fault.reached.set()
+                    if fault.hold is not None:
+                        fault.hold.wait(_NET)
                     after = {"Retry-After": fault.retry_after} if fault.retry_after else {}
                     self._say(fault.status or 500, after)
                     return

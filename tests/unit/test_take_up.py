@@ -159,6 +159,19 @@ async def test_an_engine_that_a_setting_names_stays(tmp_path: Path) -> None:
         await setup.service.close()
 
 
+async def test_a_pull_that_fails_is_noted_at_the_models_that_wait_for_it(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, memory_limit_mb=6000, pull="pocket")
+    try:
+        pulling = setup.service._pulling()
+        for message in ("there is no space", None):
+            pulling._note(message)
+            await asyncio.gather(*setup.service._tasks)
+            assert ("there is no space" in setup.notes(Kind.TTS)) is (message is not None)
+            assert "there is no space" not in setup.notes(Kind.STT)
+    finally:
+        await setup.service.close()
+
+
 async def test_the_folder_is_watched(tmp_path: Path) -> None:
     setup = Setup(tmp_path, memory_limit_mb=6000, watch_models=0.001)
     found = asyncio.Event()
