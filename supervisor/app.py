@@ -30,6 +30,7 @@ from supervisor.http.routes import (
     description,
     events,
     health,
+    live_speech,
     metrics,
     native,
     page,
@@ -37,6 +38,7 @@ from supervisor.http.routes import (
     voices,
 )
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
+from supervisor.http.routes.elevenlabs import live_speech as elevenlabs_live_speech
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
 from supervisor.http.routes.elevenlabs import voices as elevenlabs_voices
@@ -65,9 +67,11 @@ _COLLECTOR = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 OPERATIONS: Operations = (
     *native.OPERATIONS,
+    *live_speech.OPERATIONS,
     *voices.OPERATIONS,
     *voice_archives.OPERATIONS,
     *elevenlabs_speech.OPERATIONS,
+    *elevenlabs_live_speech.OPERATIONS,
     *elevenlabs_voices.OPERATIONS,
     *elevenlabs_transcription.OPERATIONS,
     *elevenlabs_account.OPERATIONS,

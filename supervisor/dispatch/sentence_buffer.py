@@ -33,9 +33,12 @@ class SentenceBuffer:
 
     A worker that replays a stream leaves out the bytes that are here already, but sends every
     sentence: those that are here already are known by their number.
+
+    With `at_once` what has come is read before its sentence is complete.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._bytes = ResponseBuffer(spool)
         self._sentences: deque[SpokenSentence] = deque()
         """Those whose end has not been read."""
@@ -71,11 +74,11 @@ class SentenceBuffer:
         self._bytes.finish(error)
 
     async def read(self) -> SpokenAudio | None:
-        """The next sentence, or the next part of a long one; None at the end.
+        """The next sentence, or the next part of it; None at the end.
 
         Raises what `finish` was given.
         """
-        while len(self._left) <= MOST_AUDIO:
+        while len(self._left) <= MOST_AUDIO and not (self._at_once and self._left):
             data = await self._bytes.read()
             if not data:
                 return self._end_of_sentence()

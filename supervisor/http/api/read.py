@@ -153,6 +153,21 @@ async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
         raise _refusal(error, model, "field") from None
 
 
+def read_message(message: str | bytes, model: type[ModelT]) -> ModelT:
+    """A JSON message of a session as `model`. Raises `ServiceError` for an invalid one."""
+    if isinstance(message, bytes):
+        raise ServiceError(
+            ErrorCode.invalid_request, "the message is binary; send JSON in text messages"
+        )
+    data = message.encode()
+    if rb"\u" in data:
+        data = _LONE_SURROGATE.sub(_replaced, data)
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise _refusal(error, model, "field", "message") from None
+
+
 def _replaced(match: re.Match[bytes]) -> bytes:
     """An escape as it is; for half of a pair the replacement character, as in other decoders."""
     return match.group() if match[1] is None else rb"\ufffd"
@@ -344,7 +359,9 @@ def _no_file(file: FileField, misnamed: str) -> ServiceError:
     )
 
 
-def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> ServiceError:
+def _refusal(
+    error: ValidationError, model: type[BaseModel], what: str, whole: str = "body"
+) -> ServiceError:
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(_names(first["loc"], model))
     if first["type"] == "missing":
@@ -354,7 +371,7 @@ def _refusal(error: ValidationError, model: type[BaseModel], what: str) -> Servi
     if first["type"] in ("json_invalid", "model_type"):
         return ServiceError(
             ErrorCode.invalid_request,
-            f"the body cannot be read: {first['msg']}; send a JSON object",
+            f"the {whole} cannot be read: {first['msg']}; send a JSON object",
         )
     if not name:  # the model's own message about fields that do not fit together
         return ServiceError(ErrorCode.invalid_option, first["msg"].removeprefix("Value error, "))

@@ -97,7 +97,7 @@ async def stream(
     connection without a valid end, so that no client takes half a response for a complete one.
     """
     running = asyncio.create_task(backend.run(job))
-    running.add_done_callback(_retrieve)
+    running.add_done_callback(retrieve)
     try:
         item = await source.read()
         response = web.StreamResponse(headers=headers())
@@ -149,7 +149,7 @@ def _end_by_reset(transport: asyncio.Transport) -> None:
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
+def retrieve(task: asyncio.Task[Any]) -> None:
     """Mark the task's error as retrieved: the response reports it to the client."""
     if not task.cancelled():
         task.exception()

@@ -216,7 +216,7 @@ async def speak(
     `model` is the model's name in the request.
     """
     buffer = ResponseBuffer(call.service.spool)
-    chosen, job = _prepare(call, speech, model, buffer)
+    chosen, job = prepare(call, speech, model, buffer)
 
     def head() -> dict[str, str]:
         media_type = None if framing is None else framing.media_type
@@ -253,7 +253,7 @@ async def speak_in_sentences(
 ) -> web.StreamResponse:
     """Stream the sound of `speech`, which has an alignment, sentence by sentence."""
     buffer = SentenceBuffer(call.service.spool)
-    chosen, job = _prepare(call, speech, model, buffer)
+    chosen, job = prepare(call, speech, model, buffer)
     return await stream(
         call.request,
         chosen.backend,
@@ -276,7 +276,7 @@ async def speak_in_json(
     It is sent in pieces, because the whole may be too large for the front's memory.
     """
     buffer = ResponseBuffer(call.service.spool)
-    chosen, job = _prepare(call, speech, model, buffer)
+    chosen, job = prepare(call, speech, model, buffer)
     try:
         result = await chosen.backend.run(job)
         begin = b'{"audio_base64":"'
@@ -309,7 +309,7 @@ def sound_answer(*, elevenlabs: bool = False) -> Answer:
     return Answer("The sound.", content, SOUND_HEADERS)
 
 
-def _prepare(
+def prepare(
     call: Call[Any, Any], speech: Speak, model: str | None, output: Sink
 ) -> tuple[Model, Job[SpeechResult]]:
     """The model that will speak, and the job. Raises `ServiceError`."""
@@ -341,17 +341,23 @@ def check_cloning(model: Model) -> None:
         raise ServiceError(ErrorCode.cloning_unavailable, info.no_cloning)
 
 
-def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:
+def sound_rate(model: Model, speech: Speak) -> int:
+    """The sample rate in Hz of the sound that `model` makes of `speech`; it must have loaded."""
     info = model.backend.info
     assert isinstance(info, EngineInfo), "the engine has loaded, because it has generated speech"
-    rate = FORMATS[speech.response_format].rate(speech.sample_rate or info.sample_rate)
+    return FORMATS[speech.response_format].rate(speech.sample_rate or info.sample_rate)
+
+
+def _headers(model: Model, speech: Speak, media_type: str | None) -> dict[str, str]:
+    info = model.backend.info
+    rate = sound_rate(model, speech)
     headers = {
         "Content-Type": media_type or content_type(speech.response_format, rate),
         "X-Sample-Rate": str(rate),
         "X-Voice-Engine": model.backend.engine.name,
     }
     # Only the voice of a recording is approximate; built-in voices are exact.
-    if speech.voice.recording is not None and info.approximation:
+    if speech.voice.recording is not None and info is not None and info.approximation:
         headers["X-Voice-Approximation"] = info.approximation
     return headers
 
