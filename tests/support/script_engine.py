@@ -28,7 +28,7 @@ The text of a request is a script of commands separated by ";":
 
 `Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of
 them live, unless the settings say otherwise: while one waits or sleeps, the others go on.
-`Choosing` makes up a number when it loads, unless it is told one; its sound depends on it.
+`Voiced` has a voice. `Choosing` makes up a number when it loads, unless it is told one; its sound depends on it.
 `Multiplying` computes with PyTorch besides. `ScriptedRecognizer` transcribes: the script is the
 recording, and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the
 number of bytes. Nothing here imports numpy at its start: hundreds of tests start these engines.
@@ -54,7 +54,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ipc.codec import encode
-from ipc.engines import EngineInfo
+from ipc.engines import BuiltinVoice, EngineInfo
 from ipc.messages import Pong
 from ipc.operations import (
     AnyOperation,
@@ -194,6 +194,14 @@ class ScriptedBatch(Script):
                 before = now
         finally:
             self._working -= 1
+
+
+class Voiced(Script):
+    """Has a voice with a name, for clients that must name one."""
+
+    def info(self) -> EngineInfo:
+        """As engines describe themselves that have voices."""
+        return replace(super().info(), voices=(BuiltinVoice("any", "Any"),), default_voice="any")
 
 
 class Choosing(Script):

@@ -204,6 +204,9 @@ class LiveSpeech:
         """The next piece, once there is one; None when no more comes."""
         while True:
             self._changed.clear()
+            while self._flushes and self._flushes[0] <= self._left:
+                self._flushes.popleft()
+                await self._listener.flushed()
             if piece := self._text.take():
                 if len(self._text) < MOST_WAITING:
                     self._room.set()
@@ -211,9 +214,6 @@ class LiveSpeech:
                     return piece
                 self._left += len(piece)
                 continue
-            while self._flushes and self._flushes[0] <= self._left:
-                self._flushes.popleft()
-                await self._listener.flushed()
             if self._ended:
                 return None
             waits = bool(len(self._text)) and self._text.speakable and not self._text.schedule

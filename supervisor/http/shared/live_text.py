@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import deque
 
 LONGEST = 1_000
 """The most characters of one piece. What waits longer than that is spoken in several."""
@@ -71,8 +72,8 @@ class LiveText:
         self.schedule = schedule
         self._longest = longest
         self._text = ""
-        self._flushed = 0
-        """So many of the characters are spoken although no sentence ends there."""
+        self._flushes: deque[int] = deque()
+        """Places where a piece ends although no sentence may end there."""
         self._pieces = 0
         self._hurried = False
         self._triggered = False
@@ -96,8 +97,9 @@ class LiveText:
             self.flush()
 
     def flush(self) -> None:
-        """All that has come shall be spoken now."""
-        self._flushed = len(self._text)
+        """All that has come shall be spoken now; a piece ends with it."""
+        if self._text and (not self._flushes or self._flushes[-1] < len(self._text)):
+            self._flushes.append(len(self._text))
 
     def trigger(self) -> None:
         """The same, if there is enough of it; a schedule does not hold for it."""
@@ -110,7 +112,8 @@ class LiveText:
     def drop(self) -> str:
         """Forget what waits; returns it."""
         dropped, self._text = self._text, ""
-        self._flushed, self._hurried, self._triggered = 0, False, False
+        self._flushes.clear()
+        self._hurried = self._triggered = False
         return dropped
 
     def take(self) -> str:
@@ -119,15 +122,15 @@ class LiveText:
         if not end:
             return ""
         piece, self._text = self._text[:end], self._text[end:]
-        self._flushed = max(0, self._flushed - end)
+        self._flushes = deque(place - end for place in self._flushes if place > end)
         self._hurried = self._triggered = False
         self._pieces += 1
         return piece
 
     def _next_end(self) -> int:
-        if self._flushed:
-            if self._flushed <= self._longest:
-                return self._flushed
+        if self._flushes:
+            if self._flushes[0] <= self._longest:
+                return self._flushes[0]
             window = self._text[: self._longest]
             return (sentence_ends(window) or [0])[-1] or _soft_end(window) or self._longest
         window = self._text[: self._longest]
