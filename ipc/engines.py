@@ -28,6 +28,12 @@ class Kind(StrEnum):
     """Text to speech."""
     STT = "stt"
     """Speech to text."""
+    VAD = "vad"
+    """Voice activity: where a live stream has speech. It serves transcription beside STT."""
+
+
+SERVING_KINDS = (Kind.TTS, Kind.STT)
+"""The kinds that serve requests of clients; each has one default engine in each profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,14 @@ ENGINES = {
 
 PULLABLE = tuple(name for name, spec in ENGINES.items() if spec.files)
 """The engines whose weights may lie in the models folder, and can be downloaded into it."""
+SILERO = EngineSpec(
+    "silero",
+    Kind.VAD,
+    "embedded",
+    "model_procs.engines.silero:SileroEngine",
+    Footprint(template=75, worker=20, request=32),
+)
+"""The engine that finds the speech in live streams. It needs no choice, so it is in no table."""
 
 
 def default_engine(

@@ -7,7 +7,7 @@ same way. All fields are typed, so mypy checks a value from the HTTP form to the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 MAX_SEED = 2**32
 """Seeds are below this number."""
@@ -315,12 +315,59 @@ class Transcribe(Operation[Transcript]):
     hotword_weight: float | None = None
 
 
-AnyOperation = Speak | EncodeVoice | Transcribe
-AnyResult = SpeechResult | VoiceResult | Transcript
+SoundFormat = Literal["pcm16", "mulaw", "alaw", "ogg", "webm", "wav", "auto"]
+"""How the sound of a live stream is encoded. `ogg` and `webm` have Opus; `auto`: the first bytes
+say which container it is."""
+
+LIVE_RATE = 16_000
+"""Sample rate in Hz of what `Listen` gives: mono PCM16."""
+
+LIVE_WINDOW = 512
+"""Samples of a window for which `Listen` gives the probability of speech: 32 ms."""
+
+LIVE_STEP_SECONDS = 60
+"""The longest sound of one step of `Listen`, in seconds, whatever its bytes decode to."""
+
+MAX_LISTEN_STATE = 160 * 1024
+"""The largest state between two steps of `Listen`, in bytes; usually it has 3 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listened:
+    """The result of `Listen`: the sound as mono PCM16 of `LIVE_RATE`, and where it has speech.
+
+    `probabilities` has the probability of speech in each window that is complete now. A window has
+    `LIVE_WINDOW` samples, counted from the start of the stream. `state` is for the next step.
+    """
+
+    pcm: bytes
+    probabilities: tuple[float, ...]
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listen(Operation[Listened]):
+    """One step of a live stream: decode the next bytes of its sound and find the speech in them.
+
+    `state` is that of the step before, empty at the start; only workers know what is in it. So any
+    worker can do any step, and the death of one costs a step. `sample_rate` is that of formats
+    without a header, in Hz. `last`: no more sound comes, so the rest is given, too.
+    """
+
+    sound: bytes
+    format: SoundFormat
+    sample_rate: int = LIVE_RATE
+    state: bytes = b""
+    last: bool = False
+
+
+AnyOperation = Speak | EncodeVoice | Transcribe | Listen
+AnyResult = SpeechResult | VoiceResult | Transcript | Listened
 
 RESULT_OF: dict[type[AnyOperation], type[AnyResult]] = {
     Speak: SpeechResult,
     EncodeVoice: VoiceResult,
     Transcribe: Transcript,
+    Listen: Listened,
 }
 """The type of each operation's result."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import math
 import os
 import tempfile
 import time
@@ -62,6 +63,8 @@ _RESTING = 5.0
 
 _WEIGHTS = "weights"
 """What a note about weights that cannot be loaded is about."""
+_IDLE_ON_DEMAND = 300.0
+"""Seconds without a request after which a model that is loaded on demand is unloaded."""
 
 VERSION = importlib.metadata.version("voice-engine")
 
@@ -95,8 +98,10 @@ class Service:
         self.spool = Spool(
             settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
         )
+        self._left_out: frozenset[str] = frozenset()
+        """Models without which the service does what it can: there is no memory for them."""
         try:
-            self._configs = self._make_configs(settings, {})
+            self._configs = self._make_first_configs(settings)
         except BaseException:
             self.spool.close()
             raise
@@ -112,7 +117,11 @@ class Service:
         quarantine = Quarantine(settings.quarantine)
         backends = {name: self._make_backend(name, quarantine) for name in self._configs}
         self.models = Models(
-            [Model(each.name, each.kind, backends[each.name]) for each in settings.models]
+            [
+                Model(each.name, each.kind, backends[each.name])
+                for each in settings.all_models
+                if each.name in backends
+            ]
         )
         self.monitor.pools = [backend.pool for backend in backends.values()]
         self._monitoring: asyncio.Task[None] | None = None
@@ -129,7 +138,7 @@ class Service:
             quarantine,
             self.monitor,
             publish=self.events.publish,
-            on_serving=self.serving.set,
+            on_serving=(lambda: None) if name == Kind.VAD else self.serving.set,
         )
 
     @property
@@ -150,7 +159,8 @@ class Service:
         """Start to load all models; returns at once."""
         become_subreaper()
         for model in self.models:
-            self._announce(model)
+            if model.kind is not Kind.VAD:
+                self._announce(model)
             model.backend.start()
         self._monitoring = asyncio.get_running_loop().create_task(self.monitor.run())
         self._spawn_task(self._watch_models())
@@ -337,7 +347,7 @@ class Service:
         except LaunchError as error:
             self.events.publish(ReloadFailed(model=model.name, error=str(error)))
         else:
-            if not adapt:
+            if not adapt and model.kind is not Kind.VAD:
                 self._announce(model)
                 self.events.publish(Reloaded(model=model.name))
 
@@ -347,7 +357,7 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
     def _sample(self) -> None:
-        statuses = {model.name: model.backend.status() for model in self.models}
+        statuses = {model.name: model.backend.status() for model in self.models.shown}
         self.history.sample(statuses, self.tally.real_time_factor)
 
     async def close(self) -> None:
@@ -382,6 +392,20 @@ class Service:
         for about, note in pool.notes.items():
             self.events.publish(Noted(model=model.name, about=about, message=note))
 
+    def _make_first_configs(self, settings: Settings) -> dict[str, LocalConfig]:
+        """`_make_configs` at the start; without live transcription if there is no memory for it."""
+        try:
+            return self._make_configs(settings, {})
+        except DoesNotFit:
+            self._left_out = frozenset((Kind.VAD.value,))
+            configs = self._make_configs(settings, {})
+            logger.warning(
+                "live_transcription_off",
+                message="there is too little memory for the engine that finds speech in live "
+                "sound; give the container more, or run fewer models (VOICE_ENGINE_MODELS)",
+            )
+            return configs
+
     def _make_configs(
         self, settings: Settings, scaled: Mapping[str, int]
     ) -> dict[str, LocalConfig]:
@@ -389,7 +413,11 @@ class Service:
 
         `scaled` has numbers of workers that are not those of the settings, by model.
         """
-        models = [_with_workers(each, scaled.get(each.name)) for each in settings.models]
+        models = [
+            _with_workers(each, scaled.get(each.name))
+            for each in settings.all_models
+            if each.name not in self._left_out
+        ]
         plans = plan(self.container.limit, {each.name: each.need for each in models})
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
@@ -397,10 +425,13 @@ class Service:
         if voice_dir is not None and settings.voice_cache_mb:
             voice_cache_dir = _make_private(voices / CACHED, settings.voices_dir)
         dispatch = _dispatch_config(settings)
+        # A session has at most one step at a time, so these cannot pile up.
+        steps = replace(dispatch, limits=QueueLimits(settings.max_sessions, math.inf, 1.0))
 
         def pool(model: ModelSettings) -> PoolConfig:
             planned = plans[model.name]
             lowered = planned.capacity < model.need.capacity
+            on_demand = model.kind is Kind.VAD
             notes = {}
             if lowered:
                 notes["capacity_lowered"] = _too_little_memory(model, planned.capacity)
@@ -416,13 +447,16 @@ class Service:
                 notes=notes,
                 start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
-                idle=settings.idle_unload,
+                idle=settings.idle_unload or (_IDLE_ON_DEMAND if on_demand else 0.0),
+                on_demand=on_demand,
                 launch=LaunchConfig(
                     model=model.name,
                     factory=model.engine.factory,
                     models_dir=str(settings.models_dir.resolve()),
                     cache_dir=str(settings.cache_dir.resolve()),
-                    threads=(
+                    threads=1
+                    if model.kind is Kind.VAD
+                    else (
                         default_threads(self.cores, model.workers)
                         if settings.threads == "auto"
                         else settings.threads
@@ -442,10 +476,7 @@ class Service:
                             if other.kind is model.kind and other is not model
                         ),
                         sandbox=settings.sandbox == "auto",
-                        recordings=(
-                            str(self.spool.folder.resolve()),
-                            *([str(voices)] if model.kind is Kind.TTS else []),
-                        ),
+                        recordings=_readable(model.kind, self.spool, voices),
                     ),
                     lifeline=self._lifeline,
                     load_timeout=settings.load_timeout,
@@ -455,13 +486,27 @@ class Service:
                     limits=planned.limits,
                     soft_samples=settings.soft_samples,
                     min_lifetime=settings.min_lifetime,
-                    max_requests=settings.max_requests,
+                    max_requests=0 if on_demand else settings.max_requests,
                     max_age=settings.max_age,
                     jitter=settings.recycle_jitter,
                 ),
             )
 
-        return {each.name: LocalConfig(pool(each), dispatch) for each in models}
+        return {
+            each.name: LocalConfig(pool(each), steps if each.kind is Kind.VAD else dispatch)
+            for each in models
+        }
+
+
+def _readable(kind: Kind, spool: Spool, voices: Path) -> tuple[str, ...]:
+    """The folders with recordings that workers of one kind read. Live sound is in the request."""
+    match kind:
+        case Kind.TTS:
+            return (str(spool.folder.resolve()), str(voices))
+        case Kind.STT:
+            return (str(spool.folder.resolve()),)
+        case Kind.VAD:
+            return ()
 
 
 def _with_workers(model: ModelSettings, workers: int | None) -> ModelSettings:
@@ -493,8 +538,10 @@ def _too_little_memory(model: ModelSettings, capacity: int) -> str:
 def _better_engines(model: ModelSettings, settings: Settings) -> str | None:
     """What operators must know if a better engine than this one could serve its kind."""
     kind = [each.engine for each in settings.models if each.kind is model.kind]
-    if model.engine.profile not in ("embedded", "minimal") or any(
-        engine.profile == "production" for engine in kind
+    if (
+        model.kind is Kind.VAD
+        or model.engine.profile not in ("embedded", "minimal")
+        or any(engine.profile == "production" for engine in kind)
     ):
         return None
     advice = (

@@ -26,6 +26,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ipc.engines import (
     ENGINES,
     PULLABLE,
+    SERVING_KINDS,
+    SILERO,
     EngineSpec,
     Footprint,
     Kind,
@@ -39,6 +41,8 @@ _CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
 """Assumed for an engine that a setting names by its class; in MB."""
 
 BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
+_LISTENING_GROWTH = Limit(SILERO.footprint.request * 1024 * 1024, growth=True)
+"""The hard limit of the worker that finds speech: its requests are all small."""
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 MAX_WORKERS = 64
@@ -196,6 +200,11 @@ class Settings(BaseSettings):
         "",
         description="engines whose weights are downloaded into the models folder if they are not "
         "there, `pocket,sensevoice`, while the installed engines serve",
+    )
+    vad_engine: str = Field(
+        SILERO.name,
+        description="engine that finds speech in live sound, loaded when a session needs it: "
+        f"{SILERO.name}, a module:Class, or off: then there is no live transcription",
     )
     idle_unload: float = Field(
         0,
@@ -410,7 +419,8 @@ class Settings(BaseSettings):
                 f"metrics_port is the port of the service, {self.port}; choose another one, or "
                 "leave it out: then /metrics is on that port"
             )
-        self._models = tuple(model for kind in Kind for model in self._models_of(kind))
+        self._models = tuple(model for kind in SERVING_KINDS for model in self._models_of(kind))
+        self._listeners = self._listening()
         self._keys = Keys.load(
             keys=_reveal(self.api_keys),
             key=_reveal(self.api_key),
@@ -425,10 +435,11 @@ class Settings(BaseSettings):
 
     _keys: Keys = PrivateAttr()
     _models: tuple[ModelSettings, ...] = PrivateAttr()
+    _listeners: tuple[ModelSettings, ...] = PrivateAttr()
 
     @property
     def models(self) -> tuple[ModelSettings, ...]:
-        """All models; of each kind, the default one first."""
+        """The models that serve requests by themselves; of each kind, the default one first."""
         return self._models
 
     @property
@@ -438,13 +449,18 @@ class Settings(BaseSettings):
 
     def chosen_again(self) -> tuple[ModelSettings, ...]:
         """The models, with the default engines that the models folder has by now."""
-        return tuple(model for kind in Kind for model in self._models_of(kind))
+        return tuple(model for kind in SERVING_KINDS for model in self._models_of(kind))
 
     def with_model(self, model: ModelSettings) -> Settings:
         """The same settings with another engine for the model of this name."""
         other = self.model_copy()
         other._models = tuple(model if each.name == model.name else each for each in self._models)
         return other
+
+    @property
+    def all_models(self) -> tuple[ModelSettings, ...]:
+        """`models`, and the one that finds the speech in live sound, unless it is off."""
+        return (*self._models, *self._listeners)
 
     @property
     def keys(self) -> Keys:
@@ -531,6 +547,38 @@ class Settings(BaseSettings):
             )
 
         return [model(index, spec) for index, spec in enumerate(engines)]
+
+    def _listening(self) -> tuple[ModelSettings, ...]:
+        """The model that finds speech in live sound; none if it is off."""
+        name = self.vad_engine.strip()
+        if name == "off":
+            return ()
+        if ":" in name:
+            spec = EngineSpec(name.rpartition(":")[2], Kind.VAD, "custom", name, SILERO.footprint)
+        elif name == SILERO.name:
+            spec = SILERO
+        else:
+            raise ValueError(
+                f"vad_engine={name} is unknown; use {SILERO.name}, a class of your own "
+                "(module:Class), or off"
+            )
+        return (
+            ModelSettings(
+                name=Kind.VAD.value,
+                kind=Kind.VAD,
+                engine=spec,
+                workers=1,
+                need=Need(
+                    template=spec.footprint.template,
+                    worker=spec.footprint.worker,
+                    request=spec.footprint.request,
+                    workers=1,
+                    soft=None,
+                    hard=_LISTENING_GROWTH,
+                ),
+                limit_setting="the limit in supervisor/settings.py",
+            ),
+        )
 
     def _listed(self, kind: Kind) -> list[EngineSpec]:
         """The engines of `kind` in the list of both kinds."""

@@ -224,7 +224,7 @@ def _pages(file: io.BufferedReader) -> Iterator[_Page]:
             whole = False
         else:
             blank = header[:_CHECKSUM_AT] + bytes(4) + header[_CHECKSUM_AT + 4 :]
-            whole = _checksum(blank + lacing + body) == checksum
+            whole = page_checksum(blank + lacing + body) == checksum
         if not whole:
             damaged += 1
             file.seek(len(_CAPTURE) - len(header) - len(lacing) - len(body), io.SEEK_CUR)
@@ -242,7 +242,7 @@ def _pages(file: io.BufferedReader) -> Iterator[_Page]:
         yield _Page(serial, flags, granule, packets, unfinished)
 
 
-def _checksum(data: bytes) -> int:
+def page_checksum(data: bytes) -> int:
     """The CRC-32 of a page. It takes the bits of each byte in the other order than zlib does."""
     reversed_crc = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reversed_crc:032b}"[::-1], 2)

@@ -97,6 +97,44 @@ def probing(
     return found
 
 
+class Stream:
+    """The probabilities of speech in a stream, a piece at a time; `save` is for the next process.
+
+    Without `saved` it is at its start.
+    """
+
+    def __init__(self, saved: list[bytes] | None = None) -> None:
+        if saved is None:
+            saved = [bytes(4 * _STATE[-1])] * 2 + [bytes(2 * _CONTEXT)]
+        hidden, cell, self._before = saved
+        self._hidden = np.frombuffer(hidden, np.float32).reshape(_STATE)
+        self._cell = np.frombuffer(cell, np.float32).reshape(_STATE)
+
+    def save(self) -> list[bytes]:
+        """The state after what was fed: two of the network, and the sound that it still needs."""
+        return [self._hidden.tobytes(), self._cell.tobytes(), self._before]
+
+    def feed(self, pcm: npt.NDArray[np.int16], *, last: bool = False) -> Probabilities:
+        """The probabilities of the windows that end in `pcm`, with `last` also the rest."""
+        sound = np.concatenate([np.frombuffer(self._before, np.int16), pcm])
+        windows, rest = divmod(len(sound) - _CONTEXT, WINDOW)
+        if last and rest:
+            windows += 1
+            sound = np.concatenate([sound, np.zeros(WINDOW - rest, np.int16)])
+        found = np.empty(windows, np.float32)
+        samples = sound.astype(np.float32) / 32768
+        for first in range(0, windows, _BLOCK):
+            end = min(first + _BLOCK, windows)
+            block = samples[first * WINDOW : end * WINDOW + _CONTEXT]
+            frames = np.lib.stride_tricks.sliding_window_view(block, _CONTEXT + WINDOW)[::WINDOW]
+            found[first:end], self._hidden, self._cell = _network().run(
+                ("speech_probs", "hn", "cn"),
+                {"input": np.ascontiguousarray(frames), "h": self._hidden, "c": self._cell},
+            )
+        self._before = sound[windows * WINDOW :].tobytes()
+        return found
+
+
 def speech_ranges(probabilities: Probabilities, length: int) -> list[tuple[int, int]]:
     """Ranges (start, end) of a recording of `length` samples that have speech, in order.
 

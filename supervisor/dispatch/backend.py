@@ -103,6 +103,10 @@ class Backend(Protocol):
     def retry_after(self) -> float:
         """Seconds until the next attempt to start; 0 when one is running."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a new job would wait for others."""
+
     def start(self) -> None:
         """Begin to load the model; returns at once."""
 
@@ -206,6 +210,11 @@ class LocalBackend:
     def retry_after(self) -> float:
         """Seconds until the pool's next attempt to start."""
         return self.pool.retry_after
+
+    @property
+    def busy(self) -> bool:
+        """Whether jobs wait, or all slots are taken."""
+        return self.dispatcher.busy
 
     def start(self) -> None:
         """Start to load the model; returns at once."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, cast
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import AnyOperation, AnyResult, ResultT, SpeechResult, Transcript
+from ipc.operations import AnyOperation, AnyResult, Listened, ResultT, SpeechResult, Transcript
 from supervisor.dispatch.admission import QueueLimits, admit
 from supervisor.dispatch.cost import CostModel, Unit, Work
 from supervisor.dispatch.fair_queue import FairQueue, Pace, anything
@@ -104,6 +104,13 @@ class Dispatcher:
     def queued(self) -> int:
         """How many jobs wait for a worker."""
         return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a new job would wait for others; not whether the model loads."""
+        if self._waiting or self.paused:
+            return True
+        return self._pool.state is ModelState.SERVING and self._pool.free_worker() is None
 
     @property
     def backlog(self) -> float:
@@ -343,7 +350,8 @@ class Dispatcher:
                     self._learn(attempt, cast(AnyResult, result))
                 self._ended(attempt)
                 job.result = result
-                self._publish(_finished(self._model, job))
+                if not isinstance(result, Listened):  # a tenth of a second of a session
+                    self._publish(_finished(self._model, job))
                 return result
             finally:
                 self._ended(attempt)

@@ -10,6 +10,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE
 from ipc.voice_mix import parse_mix
 from supervisor.dispatch.backend import Backend
+from supervisor.workers.lifecycle import ModelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,17 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         for models in self._by_kind.values():
             yield from models
+
+    @property
+    def shown(self) -> Sequence[Model]:
+        """All but those that are loaded on demand and have never been needed."""
+        return [
+            model
+            for model in self
+            if model.kind is not Kind.VAD
+            or model.backend.info is not None
+            or model.backend.state is not ModelState.UNLOADED
+        ]
 
     def of(self, kind: Kind) -> Sequence[Model]:
         """The models of one kind, the default one first."""

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from ipc.engines import Kind
+from ipc.engines import SERVING_KINDS
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.dispatcher import REFUSALS
 from supervisor.history import FRONT
@@ -79,7 +79,7 @@ def state(
     voice_cache_bytes: int | None,
 ) -> Iterator[Metric]:
     """The metrics of everything that is read rather than counted, and those of `Tally`."""
-    models = {model.name: model.backend.status() for model in service.models}
+    models = {model.name: model.backend.status() for model in service.models.shown}
     yield InfoMetricFamily(
         "voice_engine_build",
         "The version of the service and of its Python.",
@@ -106,7 +106,7 @@ def state(
         "sessions",
         "Open live sessions.",
         ("kind",),
-        [((kind.value,), sessions.count(kind)) for kind in Kind],
+        [((kind.value,), sessions.count(kind)) for kind in SERVING_KINDS],
     )
     yield _gauge("sessions_limit", "Live sessions that may be open.", (), [((), sessions.limit)])
     yield _gauge(

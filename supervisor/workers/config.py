@@ -20,7 +20,7 @@ class PoolConfig:
     `limit_setting` is the name of the setting for their memory limits, used in messages; `capacity`
     is how many requests each is planned to serve at once; `notes` are for operators, each by the
     name of its event in the log. After `idle` seconds without a request the model is unloaded; 0 =
-    never.
+    never. With `on_demand` it is not loaded before the first request.
     """
 
     model: str
@@ -33,3 +33,4 @@ class PoolConfig:
     capacity: int = 1
     notes: Mapping[str, str] = field(default_factory=dict)
     idle: float = 0.0
+    on_demand: bool = False

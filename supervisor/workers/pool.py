@@ -226,7 +226,12 @@ class Pool:
 
     def start(self) -> None:
         """Start to keep workers."""
-        self._load_began = time.monotonic()
+        if self.config.on_demand:
+            self._unloaded = True
+            self._unloading = self._spawn_task(asyncio.sleep(0))
+            self._tried.set()  # nobody waits for what it will say about itself
+        else:
+            self._load_began = time.monotonic()
         self._spawn_task(self._maintain())
         self._changed.set()
 
@@ -261,11 +266,16 @@ class Pool:
     async def reload(self, config: PoolConfig) -> None:
         """Load a template from `config` and replace all workers, without losing a request.
 
-        An unloaded model is loaded, so that a configuration that does not work is found at once.
+        An unloaded model is loaded, so that a configuration that does not work is found at once;
+        but not one that is loaded on demand.
         Raises `LaunchError` when the template cannot be loaded; then everything stays as it was.
         """
         if self._unloading is not None:
             await asyncio.wait([self._unloading])
+        if self._unloaded and config.on_demand:
+            self.config = config
+            self.templates.configure(config)
+            return
         previous = await self.templates.reload(config)
         self.config = config
         if self._unloaded:

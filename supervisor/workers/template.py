@@ -338,6 +338,11 @@ class Templates:
         self._config = config
         return old
 
+    def configure(self, config: PoolConfig) -> None:
+        """Use `config` at the next load; nothing is loaded now."""
+        self._config = config
+        self._spawner = SpawnLauncher(self._as_chosen(config))
+
     def chose(self, options: Json) -> None:
         """A model has been loaded, and chose these options: later ones get the same.
 

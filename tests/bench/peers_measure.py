@@ -22,7 +22,7 @@ import aiohttp
 import psutil
 from tqdm import tqdm
 
-from ipc.engines import Kind
+from ipc.engines import SERVING_KINDS, Kind
 from tests.bench import peers_clients
 from tests.bench.cpu_group import cpu_quota
 from tests.bench.peers_clients import FailedRequestError, Stream, session_of, speak, transcribe
@@ -87,7 +87,7 @@ class Plan:
     @property
     def together(self) -> dict[Kind, int]:
         """How many clients of each kind at once."""
-        return dict.fromkeys(Kind, 1) if self.quick else _TOGETHER
+        return dict.fromkeys(SERVING_KINDS, 1) if self.quick else _TOGETHER
 
 
 class Measurement:
@@ -120,11 +120,11 @@ class Measurement:
         service = ServiceServer(self._models)
         alone: list[Arm] = []
         by_kind: dict[Kind, list[Arm]] = {}
-        for kind in Kind:
+        for kind in SERVING_KINDS:
             ours, *peers = arms(self._models, kind, ServiceServer(self._models, only=kind))
             alone += [ours, *peers]
             by_kind[kind] = [replace(ours, server=service), *peers]
-        together = [arm for kind in Kind for arm in by_kind[kind]]
+        together = [arm for kind in SERVING_KINDS for arm in by_kind[kind]]
         steps = self._round(by_kind)
         quick = self._plan.quick
         started_for_each = _already_started if quick else _started
@@ -160,12 +160,12 @@ class Measurement:
     def _round(self, by_kind: dict[Kind, list[Arm]]) -> list[Step]:
         """The steps of a round."""
         steps: list[Step] = []
-        for kind in Kind:
+        for kind in SERVING_KINDS:
             for clients in self._plan.clients:
                 for arm in by_kind[kind]:
                     name = f"{arm.name}, {kind.value}, {clients} at once"
                     steps.append((name, functools.partial(self._bursts, arm, clients)))
-        for kind in Kind:
+        for kind in SERVING_KINDS:
             for clients in _BESIDE_HOG:
                 if clients in self._plan.clients:
                     arm = by_kind[kind][0]
@@ -173,7 +173,7 @@ class Measurement:
                     beside_hog = functools.partial(self._beside_hog, arm, clients)
                     with_quota = functools.partial(self._with_quota, arm, clients)
                     steps += [(f"{name} beside a hog", beside_hog), (f"{name}, quota", with_quota)]
-        ours = {kind: by_kind[kind][0] for kind in Kind}
+        ours = {kind: by_kind[kind][0] for kind in SERVING_KINDS}
         steps.append((f"{SERVICE}, both kinds", functools.partial(self._both_kinds, ours)))
         for arm in by_kind[Kind.TTS]:
             steps.append((f"{arm.name}, joining", functools.partial(self._join, arm)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipc.engines import Kind
+from ipc.engines import SERVING_KINDS, Kind
 from tests.bench.peers_measure import (
     BOTH_KINDS,
     HOG,
@@ -88,10 +88,10 @@ def select(
 def tables(results: Results) -> list[Table]:
     """Ratios first, then the figures that they are made of."""
     return [
-        *(_ratios(results, kind) for kind in Kind),
+        *(_ratios(results, kind) for kind in SERVING_KINDS),
         _other_ratios(results),
         _beside(results),
-        *(_figures(results, kind) for kind in Kind),
+        *(_figures(results, kind) for kind in SERVING_KINDS),
         _other_figures(results),
     ]
 
@@ -173,7 +173,7 @@ def _same_transcripts(results: Results, arm: str, clients: int) -> str:
 def _other_ratios(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     alone = {(each.kind, each.arm): each for each in results.alone}
-    for kind in Kind:
+    for kind in SERVING_KINDS:
         ours = alone[kind.value, SERVICE]
         for peer in _arms(results, kind)[1:]:
             theirs = alone[kind.value, peer]
@@ -354,7 +354,7 @@ def plot(results: Results, file: Path) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure, grid = pyplot.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
-    for kind, row in zip(Kind, grid, strict=True):
+    for kind, row in zip(SERVING_KINDS, grid, strict=True):
         shown: tuple[tuple[Any, str, Callable[[Figures], float]], ...] = (
             (row[0], "seconds of sound per second", lambda found: found.rate),
             (row[1], f"{_FIRST[kind]}, median s", lambda found: found.first),

@@ -46,6 +46,7 @@ from ipc.operations import (
     AnyOperation,
     AnyResult,
     EncodeVoice,
+    Listen,
     Operation,
     Paralinguistics,
     Recording,
@@ -298,7 +299,7 @@ _READY = Ready(EngineInfo("a", 1, ("note",), voices=(BuiltinVoice("b", "B"),)), 
         (_SPEAK, (3,), "speak", "Request: wrong number or type"),
         (_SPEAK, (3,), {}, "Request: wrong number or type"),
         (_SPEAK, (3,), [], "unknown kind of field None"),
-        (_SPEAK, (3, 0), 3, "unknown kind of field 3"),
+        (_SPEAK, (3, 0), 4, "unknown kind of field 4"),
         (_SPEAK, (3, 0), -1, "unknown kind of field -1"),
         (_SPEAK, (3, 0), False, "unknown kind of field False"),
         (_SPEAK, (3, 0), "0", "unknown kind of field '0'"),
@@ -423,6 +424,7 @@ _OPERATIONS: tuple[AnyOperation, ...] = (
     Speak("hi", Voice("alba", UPLOAD), Sampling(7, 0.5, 2, -4.0), sample_rate=1, bit_rate=2),
     EncodeVoice(UPLOAD),
     Transcribe(UPLOAD),
+    Listen(b"sound", "pcm16"),
 )
 """One of each, no field of which that leads to others is None."""
 

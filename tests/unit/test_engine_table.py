@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from ipc.engines import ENGINES, EngineSpec, Footprint, Kind, Profile, default_engine
+from ipc.engines import ENGINES, SERVING_KINDS, EngineSpec, Footprint, Kind, Profile, default_engine
 
 PROFILES: tuple[Profile, ...] = ("production", "embedded", "minimal")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", SERVING_KINDS)
 def test_each_kind_has_one_default_in_each_profile(kind: Kind, profile: Profile) -> None:
     defaults = [
         spec
@@ -39,7 +39,7 @@ def test_the_table_tells_the_truth_about_itself() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", SERVING_KINDS)
 @pytest.mark.parametrize("first", [False, True])
 def test_a_second_engine_serves_only_when_it_is_named(
     kind: Kind, profile: Profile, first: bool

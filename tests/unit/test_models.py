@@ -20,6 +20,7 @@ class FakeBackend:
         self.engine = EngineSpec(engine, kind, "custom", "module:Class", Footprint(1, 1, 1))
         self.info = info
         self.retry_after = 0.0
+        self.busy = False
 
     async def run(self, job: Job[ResultT]) -> ResultT:
         """Nobody asks for it here."""

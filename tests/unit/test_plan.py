@@ -34,7 +34,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
 
     @asynccontextmanager
     async def make(**settings: Any) -> AsyncIterator[Service]:
-        engines = {"tts_engine": "choir", "stt_engine": "sphinx"}
+        engines = {"tts_engine": "choir", "stt_engine": "sphinx", "vad_engine": "off"}
         folders = {"voices_dir": tmp_path / "voices", "spool_dir": tmp_path}
         service = Service(Settings.model_validate({**engines, **folders, **settings}))
         yield service
@@ -78,7 +78,7 @@ async def test_four_models_fit_into_four_gigabytes(tmp_path: Path) -> None:
     service = Service(Settings.model_validate({**settings, **folders}))
     try:
         pools = [config.pool for config in service._configs.values()]
-        assert sorted(pool.engine.name for pool in pools) == sorted(names)
+        assert {pool.engine.name for pool in pools} == {*names, "silero"}
         for pool in pools:
             footprint = pool.engine.footprint
             growth = footprint.request + (pool.capacity - 1) * footprint.further
@@ -86,6 +86,15 @@ async def test_four_models_fit_into_four_gigabytes(tmp_path: Path) -> None:
             assert growth * MB <= pool.policy.limits.hard.size
     finally:
         await service.close()
+
+
+@pytest.mark.parametrize(("memory", "listens"), [(1024, True), (640, False)])
+async def test_live_transcription_gives_way_where_memory_is_short(
+    service: Make, memory: int, listens: bool
+) -> None:
+    async with service(memory_limit_mb=memory, vad_engine="silero", tts_capacity="1") as made:
+        assert [model.name for model in made.models] == ["tts", "stt", *["vad"] * listens]
+        assert [model.name for model in made.models.shown] == ["tts", "stt"]
 
 
 async def test_who_has_too_many_models_is_told_which_setting_chooses_them(tmp_path: Path) -> None:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from ipc.engines import Kind
+from ipc.engines import SERVING_KINDS, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import SandboxLayer
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.models import Model as ServedModel
+from supervisor.dispatch.models import Models
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -319,7 +321,7 @@ async def readyz(call: Call[Nothing, ReadyParams]) -> web.StreamResponse:
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
     models, name = call.service.models, call.params.model
-    asked = list(models) if name is None else [models.named(name)]
+    asked = [*_serving(models)] if name is None else [models.named(name)]
     statuses = [model.backend.status() for model in asked]
     if not any(status.state in AVAILABLE and not status.paused for status in statuses):
         who = "no model serves" if name is None else f"the model {asked[0].name} does not serve"
@@ -327,9 +329,15 @@ async def readyz(call: Call[Nothing, ReadyParams]) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
 
 
+def _serving(models: Models) -> Iterator[ServedModel]:
+    """The models that serve requests by themselves."""
+    for kind in SERVING_KINDS:
+        yield from models.of(kind)
+
+
 def report(service: Service) -> Health:
     """The body of the response of /health."""
-    statuses = [(model, model.backend.status()) for model in service.models]
+    statuses = [(model, model.backend.status()) for model in service.models.shown]
 
     def loaded(kind: Kind) -> bool:
         return any(model.kind is kind and status.state in AVAILABLE for model, status in statuses)
