@@ -31,6 +31,7 @@ from supervisor.http.routes import (
     events,
     health,
     live_speech,
+    live_transcription,
     metrics,
     native,
     page,
@@ -39,9 +40,11 @@ from supervisor.http.routes import (
 )
 from supervisor.http.routes.elevenlabs import account as elevenlabs_account
 from supervisor.http.routes.elevenlabs import live_speech as elevenlabs_live_speech
+from supervisor.http.routes.elevenlabs import live_transcription as elevenlabs_live_transcription
 from supervisor.http.routes.elevenlabs import speech as elevenlabs_speech
 from supervisor.http.routes.elevenlabs import transcription as elevenlabs_transcription
 from supervisor.http.routes.elevenlabs import voices as elevenlabs_voices
+from supervisor.http.routes.openai import realtime as openai_realtime
 from supervisor.http.routes.openai import speech as openai_speech
 from supervisor.log import logger
 from supervisor.memory.limits import DoesNotFit
@@ -68,14 +71,17 @@ _COLLECTOR = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 OPERATIONS: Operations = (
     *native.OPERATIONS,
     *live_speech.OPERATIONS,
+    *live_transcription.OPERATIONS,
     *voices.OPERATIONS,
     *voice_archives.OPERATIONS,
     *elevenlabs_speech.OPERATIONS,
     *elevenlabs_live_speech.OPERATIONS,
     *elevenlabs_voices.OPERATIONS,
     *elevenlabs_transcription.OPERATIONS,
+    *elevenlabs_live_transcription.OPERATIONS,
     *elevenlabs_account.OPERATIONS,
     *openai_speech.OPERATIONS,
+    *openai_realtime.OPERATIONS,
     *health.OPERATIONS,
     *admin.OPERATIONS,
     *children.OPERATIONS,

@@ -89,7 +89,7 @@ class Pool:
         """Requests in flight."""
         self._idle_since = time.monotonic()
         """When the last request ended, or the last worker became READY after a load."""
-        self._unloaded = False
+        self._unloaded = config.on_demand
         self._unloading: asyncio.Task[None] | None = None
         """The end of the processes of an unloaded model; until the next load has begun."""
         self._wanted = ""
@@ -227,7 +227,6 @@ class Pool:
     def start(self) -> None:
         """Start to keep workers."""
         if self.config.on_demand:
-            self._unloaded = True
             self._unloading = self._spawn_task(asyncio.sleep(0))
             self._tried.set()  # nobody waits for what it will say about itself
         else:
