@@ -219,7 +219,7 @@ SILERO = EngineSpec(
     Kind.VAD,
     "embedded",
     "model_procs.engines.silero:SileroEngine",
-    Footprint(template=75, worker=20, request=32),
+    Footprint(template=85, worker=10, request=32),
 )
 """The engine that finds the speech in live streams. It needs no choice, so it is in no table."""
 
