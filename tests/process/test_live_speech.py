@@ -309,7 +309,7 @@ async def test_eleven_two_contexts_at_once(gate: Gate) -> None:
                 {"text": "say 5 ", "context_id": "b", "flush": True},
                 {"context_id": "b", "close_context": True},
             )
-            told = []
+            told: list[dict[str, Any]] = []
             while not told or told[-1] != {"isFinal": True, "contextId": "b"}:
                 told.append(await socket.receive_json())
             gate.open()

@@ -28,7 +28,8 @@ The text of a request is a script of commands separated by ";":
 
 `Script` speaks (its answer is a WAV). `ScriptedBatch` speaks up to four scripts at once, all of
 them live, unless the settings say otherwise: while one waits or sleeps, the others go on.
-`Voiced` has a voice. `Choosing` makes up a number when it loads, unless it is told one; its sound depends on it.
+`Voiced` has a voice. `Choosing` makes up a number when it loads, unless it is told one; its sound
+depends on it.
 `Multiplying` computes with PyTorch besides. `ScriptedRecognizer` transcribes: the script is the
 recording, and the transcript too if it has no segments; `raw` is JSON with the worker's pid and the
 number of bytes. Nothing here imports numpy at its start: hundreds of tests start these engines.

@@ -21,8 +21,10 @@ from supervisor.http.shared.joined_sound import LiveFormat
 from supervisor.http.shared.live_speech import MOST_WAITING, LiveSound, LiveSpeech, Manner
 from supervisor.http.shared.models import ModelName, choose
 from supervisor.http.shared.synthesis import (
+    CfgGuidance,
     DecodeSteps,
     EosThreshold,
+    NoiseClamp,
     Rate,
     Seed,
     Speed,
@@ -63,11 +65,20 @@ class _Start(BaseModel):
     temperature: Temperature | None = None
     decode_steps: DecodeSteps | None = None
     eos_threshold: EosThreshold | None = None
+    noise_clamp: NoiseClamp | None = None
+    cfg_guidance: CfgGuidance | None = None
     api_key: Annotated[str | None, Field(max_length=1000)] = None
 
     def manner(self) -> Manner:
         return Manner(
-            sampling(self.seed, self.temperature, self.decode_steps, self.eos_threshold),
+            sampling(
+                self.seed,
+                temperature=self.temperature,
+                decode_steps=self.decode_steps,
+                eos_threshold=self.eos_threshold,
+                noise_clamp=self.noise_clamp,
+                cfg_guidance=self.cfg_guidance,
+            ),
             self.format,
             voice=self.voice,
             model=self.model,
