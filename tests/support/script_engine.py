@@ -299,6 +299,12 @@ def _setting(name: str) -> str:
     return Path(value[1:]).read_text() if value.startswith("@") else value
 
 
+def obey_script(script: str, stop: threading.Event) -> None:
+    """Obey the commands of a script that need no model."""
+    for command, argument in _parse(script):
+        _obey(command, argument, stop)
+
+
 def _parse(script: str) -> list[tuple[str, str]]:
     commands = [command.strip() for command in script.split(";")]
     return [

@@ -106,7 +106,7 @@ def test_pcm_at_our_rate_stays_as_it_is() -> None:
 @pytest.mark.parametrize(("format", "codec"), [("mulaw", "pcm_mulaw"), ("alaw", "pcm_alaw")])
 def test_telephone_sound_is_what_ffmpeg_makes_of_it(format: SoundFormat, codec: str) -> None:
     codes = bytes(range(256))
-    decoder = av.CodecContext.create(codec, "r")
+    decoder: Any = av.CodecContext.create(codec, "r")
     decoder.sample_rate = 8000
     decoder.layout = "mono"
     (frame,) = decoder.decode(av.Packet(codes))
@@ -251,7 +251,8 @@ def _broken(container: str, changes: list[tuple[int, bytes]]) -> bytes:
 def test_steps_hear_the_same_speech_as_one_pass(cuts: list[int]) -> None:
     data = tone(LIVE_RATE).tobytes()
     whole = listened(Listen(data, "pcm16", last=True))
-    state, found, at = b"", [], 0
+    state, at = b"", 0
+    found: list[float] = []
     for end in [*sorted(cuts), len(data)]:
         step = listened(Listen(data[at:end], "pcm16", state=state, last=end == len(data)))
         found += step.probabilities

@@ -68,6 +68,8 @@ _PARTIAL_SECONDS = 0.3
 """A partial text comes at most so often."""
 _PARTIAL_SHARE = 1.5
 """It also begins so many times its own duration after the one before, so that others get a turn."""
+_BUSY_SECONDS = 0.1
+"""How soon to look again whether the model has a free slot."""
 _PARTIAL_PAUSE = 2.0
 """Seconds without partial texts after one that failed."""
 _LONGEST_PARTIAL = 60.0
@@ -249,6 +251,8 @@ class LiveTranscription:
         self._open: _Utterance | None = None
         self._over: asyncio.Queue[_Utterance | None] = asyncio.Queue(_MOST_WAITING)
         self._next_partial = 0.0
+        self._later: asyncio.TimerHandle | None = None
+        self._closed = False
         self._error: ServiceError | None = None
         self._finished = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -265,6 +269,8 @@ class LiveTranscription:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closed = True
+        self._cancel_timer()
         for task in self._tasks:
             await _cancelled(task)
         for utterance in (self._open, *self._left):
@@ -381,7 +387,7 @@ class LiveTranscription:
                     await self._clear()
                 else:
                     await self._step(b"", last=True)
-                    if self._open is not None:
+                    if self._open is not None and self._open.sound.size > 2 * LIVE_WINDOW:
                         await self._commit(Why.END)
                     await self._over.put(None)
                     return
@@ -435,7 +441,8 @@ class LiveTranscription:
         )
         if len(listened.state) > MAX_LISTEN_STATE:
             raise ServiceError(ErrorCode.engine_error, "a worker gave back far too large a state")
-        self._state = listened.state
+        if sound or last:  # not after the first step: the format may still change
+            self._state = listened.state
         await self._hear(listened)
         self._maybe_partial()
 
@@ -469,6 +476,8 @@ class LiveTranscription:
 
     async def _grow(self, new: bytes | bytearray, probability: float) -> None:
         """Without detection of turns, all sound is one utterance until the client ends it."""
+        if not new:
+            return
         if self._open is None:
             await self._begin(self._position - len(new) // 2, b"")
         assert self._open is not None
@@ -585,21 +594,33 @@ class LiveTranscription:
     def _maybe_partial(self) -> None:
         """Hear the open utterance again, if the model keeps up."""
         utterance = self._open
-        if utterance is None or not self._options.interim or utterance.early is not None:
+        if self._closed or utterance is None or utterance.early is not None:
             return
-        idle = utterance.partial is None or utterance.partial.done()
+        if not self._options.interim:
+            return
+        running = utterance.partial is not None and not utterance.partial.done()
         new = utterance.sound.size - utterance.partial_size
         if (
-            idle
-            and utterance.heard
-            and new >= 2 * LIVE_RATE * _PARTIAL_SECONDS
-            and utterance.sound.seconds <= _LONGEST_PARTIAL
-            and time.monotonic() >= self._next_partial
-            and not self._model().backend.busy
+            running
+            or not utterance.heard
+            or new < 2 * LIVE_RATE * _PARTIAL_SECONDS
+            or utterance.sound.seconds > _LONGEST_PARTIAL
         ):
-            utterance.partial_size = utterance.sound.size
-            utterance.partial = asyncio.create_task(self._partial(utterance))
-            utterance.partial.add_done_callback(_retrieved)
+            return
+        wait = self._next_partial - time.monotonic()
+        if wait <= 0 and self._model().backend.busy:
+            wait = _BUSY_SECONDS
+        if wait > 0:  # perhaps no more sound comes meanwhile
+            self._cancel_timer()
+            self._later = asyncio.get_running_loop().call_later(wait, self._maybe_partial)
+            return
+        utterance.partial_size = utterance.sound.size
+        utterance.partial = asyncio.create_task(self._partial(utterance))
+        utterance.partial.add_done_callback(_retrieved)
+
+    def _cancel_timer(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
 
     async def _partial(self, utterance: _Utterance) -> None:
         began = time.monotonic()
@@ -623,6 +644,7 @@ class LiveTranscription:
             said if stable and said.emotion != _NO_EMOTION else None,
         )
         await self._tell(partial)
+        asyncio.get_running_loop().call_soon(self._maybe_partial)
 
     async def _conclude(self) -> None:
         """Tell the final texts of utterances, in order, until the end."""
