@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
-import { ElevenLabsClient, ElevenLabsError } from "@elevenlabs/elevenlabs-js";
+import { AudioFormat, ElevenLabsClient, ElevenLabsError, RealtimeEvents } from "@elevenlabs/elevenlabs-js";
 import serialization from "@elevenlabs/elevenlabs-js/serialization/index.js";
 
-import { assertInOrder, key, recording, TEXT, url } from "./support.js";
+import { assertInOrder, key, recording, SAID, TEXT, url } from "./support.js";
 
 const DEFAULT_VOICES = ["21m00Tcm4TlvDq8ikWAM", "hpp4J3VqNfWAUOO0d1Us", "JBFqnCBsd6RMkjVDRZzb"];
 
@@ -256,6 +256,34 @@ for (const [path, schema, fields, options] of SCHEMAS) {
         schema.parseOrThrow(await (await answered(path, fields?.())).json(), STRICT);
     });
 }
+
+test("speechToText.realtime", async () => {
+    const connection = await client.speechToText.realtime.connect({
+        modelId: "scribe_v2_realtime",
+        audioFormat: AudioFormat.PCM_24000,
+        sampleRate: 24000,
+        includeTimestamps: true,
+    });
+    const told = new Promise((resolve, reject) => {
+        connection.on(RealtimeEvents.COMMITTED_TRANSCRIPT_WITH_TIMESTAMPS, resolve);
+        connection.on(RealtimeEvents.ERROR, (error) => reject(new Error(error.error ?? error.message)));
+    });
+    await new Promise((resolve) => connection.on(RealtimeEvents.SESSION_STARTED, resolve));
+    const audio = await client.textToSpeech.convert("slt", {
+        text: SAID,
+        outputFormat: "pcm_24000",
+    });
+    const sound = await read(audio);
+    for (let at = 0; at < sound.length; at += 4800) {
+        connection.send({ audioBase64: sound.subarray(at, at + 4800).toString("base64") });
+    }
+    connection.commit();
+    const { text, words, language_code: language } = await told;
+    connection.close();
+    assert.match(text, /hello,? world/i);
+    assert.equal(language, "eng");
+    assertInOrder(words.map(({ start, end }) => [start, end]));
+});
 
 test("the schema of each line of /stream/with-timestamps", async () => {
     const answer = await answered("/v1/text-to-speech/slt/stream/with-timestamps", SPEECH);

@@ -143,6 +143,12 @@ async def test_streams() -> None:
         assert re.search(HEARD, Transcript.from_event(events[-1]).text)
 
 
+async def test_live_transcription() -> None:
+    async with connected("--stt-realtime-models", "whisper-1", "--tts-voices", "slt") as client:
+        events = await hear(client, samples(recording()))
+        assert re.search(HEARD, Transcript.from_event(events[-1]).text)
+
+
 async def test_the_list_of_voices() -> None:
     async with connected(*MODELS, "--tts-backend", "KOKORO_FASTAPI") as client:
         await client.write_event(Describe().event())
