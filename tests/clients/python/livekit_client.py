@@ -1,4 +1,4 @@
-"""livekit-agents: its OpenAI and ElevenLabs plugins, without their WebSockets."""
+"""livekit-agents: its OpenAI and ElevenLabs plugins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from livekit import rtc
 from livekit.agents import APIStatusError
 from livekit.agents.tokenize.blingfire import SentenceTokenizer
 from livekit.agents.tts import StreamAdapter
-from livekit.agents.types import APIConnectOptions
+from livekit.agents.types import USERDATA_TIMED_TRANSCRIPT, APIConnectOptions
 from livekit.plugins import elevenlabs, openai
 
 from tests.clients.python.common import HEARD, KEY, TEXT, URL, recording, samples
@@ -124,6 +124,45 @@ async def test_elevenlabs_speech_with_settings(of_elevenlabs: Make) -> None:
     frame = await spoken(tts)
     assert frame.sample_rate == 24_000
     assert frame.duration > 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"encoding": "pcm_24000"}, {"auto_mode": False}], ids=["mp3", "pcm", "not auto"]
+)
+async def test_elevenlabs_speech_while_the_text_is_written(
+    of_elevenlabs: Make, options: dict[str, Any]
+) -> None:
+    tts = of_elevenlabs(elevenlabs.TTS, **options)
+    for turn in range(2):  # both over one WebSocket, one after the other
+        words, duration = "", 0.0
+        ends: list[float] = []
+        async with tts.stream(conn_options=ONCE) as stream:
+            for piece in re.split(r"(?<= )", f"{TEXT} Turn {turn}."):
+                stream.push_text(piece)
+            stream.end_input()
+            async for event in stream:
+                duration += event.frame.duration
+                for timed in event.frame.userdata.get(USERDATA_TIMED_TRANSCRIPT, []):
+                    words += timed
+                    ends.append(timed.end_time)
+        assert duration > 2
+        assert words.split() == TEXT.split() + ["Turn", ["zero", "one"][turn] + "."]
+        assert 0 < max(ends) <= duration
+    await tts.aclose()
+
+
+async def test_elevenlabs_speech_that_is_interrupted(of_elevenlabs: Make) -> None:
+    tts = of_elevenlabs(elevenlabs.TTS, encoding="pcm_24000")
+    async with tts.stream(conn_options=ONCE) as stream:
+        stream.push_text(f"{TEXT} " * 20)
+        stream.flush()
+        assert (await anext(stream)).frame.duration > 0
+    async with tts.stream(conn_options=ONCE) as stream:
+        stream.push_text("Yes?")
+        stream.end_input()
+        duration = sum([event.frame.duration async for event in stream])
+        assert 0.2 < duration < 3
+    await tts.aclose()
 
 
 async def test_elevenlabs_list_of_voices(of_elevenlabs: Make) -> None:

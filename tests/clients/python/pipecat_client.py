@@ -1,4 +1,4 @@
-"""pipecat: its OpenAI and ElevenLabs services over HTTP, each in a pipeline of its own."""
+"""pipecat: its OpenAI and ElevenLabs services, each in a pipeline of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
     InputAudioRawFrame,
+    InterruptionFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
@@ -21,10 +25,11 @@ from pipecat.frames.frames import (
 )
 from pipecat.pipeline.worker import PipelineParams
 from pipecat.services.elevenlabs.stt import ElevenLabsSTTService
-from pipecat.services.elevenlabs.tts import ElevenLabsHttpTTSService
+from pipecat.services.elevenlabs.tts import ElevenLabsHttpTTSService, ElevenLabsTTSService
 from pipecat.services.openai.stt import OpenAISTTService
 from pipecat.services.openai.tts import OpenAITTSService
-from pipecat.tests.utils import run_test
+from pipecat.services.tts_service import TextAggregationMode
+from pipecat.tests.utils import SleepFrame, run_test
 
 from tests.clients.python.common import HEARD, KEY, TEXT, URL, recording, samples, seconds
 
@@ -195,4 +200,52 @@ async def test_elevenlabs_with_a_wrong_key(
     frames = await through(elevenlabs_speech(session, "wrong"), [TTSSpeakFrame(TEXT)])
     assert re.search("(?i)API key", errors(frames)[0])
     frames = await through(elevenlabs_transcription(session, "wrong"), spoken)
+    assert "401" in errors(frames)[0]
+
+
+def elevenlabs_live(key: str = KEY, **options: Any) -> Any:
+    chosen = {"voice": "21m00Tcm4TlvDq8ikWAM", **options.pop("settings", {})}
+    return ElevenLabsTTSService(
+        api_key=key,
+        url=URL.replace("http", "ws", 1),
+        settings=ElevenLabsTTSService.Settings(**chosen),
+        **options,
+    )
+
+
+def written(text: str) -> list[Frame]:
+    """A response of a language model, word by word."""
+    words = [LLMTextFrame(word) for word in re.split(r"(?<= )", text)]
+    return [LLMFullResponseStartFrame(), *words, LLMFullResponseEndFrame()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"text_aggregation_mode": TextAggregationMode.TOKEN},
+        {"settings": {"speed": 1.1, "stability": 0.5, "apply_text_normalization": "auto"}},
+    ],
+    ids=["sentences", "words", "settings"],
+)
+async def test_elevenlabs_speech_while_the_text_is_written(options: dict[str, Any]) -> None:
+    frames = await through(elevenlabs_live(**options), written(TEXT))
+    assert errors(frames) == []
+    assert seconds(sound(frames), 24_000) > 2
+    words = [frame.text.strip() for frame in frames if isinstance(frame, TTSTextFrame)]
+    assert " ".join(words) == TEXT
+
+
+async def test_elevenlabs_speech_that_is_interrupted() -> None:
+    frames = await through(
+        elevenlabs_live(),
+        [*written(f"{TEXT} " * 20), SleepFrame(), InterruptionFrame(), *written("Yes?")],
+    )
+    assert errors(frames) == []
+    words = [frame.text.strip() for frame in frames if isinstance(frame, TTSTextFrame)]
+    assert words[-1] == "Yes?"
+
+
+async def test_elevenlabs_live_with_a_wrong_key() -> None:
+    frames = await through(elevenlabs_live("wrong"), written(TEXT))
     assert "401" in errors(frames)[0]
