@@ -30,9 +30,9 @@ def add_to(parent: typer.Typer) -> None:
         'voice-engine voices add anna me.wav --consent "Anna, 2026-11-01, by mail"',
     )(add)
     command(app, "play", "voice-engine voices play anna -o anna.wav")(play)
-    command(app, "rm", "voice-engine voices rm anna")(rm)
     command(app, "export", "voice-engine voices export anna -o anna.tar")(export)
     command(app, "import", "voice-engine voices import anna.tar")(import_)
+    command(app, "rm", "voice-engine voices rm anna")(rm)
     parent.add_typer(app, name="voices", rich_help_panel="Speech and transcripts")
 
 
