@@ -119,8 +119,9 @@ def likely(case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
     if case.path.endswith(ACTS):
         case.path_parameters = dict.fromkeys(case.path_parameters, "nobody")
     case.headers.pop("X-Request-Timeout", None)
-    if case.path.endswith("/archive") and case.body:
-        case.body = case.body | {"archive": ARCHIVE} if isinstance(case.body, dict) else ARCHIVE
+    if case.path.endswith("/archive") and isinstance(case.body, dict):
+        archive: Any = ARCHIVE
+        case.body = {**case.body, "archive": archive}
     if isinstance(case.body, dict):
         for option in ("temperature", "decode_steps", "eos_threshold", "sample_rate"):
             case.body.pop(option, None)
