@@ -214,6 +214,7 @@ ENGINES = {
 
 PULLABLE = tuple(name for name, spec in ENGINES.items() if spec.files)
 """The engines whose weights may lie in the models folder, and can be downloaded into it."""
+
 SILERO = EngineSpec(
     "silero",
     Kind.VAD,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ipc.engines import ENGINES, Kind
+from ipc.engines import ENGINES, SERVING_KINDS
 from supervisor.settings import Settings
 from supervisor.weights.folder import Watch, look
 
@@ -80,7 +80,7 @@ def test_one_model_changes_alone(tmp_path: Path) -> None:
     assert after.models[0].engine.name == "pocket"
     assert after.models[1] == before.models[1]
     assert before.models[0].engine.name != "pocket"
-    assert [model.name for model in after.models] == [kind.value for kind in Kind]
+    assert [model.name for model in after.models] == [kind.value for kind in SERVING_KINDS]
 
 
 def test_only_engines_with_files_can_be_pulled(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from ipc.engines import EngineSpec, Kind
+from ipc.engines import SERVING_KINDS, EngineSpec, Kind
 from supervisor.dispatch.backend import Backend
 from supervisor.dispatch.models import Model, Models
 from supervisor.events import EngineChosen, Event, ReloadFailed, WeightsFound
@@ -63,7 +63,10 @@ class Setup:
         self.broken: set[str] = set()
         given = {"models_dir": self.folder, "voices_dir": folder / "voices", **settings}
         self.service = Service(Settings.model_validate(given))
-        self.backends = {kind: Running(self.service, kind.value, self.broken) for kind in Kind}
+        self.backends = {
+            model.kind: Running(self.service, model.name, self.broken)
+            for model in self.service.models
+        }
         self.service.models = Models(
             [Model(kind.value, kind, cast(Backend, each)) for kind, each in self.backends.items()]
         )
@@ -72,7 +75,7 @@ class Setup:
 
     @property
     def engines(self) -> list[str]:
-        return [backend.engine.name for backend in self.backends.values()]
+        return [self.backends[kind].engine.name for kind in SERVING_KINDS]
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
