@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ipc.engines import ENGINES, EngineSpec
-from ipc.errors import ServiceError
+from ipc.errors import ErrorCode, ServiceError
 from model_procs.engine import Engine, EngineConfig
 from model_procs.weights import manifest
 
@@ -26,7 +26,7 @@ def check(spec: EngineSpec, config: EngineConfig) -> str:
     Weights that were pulled are compared with the hashes that the pull has noted; those that come
     in packages with the published ones, while they load.
     """
-    facts = _as_pulled(spec, config.models_dir)
+    facts = as_pulled(spec, config.models_dir)
     module, _, name = spec.factory.partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(config)
     start = time.monotonic()
@@ -35,8 +35,8 @@ def check(spec: EngineSpec, config: EngineConfig) -> str:
     return "; ".join(facts)
 
 
-def _as_pulled(spec: EngineSpec, models_dir: Path) -> list[str]:
-    """What there is to say about weights that were pulled. Raises `ValueError` if they are others.
+def as_pulled(spec: EngineSpec, models_dir: Path) -> list[str]:
+    """What there is to say about weights that were pulled. Raises `ServiceError` if they are others.
 
     The manifest lies beside one of the files, or there is none.
     """
@@ -47,9 +47,10 @@ def _as_pulled(spec: EngineSpec, models_dir: Path) -> list[str]:
         if pulled is None:
             continue
         if damaged := manifest.damage(folder, pulled):
-            raise ValueError(
+            raise ServiceError(
+                ErrorCode.model_unavailable,
                 f"{folder}: {'; '.join(damaged)}; get it again with `voice-engine models pull "
-                f"{spec.name} {models_dir} --force`"
+                f"{spec.name} {models_dir} --force`",
             )
         told.append(f"{len(pulled.files)} files as they were pulled ({pulled.label})")
     return told

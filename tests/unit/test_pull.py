@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from ipc.engines import ENGINES, PULLABLE
+from ipc.errors import ServiceError
 from model_procs.weights import manifest, place
 from model_procs.weights.hubs.huggingface import HuggingFace
 from model_procs.weights.hubs.modelscope import ModelScope
@@ -24,6 +25,7 @@ from model_procs.weights.progress import progress
 from model_procs.weights.published import PRODUCTION, PUBLISHED, Published
 from model_procs.weights.pull import LaterError, PullError, WeightsPresentError, World, pull
 from model_procs.weights.synthetic import NOTE_FILE
+from model_procs.weights.verify import as_pulled
 from tests.support.hubs import Fault, Hubs, running_hubs
 from tests.support.pulling import CLONING, OPEN, SENSEVOICE, publish, table
 
@@ -213,6 +215,8 @@ def test_damage_is_found_by_the_hashes_that_were_noted(pulls: Pulls) -> None:
     folder = pulls.folder / "SenseVoiceSmall"
     told = manifest.read(folder)
     assert told is not None
+    (line,) = as_pulled(ENGINES["sensevoice"], pulls.folder)
+    assert line == "5 files as they were pulled (SenseVoiceSmall from ModelScope)"
     (folder / "config.yaml").unlink()
     (folder / "am.mvn").write_bytes(b"short")
     model = folder / "model.pt"
@@ -222,6 +226,8 @@ def test_damage_is_found_by_the_hashes_that_were_noted(pulls: Pulls) -> None:
         f"am.mvn has 5 bytes instead of {told.files['am.mvn'].size}",
         "config.yaml is missing",
     ]
+    with pytest.raises(ServiceError, match=r"am\.mvn has 5 bytes.*pull sensevoice .* --force"):
+        as_pulled(ENGINES["sensevoice"], pulls.folder)
     (folder / manifest.MANIFEST).write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
         manifest.read(folder)
