@@ -36,7 +36,7 @@ def check(spec: EngineSpec, config: EngineConfig) -> str:
 
 
 def as_pulled(spec: EngineSpec, models_dir: Path) -> list[str]:
-    """What there is to say about weights that were pulled. Raises `ServiceError` if they are others.
+    """What there is to say about pulled weights. Raises `ServiceError` if they are others.
 
     The manifest lies beside one of the files, or there is none.
     """
