@@ -21,6 +21,7 @@ PARTS = {
     "overload": "many times more requests than the worker can answer",
     "first_byte": "how soon a stream begins, against the engine alone",
     "neural": "Kokoro and Whisper, against their libraries alone",
+    "live": "sessions: first sound while text is written, final text after speech",
     "metrics": "what events, the access log and metrics cost",
     "loop": "how long supervision holds the front's event loop",
 }

@@ -60,8 +60,8 @@ def run(*, quick: bool) -> list[Table]:
         service.wait_ready()
         rows: list[tuple[Cell, ...]] = []
         for plan in plans:
-            with _alone(plan.engine) as alone:
-                rows += asyncio.run(_compare(plan, alone, service, rounds))
+            with alone(plan.engine) as library_round:
+                rows += asyncio.run(_compare(plan, library_round, service, rounds))
     return [
         Table(
             f"neural: seconds of sound per second, against the library alone (aim: {_AIM})",
@@ -82,7 +82,7 @@ def run(*, quick: bool) -> list[Table]:
 
 
 @contextmanager
-def _alone(engine: str) -> Iterator[Callable[[Sequence[str]], float]]:
+def alone(engine: str) -> Iterator[Callable[[Sequence[str]], float]]:
     """A function that does one round in the library and returns seconds of sound per second."""
     command = [sys.executable, "-m", "tests.bench.neural_alone", engine, str(CACHE)]
     with subprocess.Popen(
@@ -111,7 +111,7 @@ def _alone(engine: str) -> Iterator[Callable[[Sequence[str]], float]]:
 
 async def _compare(
     plan: _Plan,
-    alone: Callable[[Sequence[str]], float],
+    library_round: Callable[[Sequence[str]], float],
     service: RunningService,
     rounds: int,
 ) -> list[tuple[Cell, ...]]:
@@ -123,7 +123,7 @@ async def _compare(
     async with aiohttp.ClientSession(service.url, timeout=timeout) as session:
         for number in range(rounds + 1):  # the first one warms both up
             step(f"neural: {plan.engine}, {plan.what}, round {number} of {rounds}")
-            speeds = [await asyncio.to_thread(alone, plan.items)]
+            speeds = [await asyncio.to_thread(library_round, plan.items)]
             for clients in plan.clients:
                 begins: list[float] = []
                 speeds.append(await _round(session, call, plan.items, clients, begins))

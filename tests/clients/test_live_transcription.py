@@ -123,12 +123,11 @@ async def test_elevenlabs_python(service: RunningService, strategy: CommitStrate
     def note(kind: RealtimeEvents) -> None:
         def noted(message: Any) -> None:
             told.setdefault(kind.value, []).append(message)
-            if kind is RealtimeEvents.ERROR:
+            # In the end nothing is left to commit.
+            last = strategy is CommitStrategy.MANUAL or not message.get("text")
+            committed = kind is RealtimeEvents.COMMITTED_TRANSCRIPT_WITH_TIMESTAMPS
+            if kind is RealtimeEvents.ERROR or (committed and last):
                 finished.set()
-            elif kind is RealtimeEvents.COMMITTED_TRANSCRIPT_WITH_TIMESTAMPS:
-                # In the end nothing is left to commit.
-                if strategy is CommitStrategy.MANUAL or not message["text"]:
-                    finished.set()
 
         connection.on(kind.value, noted)
 

@@ -146,7 +146,7 @@ async def test_elevenlabs_speech_while_the_text_is_written(
                     words += timed
                     ends.append(timed.end_time)
         assert duration > 2
-        assert words.split() == TEXT.split() + ["Turn", ["zero", "one"][turn] + "."]
+        assert words.split() == [*TEXT.split(), "Turn", ["zero", "one"][turn] + "."]
         assert 0 < max(ends) <= duration
     await tts.aclose()
 
