@@ -53,7 +53,7 @@ _ERRORS = {
 """ElevenLabs' types of messages for errors; others are `transcriber_error`."""
 
 
-class ScribeParams(BaseModel):
+class LiveTranscriptionParams(BaseModel):
     """How to transcribe; other parameters of ElevenLabs are accepted and ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -119,7 +119,7 @@ class _Chunk(BaseModel):
     previous_text: str | None = None
 
 
-async def speech_to_text_realtime(session: Session[ScribeParams]) -> None:
+async def speech_to_text_realtime(session: Session[LiveTranscriptionParams]) -> None:
     """Transcribe sound while it is said, as ElevenLabs' `scribe_v2_realtime` does.
 
     A WebSocket: `input_audio_chunk` brings the sound in base64, and may commit an utterance. It
@@ -135,7 +135,7 @@ async def speech_to_text_realtime(session: Session[ScribeParams]) -> None:
 class _Conversation:
     """One session."""
 
-    def __init__(self, session: Session[ScribeParams]) -> None:
+    def __init__(self, session: Session[LiveTranscriptionParams]) -> None:
         self._session = session
         self._params = session.params
         self._options = self._params.options()
@@ -234,6 +234,6 @@ OPERATIONS: Operations = (
         kind=Kind.STT,
         summary="Transcribe sound while it is said (ElevenLabs)",
         tag=TAG,
-        params=ScribeParams,
+        params=LiveTranscriptionParams,
     ),
 )

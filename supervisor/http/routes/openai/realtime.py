@@ -55,7 +55,7 @@ _FORMATS: dict[str, tuple[SoundFormat, int]] = {
 _TEXT = "conversation.item.input_audio_transcription"
 
 
-class RealtimeParams(BaseModel):
+class TranscriptionSessionParams(BaseModel):
     """What the session is for. Other parameters are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -137,7 +137,7 @@ class _Append(_Loose):
     audio: str
 
 
-async def realtime(session: Session[RealtimeParams]) -> None:
+async def realtime(session: Session[TranscriptionSessionParams]) -> None:
     """Transcribe sound while it is said, as OpenAI's realtime sessions for transcription do.
 
     A WebSocket. `session.update` sets format, language and turn detection,
@@ -155,7 +155,7 @@ async def realtime(session: Session[RealtimeParams]) -> None:
     await _Conversation(session).run()
 
 
-async def _refuse(session: Session[RealtimeParams], asked: str) -> None:
+async def _refuse(session: Session[TranscriptionSessionParams], asked: str) -> None:
     """Tell the client that only transcription is offered, and end the session."""
     error = ServiceError(
         ErrorCode.invalid_request,
@@ -169,7 +169,7 @@ async def _refuse(session: Session[RealtimeParams], asked: str) -> None:
 class _Conversation:
     """One session."""
 
-    def __init__(self, session: Session[RealtimeParams]) -> None:
+    def __init__(self, session: Session[TranscriptionSessionParams]) -> None:
         self._session = session
         self._id = f"sess_{uuid.uuid4().hex}"
         self._options = LiveOptions("pcm16", _RATE, model=session.params.model)
@@ -402,7 +402,7 @@ OPERATIONS: Operations = (
         kind=Kind.STT,
         summary="Transcribe sound while it is said (OpenAI)",
         tag="OpenAI",
-        params=RealtimeParams,
+        params=TranscriptionSessionParams,
         protocols=("realtime",),
     ),
 )
