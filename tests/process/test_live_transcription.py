@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +312,7 @@ async def test_deadly_sound_ends_only_its_own_session(service: RunningService) -
 
 async def test_idle_sessions_hold_no_slot_and_no_model(gate: Gate) -> None:
     idle = {"VOICE_ENGINE_IDLE_UNLOAD": "0.3", "VOICE_ENGINE_PING_INTERVAL": "0.1"}
-    with running({**ENGINES, **idle}) as service:
+    with running({**ENGINES, **idle, "VOICE_ENGINE_CLIENT_SHARE": "1"}) as service:
         service.wait_ready()
         async with session(service) as first, session(service) as second:
             await first.start()
@@ -324,6 +324,15 @@ async def test_idle_sessions_hold_no_slot_and_no_model(gate: Gate) -> None:
             assert [child["model"] for child in health["children"]] == []
             await second.say(SAID)
             assert texts(await second.end()) == [WORDS]
+            before = service.health()["memory"]["front_rss_mb"]
+            async with AsyncExitStack() as stack:
+                for _ in range(100):
+                    client = await stack.enter_async_context(session(service))
+                    await client.start()
+                health = service.health()
+                assert health["sessions"]["transcription"] >= 101
+                assert health["memory"]["front_rss_mb"] - before < 20
+                assert sum(child["in_flight"] or 0 for child in health["children"]) == 0
 
 
 async def test_a_client_that_is_too_fast_waits(tmp_path: Path) -> None:
