@@ -70,7 +70,7 @@ def sizing_table() -> str:
 def _fitting(size: int, settings: Settings) -> str:
     """Requests at once of each model, and the growth at which a worker is replaced and killed."""
     try:
-        plans = plan(size * 1024 * MB, {model.name: model.need for model in settings.models})
+        plans = plan(size * 1024 * MB, {model.name: model.need for model in settings.all_models})
     except DoesNotFit:
         return "-"
     at_once = ", ".join(str(plans[model.name].capacity) for model in settings.models)
