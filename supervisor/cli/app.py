@@ -14,6 +14,7 @@ import typer
 from supervisor.cli import (
     doctor,
     events,
+    listen,
     models,
     operate,
     settings,
@@ -88,7 +89,7 @@ def make() -> typer.Typer:
     app.callback()(_options)
     command(app, "serve", "voice-engine serve --host 127.0.0.1 --port 8000", panel="Set-up")(serve)
     for module in (
-        *(speech, transcribe, voices),
+        *(speech, transcribe, listen, voices),
         *(status, top, events, operate),
         *(models, settings, doctor),
     ):

@@ -17,6 +17,7 @@ FAILED, DOWN, USAGE = 1, 2, 64
 """Exit codes: refused or failed, no service or no model that serves, wrong usage."""
 
 _CONNECT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 30.0
 _ANSWER_SECONDS = 600.0
 """Longer than the service's own time limit, which is what should end a request."""
 
@@ -88,6 +89,15 @@ class Address:
     def _headers(self, *, operator: bool) -> dict[str, str]:
         key = self.admin_key if operator else self.key
         return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def live_options(self) -> dict[str, Any]:
+        """Options of aiohttp's client for a session with the service."""
+        trust_env = not _is_loopback(urllib.parse.urlsplit(self.url).hostname or "")
+        return {
+            "headers": self._headers(operator=False),
+            "heartbeat": _HEARTBEAT_SECONDS,
+            "trust_env": trust_env,
+        }
 
     @contextmanager
     def service(self, *, operator: bool = False) -> Iterator[Service]:
@@ -179,8 +189,8 @@ def refusal(response: httpx.Response) -> RefusedError:
     detail, status = _detail(response), response.status_code
     after = response.headers.get("Retry-After", "")
     retry_after = float(after) if after.replace(".", "", 1).isdigit() else None
-    advice = _advice(status, response.request.url.path)
-    return RefusedError(f"{detail}; {advice}" if advice else detail, status, retry_after)
+    told = advice(status, response.request.url.path)
+    return RefusedError(f"{detail}; {told}" if told else detail, status, retry_after)
 
 
 def _detail(response: httpx.Response) -> str:
@@ -194,7 +204,8 @@ def _detail(response: httpx.Response) -> str:
     return f"{response.url} answers {response.status_code} {response.reason_phrase}"
 
 
-def _advice(status: int, path: str) -> str:
+def advice(status: int, path: str) -> str:
+    """What a user can do about a refusal with this status of HTTP."""
     if status == 401:
         return "set VOICE_ENGINE_API_KEY, or add --key"
     if status == 403:

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,8 +19,9 @@ import aiohttp
 import numpy as np
 import pytest
 
+from model_procs.audio.wav_header import wav_header
 from tests.support.live_engines import DEADLY, HOLD, HOLDING, LOUD, dictated
-from tests.support.service import Gate, RunningService, running
+from tests.support.service import ROOT, Gate, RunningService, running
 
 ENGINES = {
     "VOICE_ENGINE_STT_ENGINE": "tests.support.live_engines:Dictation",
@@ -392,6 +395,27 @@ async def test_a_key_may_come_in_the_first_message() -> None:
                 await client.socket.send_json({"type": "start", "api_key": key})
                 first = await client.next()
                 assert first.get("code") == code
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_the_command_prints_a_line_for_each_utterance(
+    service: RunningService, tmp_path: Path, source: str
+) -> None:
+    recording = wav_header(RATE, None) + SAID + SAID
+    (tmp_path / "said.wav").write_bytes(recording)
+    call = [sys.executable, "-m", "supervisor.cli", "--url", service.url, "listen"]
+    ran = subprocess.run(
+        [*call, str(tmp_path / "said.wav") if source == "file" else "-"],
+        input=recording if source == "pipe" else None,
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert ran.stdout.decode().splitlines() == [WORDS, WORDS]
+    assert ran.stderr == b""
+    bad = subprocess.run([*call, __file__], check=False, capture_output=True, cwd=ROOT)
+    assert bad.returncode == 1
+    assert b"begins like none of WebM, Ogg and WAV" in bad.stderr
 
 
 # OpenAI's protocol
