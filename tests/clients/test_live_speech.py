@@ -34,8 +34,8 @@ def client_of(service: RunningService, key: str = KEY) -> ElevenLabs:
 
 
 def duration(data: bytes) -> float:
-    with av.open(io.BytesIO(data)) as container:
-        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    with av.open(io.BytesIO(data), "r") as container:
+        return float(sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0)))
 
 
 def test_elevenlabs_python_speaks_what_a_generator_yields(service: RunningService) -> None:

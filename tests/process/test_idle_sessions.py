@@ -63,4 +63,5 @@ def _at_rest(health: dict[str, Any]) -> bool:
 
 
 def _open(health: dict[str, Any]) -> int:
-    return health["sessions"]["speech"] + health["sessions"]["transcription"]
+    sessions = health["sessions"]
+    return int(sessions["speech"] + sessions["transcription"])

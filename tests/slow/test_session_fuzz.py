@@ -28,7 +28,7 @@ from tests.support.frames import (
     frame,
     opened,
 )
-from tests.support.mutations import chirp
+from tests.support.human import human_file
 from tests.support.service import NET, RunningService, running
 
 MESSAGES = 5_000
@@ -36,8 +36,10 @@ AT_ONCE = 8
 IN_SESSION = 20
 """How many messages a session gets, unless it ends before."""
 
-_SOUND = chirp()
-_PCM = base64.b64encode(_SOUND[44:6444]).decode()
+_SPEECH = human_file("beckett.wav").read_bytes()[44:]
+"""PCM16 at 16 kHz. "Ever tried. Ever failed." are its first three seconds."""
+_SOUND = _SPEECH[8_000:72_000]
+_PCM = base64.b64encode(_SOUND[:32_000]).decode()
 
 Json = dict[str, Any]
 SEEDS: dict[str, Sequence[Json | bytes]] = {
@@ -63,7 +65,7 @@ SEEDS: dict[str, Sequence[Json | bytes]] = {
     ),
     "/v1/transcribe/stream": (
         {"type": "start", "format": "pcm16", "sample_rate": 16000},
-        _SOUND[44:3244],
+        _SOUND,
         {"type": "commit"},
         {"type": "clear"},
         {"type": "end"},
@@ -241,6 +243,7 @@ async def test_nonsense_ends_a_session_and_nothing_else(service: RunningService)
     warm = Fuzz(service, seed=1)
     warm.left = 500  # what the first of everything leaves: modules, caches, the worker for VAD
     await asyncio.gather(*(warm.client() for _ in range(AT_ONCE)))
+    await asyncio.to_thread(service.wait_until, lambda _: service.children(model="vad") != [])
     await asyncio.to_thread(service.wait_until, _at_rest)
     before, files = service.health(), front.num_fds()
 
