@@ -19,7 +19,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     unfinished = path.with_name(f".{path.name}.part")
     try:
         try:
-            with unfinished.open("wb") as file:
+            with unfinished.open("w+b") as file:
                 yield file
             unfinished.replace(path)
         finally:

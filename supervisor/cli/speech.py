@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import httpx
 import typer
@@ -17,9 +18,15 @@ from supervisor.cli.files import replacing
 
 PANEL = "Speech and transcripts"
 
+_LIVE_FORMATS = ("wav", "mp3", "opus", "pcm")
+"""The formats of sound that can begin before the text has ended."""
+
 Text = Annotated[
     str | None,
-    typer.Argument(help="What to say; without it, or with `-`, it is read from the input."),
+    typer.Argument(
+        help="What to say; without it, it is read from the input. With `-` too, and is spoken "
+        "while it comes."
+    ),
 ]
 Voice = Annotated[
     str | None,
@@ -57,6 +64,7 @@ def add_to(app: typer.Typer) -> None:
         "say",
         'voice-engine say "Hello, how are you?" -o hello.wav',
         'echo "Good morning." | voice-engine say --speed 1.5 -o fast.mp3',
+        'echo "Good morning." | voice-engine say - -o live.wav',
         panel=PANEL,
     )(say)
     command(app, "clone", 'voice-engine clone me.wav "This is my voice." -o mine.wav', panel=PANEL)(
@@ -78,6 +86,10 @@ def say(
     seed: Seed = None,
 ) -> None:
     """Speak a text. Without -o it is played."""
+    if text == "-" and _is_live(output, format):
+        fields = _fields(voice=voice, speed=speed, language=language, model=model, seed=seed)
+        _deliver_live(address(context), fields, output, play, format)
+        return
     fields = _fields(_text(text), speed=speed, language=language, model=model, seed=seed)
     _deliver(
         address(context),
@@ -158,6 +170,63 @@ def _deliver(
     )
     if playing is not None:
         player.play(playing, sound_format, [target.read_bytes()])
+
+
+def _is_live(output: str | None, sound_format: str | None) -> bool:
+    """Whether the sound can begin before the text has ended."""
+    if sound_format is None and output not in (None, "-"):
+        sound_format = _format_of(Path(output or ""))
+    return sound_format in (None, *_LIVE_FORMATS)
+
+
+def _deliver_live(
+    where: Address, fields: dict[str, Any], output: str | None, play: bool, sound_format: str | None
+) -> None:
+    """Speak the input while it comes, and put the sound where it belongs."""
+    from supervisor.cli import live  # its library takes long to import, and few commands need it
+
+    if sys.stdin.isatty():
+        show.messages().print("Type the text; Ctrl-D ends it.", style="dim")
+    target = None if output in (None, "-") else Path(output or "")
+    if sound_format is None and target is not None:
+        sound_format = _format_of(target)
+    aloud = None
+    if play or output is None:
+        aloud = player.need_player(sound_format)
+        known = [name for name in aloud.formats if name in _LIVE_FORMATS]
+        sound_format = sound_format or known[0]
+    sound_format = sound_format or "wav"
+    sound = live.live_speech(where, sound_format, fields)
+    if target is None:
+        if aloud is not None:
+            player.play(aloud, sound_format, sound)
+            return
+        for piece in sound:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        return
+    with replacing(target) as file:
+        written = _written(file, sound)
+        if aloud is not None:
+            player.play(aloud, sound_format, written)
+        for _ in written:
+            pass  # also what a player that was closed has left
+        if sound_format == "wav":
+            size = file.tell()
+            file.seek(0)
+            header = live.complete_header(file.read(44), size - 44)
+            file.seek(0)
+            file.write(header)
+    show.messages().print(
+        f"{show.clean(target)}: {_kilobytes(target.stat().st_size)}", markup=False
+    )
+
+
+def _written(file: BinaryIO, sound: Iterator[bytes]) -> Iterator[bytes]:
+    """The same sound, which is also written to a file."""
+    for piece in sound:
+        file.write(piece)
+        yield piece
 
 
 def _format_of(target: Path | None) -> str:

@@ -1,4 +1,4 @@
-"""The examples in README.md and docs/api.md, run as they stand there against a running service."""
+"""The examples in README.md and in the API's pages, run as they stand there against a service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDRESS = "http://localhost:8000"
 def examples(language: str) -> list[ParameterSet]:
     """The blocks of one language, each named for where it stands."""
     found = []
-    for name in ("README.md", "docs/api.md"):
+    for name in ("README.md", "docs/api.md", "docs/live.md"):
         text = (ROOT / name).read_text("utf-8")
         for block in _BLOCK.finditer(text):
             if block[1] == language:

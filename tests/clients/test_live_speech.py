@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import pytest
@@ -34,8 +35,10 @@ def client_of(service: RunningService, key: str = KEY) -> ElevenLabs:
 
 
 def duration(data: bytes) -> float:
+    container: Any
     with av.open(io.BytesIO(data), "r") as container:
-        return float(sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0)))
+        lengths = [frame.samples / frame.sample_rate for frame in container.decode(audio=0)]
+    return float(sum(lengths))
 
 
 def test_elevenlabs_python_speaks_what_a_generator_yields(service: RunningService) -> None:

@@ -71,7 +71,9 @@ def number(locator: Locator, attribute: str) -> Callable[[], float]:
 # Speak
 
 
-def test_speech_is_heard_and_drawn_while_it_is_made(visitor: Visit, gate: Gate) -> None:
+def test_speech_is_heard_and_drawn_while_it_is_made(
+    visitor: Visit, gate: Gate, service: RunningService
+) -> None:
     page = visitor.open()
     say(page, f"say 100; wait {gate}; say 50", "Script")
     # Some has come and is heard, although the rest is not made yet.
@@ -88,6 +90,7 @@ def test_speech_is_heard_and_drawn_while_it_is_made(visitor: Visit, gate: Gate) 
     expect(page.locator("#speak-downloads button")).to_have_count(6)
     assert number(heard, "aria-valuemax")() > some
     assert drawn(page, "#speak-wave") > painted
+    service.wait_for("request", route="/v1/tts/stream", status=101)  # over a live session
 
 
 def test_stop_cancels(visitor: Visit, gate: Gate, service: RunningService) -> None:

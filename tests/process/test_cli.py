@@ -12,6 +12,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -92,6 +93,55 @@ def test_say_writes_a_file_in_the_format_of_its_name(
         piped = command_to(out, "say", "-o", "-", "--seed", "1", service=service, stdin=text)
     assert piped == 0
     assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
+
+
+def test_say_speaks_a_pipe_while_it_comes(service: RunningService, tmp_path: Path) -> None:
+    pipe, text = os.pipe()
+    out = tmp_path / "a.wav"
+    with (
+        os.fdopen(pipe, "rb") as stdin,
+        os.fdopen(text, "w") as writer,
+        ThreadPoolExecutor() as pool,
+    ):
+        done = pool.submit(
+            command, "say", "-", "-o", str(out), "--seed", "1", service=service, stdin=stdin
+        )
+        writer.write("say 3; print spoken;\n\n")
+        writer.flush()
+        service.wait_for("child_output", line="spoken")  # the text has not ended
+        writer.write("say 2")
+        writer.close()
+        assert done.result().returncode == 0
+    with wave.open(str(out)) as sound:
+        # Besides, the scripted engine makes a header for each piece.
+        assert sound.getnframes() == 5 * 480 + 2 * 22
+    with (tmp_path / "b.pcm").open("wb") as piped:
+        script = tmp_path / "script"
+        script.write_text("say 2")
+        with script.open() as input:
+            said = ("say", "-", "-o", "-", "--format", "pcm")
+            assert command_to(piped, *said, service=service, stdin=input) == 0
+    assert (tmp_path / "b.pcm").stat().st_size == 44 + 2 * 960
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "code"),
+    [
+        ("say - -o a.wav", "raise no", 1),
+        ("say - -v nobody -o a.mp3", "hi", 1),
+        ("--url http://127.0.0.1:9 say - -o a.wav", "hi", 2),
+        ("--url http://127.0.0.1:9 say - -o a.flac", "hi", 2),
+    ],
+    ids=["fails", "no voice", "no service", "not live"],
+)
+def test_a_pipe_that_cannot_be_spoken_is_explained(
+    arguments: str, text: str, code: int, service: RunningService, tmp_path: Path
+) -> None:
+    done = command(*arguments.split(), service=service, folder=tmp_path, input=text)
+    assert done.returncode == code, done
+    assert done.stderr.startswith("voice-engine: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_leaves_no_file(service: RunningService, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import { isAbort, request, sentence } from "./api.js";
 import { catalog, groups, models, voices } from "./catalog.js";
 import { CodeSample } from "./code.js";
 import { button, byId, fill, make } from "./dom.js";
+import { liveSpeech } from "./live.js";
 import { RecordingField } from "./recording.js";
 import { PcmReader, save, wav } from "./sound.js";
 import { Transport } from "./transport.js";
@@ -128,7 +129,10 @@ export function speakPanel() {
         const begun = performance.now();
         try {
             const streamed = { ...wanted, stream: true, response_format: "pcm" };
-            const response = await send(streamed, controller.signal);
+            // A session is silent about a text without words, a request is refused.
+            const fit = voice.value !== RECORDING && /[\p{L}\p{N}]/u.test(text.value);
+            const live = fit && (await liveSpeech(wanted, controller.signal));
+            const response = live || (await send(streamed, controller.signal));
             await hear(response, begun);
             offer(wanted);
         } catch (error) {

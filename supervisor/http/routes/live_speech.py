@@ -111,6 +111,7 @@ class _Started(BaseModel):
     engine: str
     format: str
     sample_rate: int
+    approximation: str | None = None
 
 
 class _Word(BaseModel):
@@ -291,8 +292,12 @@ class _Conversation:
         rate = FORMATS[manner.response_format].rate(manner.sample_rate or info.sample_rate)
         await self._session.send_json(
             _Started(
-                engine=chosen.backend.engine.name, format=manner.response_format, sample_rate=rate
-            )
+                engine=chosen.backend.engine.name,
+                format=manner.response_format,
+                sample_rate=rate,
+                approximation=info.approximation if known.recording is not None else None,
+            ),
+            exclude_none=True,
         )
 
     async def _begun(self) -> LiveSpeech:

@@ -34,7 +34,7 @@ FILES = {
     **dict.fromkeys(
         (
             *("api.js", "app.js", "catalog.js", "chart.js", "code.js", "dialog.js", "dom.js"),
-            *("events.js", "health.js", "key.js", "listen.js", "log.js", "player.js"),
+            *("events.js", "health.js", "key.js", "live.js", "listen.js", "log.js", "player.js"),
             *("recording.js", "sound.js", "spark.js", "speak.js", "subtitles.js", "transport.js"),
             *("voices.js", "wave.js"),
         ),
