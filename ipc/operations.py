@@ -182,6 +182,9 @@ class Speak(Operation[SpeechResult]):
     With `normalize` Markdown, numbers and signs are read as a person reads them, in `language` (a
     code; None means the engine's). With `silence` a text without words is a short silence instead
     of an error.
+
+    `loudness` is in LUFS; None leaves it as the engine makes it. With `trim` there is no silence
+    before and after the speech.
     """
 
     text: str
@@ -196,6 +199,8 @@ class Speak(Operation[SpeechResult]):
     normalize: bool = True
     language: str | None = None
     silence: bool = False
+    loudness: float | None = None
+    trim: bool = False
 
 
 @dataclass(frozen=True, slots=True)

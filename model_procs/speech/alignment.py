@@ -61,6 +61,8 @@ class Alignment:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self.sentences: list[_Spoken] = []
+        self.skipped = 0
+        """How many samples at the beginning are not in the response."""
         self._bytes = 0
 
     @property
@@ -114,7 +116,7 @@ class Alignment:
             )
 
     def _seconds(self, sample: int, duration: float) -> float:
-        return min(round(sample / self._rate, 3), duration)
+        return min(round(max(0, sample - self.skipped) / self._rate, 3), duration)
 
     def times(self, duration: float) -> tuple[SentenceTime, ...]:
         """All sentences with their times. Raises `ServiceError`."""

@@ -41,6 +41,7 @@ from model_procs.engine import Cancelled, Output, no_operation
 from model_procs.listening import vad
 from model_procs.speech.alignment import Alignment, Piece
 from model_procs.speech.encode import Encoder
+from model_procs.speech.finish import Finish
 from model_procs.speech.normalize.speech import Sentence, spoken_sentences
 from model_procs.speech.voice_cache import VoiceCache
 
@@ -246,8 +247,10 @@ class SpeechEngine:
         self.check_text(speak.text)
         voice, known = yield from self._find_voice(speak.voice)
         alignment = Alignment(self.sample_rate * tempo)
+        finish = Finish(speak, self.sample_rate)
         timed = speak.streamed and speak.alignment
         told = number = 0
+        heard = -1  # the last sentence with sound
         language = self.language_of(speak, voice)
         sentences = spoken_sentences(
             speak.text, language=language, normalize=speak.normalize, obeyed=self.obeyed_tags
@@ -266,7 +269,9 @@ class SpeechEngine:
             number = piece.number
             if len(piece.samples):
                 alignment.add(piece)
-                if data := encoder.feed(piece.samples):
+                samples = finish.feed(piece.samples, begins=piece.number != heard)
+                heard, alignment.skipped = piece.number, finish.skipped
+                if len(samples) and (data := encoder.feed(samples)):
                     yield data
         if not alignment.sentences and speak.silence:
             silence = np.zeros(int(_SILENCE_SECONDS * self.sample_rate), np.float32)
@@ -277,6 +282,9 @@ class SpeechEngine:
                 ErrorCode.empty_text,
                 "the text has nothing that can be spoken; send at least one word",
             )
+        rest = finish.end()
+        if len(rest) and (data := encoder.feed(rest)):
+            yield data
         yield encoder.finish()
         duration = encoder.samples / encoder.sample_rate
         if timed:

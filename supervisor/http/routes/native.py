@@ -36,6 +36,7 @@ from supervisor.http.shared.synthesis import (
     CfgGuidance,
     DecodeSteps,
     EosThreshold,
+    Loudness,
     NoiseClamp,
     Rate,
     Seed,
@@ -43,6 +44,7 @@ from supervisor.http.shared.synthesis import (
     Temperature,
     TextLanguage,
     TextNormalization,
+    Trim,
     named,
     sampling,
     sound_answer,
@@ -87,6 +89,8 @@ class CloneFields(BaseModel):
     eos_threshold: EosThreshold | None = None
     noise_clamp: NoiseClamp | None = None
     cfg_guidance: CfgGuidance | None = None
+    loudness: Loudness | None = None
+    trim: Trim = False
     text_normalization: TextNormalization = "auto"
     language: TextLanguage | None = None
     model: ModelName | None = None
@@ -110,6 +114,8 @@ class CloneFields(BaseModel):
             speed=1.0 if self.speed is None else self.speed,
             normalize=self.text_normalization == "auto",
             language=text_language(self.language),
+            loudness=self.loudness,
+            trim=self.trim,
         )
 
 

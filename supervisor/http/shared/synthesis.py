@@ -95,6 +95,17 @@ CfgGuidance = Annotated[
         "that have it (pocket)",
     ),
 ]
+Loudness = Annotated[
+    float,
+    Field(
+        ge=-40,
+        le=-5,
+        description="loudness of the speech in LUFS (ITU-R BS.1770), such as -16; left out: as the "
+        "engine makes it. Peaks stay 1 dB below full scale, so very loud speech may be softer. A "
+        "stream is brought there in its first seconds",
+    ),
+]
+Trim = Annotated[bool, Field(description="leave out the silence before and after the speech")]
 
 TextNormalization = Annotated[
     Literal["auto", "off"],
