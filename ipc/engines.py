@@ -106,7 +106,10 @@ class EngineSpec:
     - `default`: it serves its kind unless the settings name another engine;
     - `capacity`: how many requests a worker serves at once, unless the settings or the memory say
       otherwise; used to plan until the loaded engine reports its own. With 1 it serves no more.
-    - `forks`: whether workers may be forked from a template that has loaded it.
+    - `forks`: whether workers may be forked from a template that has loaded it;
+    - `variant`: which weights of the engine, where it has several (`ipc.variants`); `language`: the
+      code of the language whose requests it serves, unless they name another model;
+    - `on_demand`: it is loaded when a request asks for it; `known` is what is known before.
     """
 
     name: str
@@ -120,6 +123,15 @@ class EngineSpec:
     libraries: tuple[str, ...] = ()
     weight_packages: tuple[str, ...] = ()
     forks: bool = True
+    variant: str = ""
+    language: str | None = None
+    on_demand: bool = False
+    known: EngineInfo | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call it: its name, and that of its weights."""
+        return (self.name, self.variant) if self.variant else (self.name,)
 
     def installed(self, models_dir: Path) -> bool:
         """Whether its libraries are installed, and its weights, in `models_dir` or in packages."""

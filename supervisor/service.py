@@ -17,6 +17,7 @@ from aiohttp import web
 
 from ipc.engines import ENGINES, BuiltinVoice, Kind, default_engine
 from ipc.messages import WorkerOptions
+from ipc.variants import VARIANT
 from supervisor.access.ratelimit import RateLimit
 from supervisor.dispatch.admission import QueueLimits
 from supervisor.dispatch.backend import LocalBackend, LocalConfig
@@ -38,7 +39,7 @@ from supervisor.events import (
 from supervisor.history import History
 from supervisor.log import logger
 from supervisor.memory.cgroup import Cores, find_container, find_cores
-from supervisor.memory.limits import MB, DoesNotFit, plan
+from supervisor.memory.limits import MB, DoesNotFit, plan, room_on_demand
 from supervisor.memory.recycling import Policy
 from supervisor.sessions import Sessions
 from supervisor.settings import BEST_FIRST, ModelSettings, Settings
@@ -53,6 +54,7 @@ from supervisor.workers.child_log import close_logs
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchConfig, LaunchError
 from supervisor.workers.monitor import Monitor, MonitorConfig
+from supervisor.workers.on_demand import Residents
 from supervisor.workers.process import become_subreaper
 
 _MAX_THREADS = 8
@@ -100,6 +102,8 @@ class Service:
         )
         self._left_out: frozenset[str] = frozenset()
         """Models without which the service does what it can: there is no memory for them."""
+        self.residents = Residents()
+        self._configs: dict[str, LocalConfig] = {}
         try:
             self._configs = self._make_first_configs(settings)
         except BaseException:
@@ -114,19 +118,29 @@ class Service:
         self.sessions = Sessions(settings.max_sessions, settings.client_share)
         self.serving = asyncio.Event()
         """Set once a model serves."""
-        quarantine = Quarantine(settings.quarantine)
-        backends = {name: self._make_backend(name, quarantine) for name in self._configs}
-        self.models = Models(
-            [
-                Model(each.name, each.kind, backends[each.name])
-                for each in settings.all_models
-                if each.name in backends
-            ]
-        )
-        self.monitor.pools = [backend.pool for backend in backends.values()]
+        self._quarantine = Quarantine(settings.quarantine)
+        self.models = Models([])
+        self._add_models(settings)
         self._monitoring: asyncio.Task[None] | None = None
 
-    def _make_backend(self, name: str, quarantine: Quarantine) -> LocalBackend:
+    def _add_models(self, settings: Settings) -> list[Model]:
+        """Make those that there are not yet."""
+        known = [model.name for model in self.models]
+        wanted = [
+            each
+            for each in settings.all_models
+            if each.name in self._configs and each.name not in known
+        ]
+        backends = [self._make_backend(each.name) for each in wanted]
+        added = [
+            Model(each.name, each.kind, backend)
+            for each, backend in zip(wanted, backends, strict=True)
+        ]
+        self.models = Models([*self.models, *added])
+        self.monitor.pools = [*self.monitor.pools, *(backend.pool for backend in backends)]
+        return added
+
+    def _make_backend(self, name: str) -> LocalBackend:
         settings = self.settings
         return LocalBackend(
             lambda: self._configs[name],
@@ -135,10 +149,11 @@ class Service:
                 maximum=settings.backoff_max,
                 failures_max=settings.failures_max,
             ),
-            quarantine,
+            self._quarantine,
             self.monitor,
             publish=self.events.publish,
             on_serving=(lambda: None) if name == Kind.VAD else self.serving.set,
+            residents=self.residents,
         )
 
     @property
@@ -183,8 +198,9 @@ class Service:
         """Apply new weights, engines, limits, keys and numbers of workers; no request is lost.
 
         A model that cannot be loaded stays as it was; the log says why. Addresses, folders and the
-        pauses after failures do not change. Raises `ValueError` when `settings` add or remove a
-        model, because that needs a restart of the service.
+        pauses after failures do not change. Models that are loaded on demand are added; one whose
+        weights are gone stays until the restart. Raises `ValueError` when `settings` add or remove
+        another model, because that needs a restart of the service.
         """
         async with self._changing:
             await self._reload(settings)
@@ -195,7 +211,7 @@ class Service:
         for notes in self._notes.values():
             notes.pop(_WEIGHTS, None)
         configs = self._make_configs(settings, {})
-        if configs.keys() != self._configs.keys():
+        if _always_there(configs) != _always_there(self._configs):
             raise ValueError(
                 f"the settings ask for the models {', '.join(configs)}, but the service runs "
                 f"{', '.join(self._configs)}; restart it to add or remove a model"
@@ -211,7 +227,13 @@ class Service:
         self.sessions.client_share = settings.client_share
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
-        await asyncio.gather(*(self._reload_one(model) for model in self.models))
+        added = self._add_models(settings)
+        for model in added:
+            self._announce(model)
+            model.backend.start()
+        await asyncio.gather(
+            *(self._reload_one(model) for model in self.models if model not in added)
+        )
 
     def reload_model(self, model: Model) -> None:
         """Load a model again, with the settings as they are; returns at once, an event follows."""
@@ -268,6 +290,8 @@ class Service:
         and stays as it was. A model never gets a lesser engine than it has.
         """
         for new in self.settings.chosen_again():
+            if new.engine.on_demand:
+                continue  # a reload adds it
             model = self.models.named(new.name)
             before = model.backend.engine
             ranks = [
@@ -418,7 +442,10 @@ class Service:
             for each in settings.all_models
             if each.name not in self._left_out
         ]
-        plans = plan(self.container.limit, {each.name: each.need for each in models})
+        needs = {each.name: each.need for each in models}
+        plans = plan(self.container.limit, needs)
+        room = room_on_demand(self.container.limit, needs, plans)
+        too_large = [each for each in models if each.name not in plans]
         voices = settings.voices_dir.resolve()
         voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
         voice_cache_dir = None
@@ -431,7 +458,6 @@ class Service:
         def pool(model: ModelSettings) -> PoolConfig:
             planned = plans[model.name]
             lowered = planned.capacity < model.need.capacity
-            on_demand = model.kind is Kind.VAD
             notes = {}
             if lowered:
                 notes["capacity_lowered"] = _too_little_memory(model, planned.capacity)
@@ -439,6 +465,9 @@ class Service:
             notes |= told
             if not told and (better := _better_engines(model, settings)):
                 notes[f"{model.engine.profile}_engine"] = better
+            if model.kind is Kind.TTS and model.name == model.kind.value:
+                for other in too_large:
+                    notes[f"left_out_{other.name}"] = _too_large(other, room)
             return PoolConfig(
                 model=model.name,
                 engine=model.engine,
@@ -447,8 +476,9 @@ class Service:
                 notes=notes,
                 start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
-                idle=settings.idle_unload or (_IDLE_ON_DEMAND if on_demand else 0.0),
-                on_demand=on_demand,
+                idle=_idle(model, settings),
+                on_demand=model.kind is Kind.VAD or model.engine.on_demand,
+                claim=planned.claim if model.engine.on_demand else 0,
                 launch=LaunchConfig(
                     model=model.name,
                     factory=model.engine.factory,
@@ -461,7 +491,10 @@ class Service:
                         if settings.threads == "auto"
                         else settings.threads
                     ),
-                    options={"quantize": settings.quantize},
+                    options={
+                        "quantize": settings.quantize,
+                        **({VARIANT: model.engine.variant} if model.engine.variant else {}),
+                    },
                     capacity=planned.capacity if lowered else model.capacity,
                     live=model.live,
                     worker_options=WorkerOptions(
@@ -486,16 +519,25 @@ class Service:
                     limits=planned.limits,
                     soft_samples=settings.soft_samples,
                     min_lifetime=settings.min_lifetime,
-                    max_requests=0 if on_demand else settings.max_requests,
+                    max_requests=0 if model.kind is Kind.VAD else settings.max_requests,
                     max_age=settings.max_age,
                     jitter=settings.recycle_jitter,
                 ),
             )
 
-        return {
+        self.residents.room = room
+        made = {
             each.name: LocalConfig(pool(each), steps if each.kind is Kind.VAD else dispatch)
             for each in models
+            if each.name in plans
         }
+        # Weights that are loaded on demand, and are not there any more, stay until the restart.
+        gone = {
+            name: config
+            for name, config in self._configs.items()
+            if config.pool.claim and name not in made
+        }
+        return {**made, **gone}
 
 
 def _readable(kind: Kind, spool: Spool, voices: Path) -> tuple[str, ...]:
@@ -507,6 +549,26 @@ def _readable(kind: Kind, spool: Spool, voices: Path) -> tuple[str, ...]:
             return (str(spool.folder.resolve()),)
         case Kind.VAD:
             return ()
+
+
+def _idle(model: ModelSettings, settings: Settings) -> float:
+    """Seconds without a request after which a model is unloaded; 0 = never."""
+    if model.engine.on_demand:
+        return settings.on_demand_unload
+    return settings.idle_unload or (_IDLE_ON_DEMAND if model.kind is Kind.VAD else 0.0)
+
+
+def _always_there(configs: Mapping[str, LocalConfig]) -> set[str]:
+    """The models that do not share memory on demand."""
+    return {name for name, config in configs.items() if not config.pool.claim}
+
+
+def _too_large(model: ModelSettings, room: int) -> str:
+    return (
+        f"{model.name} cannot be loaded: it needs {model.need.smallest.size} MB, and the memory "
+        f"plan has {max(0, room)} MB for models that are loaded on demand; give the container more "
+        "memory, or run fewer models (VOICE_ENGINE_MODELS)"
+    )
 
 
 def _with_workers(model: ModelSettings, workers: int | None) -> ModelSettings:

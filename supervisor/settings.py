@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ from ipc.engines import (
     Profile,
     default_engine,
 )
+from ipc.variants import find_variant, find_variants
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
@@ -182,7 +183,9 @@ class Settings(BaseSettings):
         "",
         validation_alias=AliasChoices("VOICE_ENGINE_MODELS", "engines"),
         description="models to run, of both kinds in one list: `pocket,kokoro,sensevoice,whisper`; "
-        "of each kind the first is the default; a kind without a name gets that of the profile",
+        "of each kind the first is the default; a kind without a name gets that of the profile; "
+        "pocket's other languages and sizes, such as pocket-french, are loaded on demand unless "
+        "they are in the list",
     )
     tts_engine: str = Field(
         "",
@@ -211,6 +214,12 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds without a request after which a model is unloaded; the next request "
         "loads it again; 0 = never",
+    )
+    on_demand_unload: float = Field(
+        300,
+        gt=0,
+        description="the same for a model that is loaded on demand: pocket's other languages and "
+        "sizes",
     )
     tts_workers: str = Field(
         "1", description="number of workers of each speech engine; with `1,a=2` engine a has two"
@@ -505,6 +514,7 @@ class Settings(BaseSettings):
                 f"{kind}; name all engines of a kind in one of the two"
             )
         engines = listed or named or [self._default(kind)]
+        engines += self._variants(kind, engines, chosen=bool(listed or named))
         names = [spec.name for spec in engines]
         if len(set(names)) < len(names):
             raise ValueError(f"{setting} names an engine twice")
@@ -540,6 +550,7 @@ class Settings(BaseSettings):
                     further=footprint.further,
                     capacity=capacity or spec.capacity,
                     least=capacity or 1,
+                    on_demand=spec.on_demand,
                 ),
                 limit_setting=f"VOICE_ENGINE_{kind.upper()}_SOFT_LIMIT_MB or _HARD_LIMIT_MB",
                 capacity=capacity,
@@ -580,11 +591,31 @@ class Settings(BaseSettings):
             ),
         )
 
+    def _variants(self, kind: Kind, engines: list[EngineSpec], *, chosen: bool) -> list[EngineSpec]:
+        """Other weights of pocket that are installed, if pocket may serve; loaded on demand.
+
+        `chosen`: the settings name the engines of this kind.
+        """
+        production = default_engine(Kind.TTS, "production")
+        allowed = self.profile in ("auto", "production") and not chosen
+        if kind is not Kind.TTS or not (
+            allowed or any(spec.factory == production.factory for spec in engines)
+        ):
+            return []
+        names = [spec.name for spec in engines]
+        return [spec for spec in find_variants(self.models_dir) if spec.name not in names]
+
+    def _named(self, name: str) -> EngineSpec | None:
+        """The engine called `name` in the table, or other weights of one that are installed."""
+        found = ENGINES.get(name) or find_variant(self.models_dir, name)
+        return replace(found, on_demand=False) if found and found.on_demand else found
+
     def _listed(self, kind: Kind) -> list[EngineSpec]:
         """The engines of `kind` in the list of both kinds."""
         names = _split(self.engines)
+        found = {name: self._named(name) for name in names}
         for name in names:
-            if name not in ENGINES:
+            if found[name] is None:
                 raise ValueError(
                     f"VOICE_ENGINE_MODELS: {name} is unknown; use some of "
                     f"{', '.join(sorted(ENGINES))}; an engine of your own (module:Class) goes into "
@@ -592,17 +623,17 @@ class Settings(BaseSettings):
                 )
             if names.count(name) > 1:
                 raise ValueError(f"VOICE_ENGINE_MODELS names {name} twice")
-        return [ENGINES[name] for name in names if ENGINES[name].kind is kind]
+        return [spec for spec in found.values() if spec is not None and spec.kind is kind]
 
     def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
         """The engine called `name`, or of the class that it names."""
         if ":" in name:
             return EngineSpec(name.rpartition(":")[2], kind, "custom", name, _CUSTOM)
-        if name not in ENGINES:
+        spec = self._named(name)
+        if spec is None:
             raise ValueError(
                 f"{setting}={name} is unknown; use one of {', '.join(sorted(ENGINES))}"
             )
-        spec = ENGINES[name]
         if spec.kind is not kind:
             raise ValueError(f"{setting}={name} is an engine for {spec.kind}")
         return spec

@@ -129,9 +129,10 @@ class VoiceFiles:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._shrink(self._limit)
         for other in self._parent.glob(f"{FOLDER}*"):
-            # The format of a voice begins with the name of its engine.
+            # The format of a voice begins with the name of its engine, which there has no hyphens.
             engine = other.name.removeprefix(FOLDER).partition("-")[0]
-            if other != self._folder and engine not in self._other_engines:
+            others = {name.replace("-", ".") for name in self._other_engines}
+            if other != self._folder and engine not in others:
                 _remove_folder(other)
 
     def _path(self, key: str) -> Path:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ipc import variants
 from ipc.engines import ENGINES, PULLABLE
 from ipc.errors import ErrorCode, ServiceError
 from model_procs.weights.synthetic import NOTE_FILE
 
-VOICES_FOLDER = "voices"
+VOICES_FOLDER = variants.VOICES_FOLDER
 """Beside the weights of Pocket TTS: the built-in voices, NAME.safetensors."""
 
 

@@ -200,8 +200,8 @@ def check_memory(settings: Settings) -> Check:
         )
     parts = [f"the front needs {FRONT_MB} MB"]
     lowered = []
-    for name, need in needs.items():
-        made = plans[name]
+    for name, made in plans.items():
+        need = needs[name]
         needed = need.template + need.workers * need.worker
         hard = made.limits.hard
         growth = f"grow by {hard.size // MB} MB" if hard.growth else f"have {hard.size // MB} MB"
@@ -209,6 +209,7 @@ def check_memory(settings: Settings) -> Check:
         if made.capacity < need.capacity:
             lowered.append(f"{name} serves {made.capacity} of {need.capacity} requests at once")
     found = f"{limit}; {'; '.join(parts)}"
+    lowered += [f"{name} cannot be loaded" for name in needs if name not in plans]
     if lowered:
         advice = f"{', '.join(lowered)}; give it more memory"
         return Check("memory", Verdict.WARNING, found, advice)

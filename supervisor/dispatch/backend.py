@@ -24,6 +24,7 @@ from supervisor.workers.backoff import Backoff
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.lifecycle import ModelState
 from supervisor.workers.monitor import Monitor
+from supervisor.workers.on_demand import Residents
 from supervisor.workers.pool import Environment, Pool
 from supervisor.workers.slot import Slot
 from supervisor.workers.template import Template
@@ -174,6 +175,7 @@ class LocalBackend:
         *,
         publish: Publish,
         on_serving: Callable[[], None],
+        residents: Residents,
     ) -> None:
         now = config()
         self._config = config
@@ -187,6 +189,7 @@ class LocalBackend:
                 on_change=self._on_change,
                 has_room=monitor.has_room,
                 kernel_killed=monitor.kernel_killed,
+                residents=residents,
             ),
         )
         self.dispatcher = Dispatcher(now.dispatch, CostModel(), quarantine, self.pool)

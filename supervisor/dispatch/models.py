@@ -29,6 +29,10 @@ class Model:
         """Whether it serves the requests of its kind that select no other model."""
         return self.name == self.kind.value
 
+    def called(self, name: str | None) -> bool:
+        """Whether a request that asks for `name` means this model."""
+        return name is not None and (name == self.name or name in self.backend.engine.names)
+
     def names(self, others: Iterable[str]) -> list[str]:
         """What clients may call it: its engine, and if it is the default one `others`."""
         return [self.backend.engine.name, *(others if self.default else ())]
@@ -72,7 +76,7 @@ class Models:
     def named(self, name: str) -> Model:
         """The model with this name, or with this engine. Raises `ServiceError` (not_found)."""
         for model in self:
-            if name in (model.name, model.backend.engine.name):
+            if model.called(name):
                 return model
         names = ", ".join(model.name for model in self)
         raise ServiceError(
@@ -90,16 +94,23 @@ class Models:
         """The model that a request selects.
 
         In this order: the one whose name or engine is `model`; else the first that has the built-in
-        voice `voice`, or the voices of that mix; else the first that knows `language`; else the
-        default one. Clients send the names of other services' models, so an unknown name is
-        ignored.
+        voice `voice`, or the voices of that mix, those that are for `language` first; else the
+        first that knows `language`, or is for it; else the default one. Clients send the names of
+        other services' models, so an unknown name is ignored.
         """
         candidates = self._by_kind[kind]
         if len(candidates) > 1:
             for found in candidates:
-                if model is not None and model in (found.name, found.backend.engine.name):
+                if found.called(model):
                     return found
-            for found in candidates:
+            for_language = [
+                found
+                for found in candidates
+                if language is not None and found.backend.engine.language == language
+            ]
+            if voice is None and for_language:
+                return for_language[0]
+            for found in [*for_language, *candidates]:
                 info = found.backend.info
                 if info is not None and _suits(info, voice, language):
                     return found
@@ -117,7 +128,7 @@ class Models:
             if each.backend.info is None or each.backend.info.translates
         ]
         for found in candidates:
-            if model in (found.name, found.backend.engine.name):
+            if found.called(model):
                 return found
         if candidates:
             return candidates[0]

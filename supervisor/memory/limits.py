@@ -4,6 +4,9 @@ Runs in the front, once at start. `ipc.engines` declares what the models need. T
 templates take their part of the container. The rest is divided among the workers and, for each
 model, one successor, so that a new worker fits beside the one it replaces. Where that is too much,
 no successor is planned for: a worker then ends before the one that replaces it starts.
+
+Models that are loaded on demand are not all loaded at once. They share the room that is planned for
+successors, so that other models' workers are not smaller than without them, if at all possible.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ class Need:
     `template` is the memory of the loaded model. `worker` is the USS (not the RSS) of a worker at
     READY. `request` is what a large request needs in addition, and `further` what each further
     request at once does. A worker serves `capacity` requests at once; where memory is short this
-    may be lowered as far as to `least`.
+    may be lowered as far as to `least`. A model may be loaded `on_demand` only.
     """
 
     template: int
@@ -69,11 +72,23 @@ class Need:
     further: int = 0
     capacity: int = 1
     least: int = 1
+    on_demand: bool = False
 
     @property
     def growth(self) -> int:
         """What a worker needs, beyond its memory at READY, for all requests that it serves."""
         return self.request + (self.capacity - 1) * self.further
+
+    @property
+    def fixed(self) -> int:
+        """What it needs before any request."""
+        return self.template + self.worker * self.workers
+
+    @property
+    def size(self) -> int:
+        """What it needs with all requests that it serves, or at its hard limit."""
+        growth = self.growth if self.hard is None else _growth_mb(self.hard, self)
+        return self.fixed + self.workers * growth
 
     @property
     def smallest(self) -> Need:
@@ -102,47 +117,106 @@ class DoesNotFit(Exception):  # noqa: N818 - named for what happened
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one model gets: its memory limits, and how many requests a worker serves at once."""
+    """What one model gets: its memory limits, and how many requests a worker serves at once.
+
+    `claim` is what it takes, in MB, when it is loaded.
+    """
 
     limits: MemoryLimits
     capacity: int
+    claim: int
 
 
 def plan(total: int, needs: Mapping[str, Need]) -> dict[str, Plan]:
-    """The plan for each model in a container of `total` bytes. Raises `DoesNotFit`."""
+    """The plan for each model in a container of `total` bytes. Raises `DoesNotFit`.
+
+    A model that is loaded on demand is left out where it does not fit beside the others.
+    """
+    steady = {model: need for model, need in needs.items() if not need.on_demand}
+    demanded = [need for need in needs.values() if need.on_demand]
     usable = int(total * USABLE) // MB
-    fixed = FRONT_MB + sum(need.template + need.worker * need.workers for need in needs.values())
+    fixed = FRONT_MB + sum(need.fixed for need in steady.values())
     claimed = {
         model: need.workers * _growth_mb(need.hard, need)
-        for model, need in needs.items()
+        for model, need in steady.items()
         if need.hard is not None
     }
     left = usable - fixed - sum(claimed.values())
-    sharing = [need for model, need in needs.items() if model not in claimed]
-    level = _level(left, sharing, successors=1)
+    sharing = [need for model, need in steady.items() if model not in claimed]
+    level = _level_beside(left, sharing, demanded)
     if level is None:
-        level = _level(left, sharing, successors=0)
-    if level is None:
-        raise DoesNotFit(_explain(total, needs, claimed, left))
+        raise DoesNotFit(_explain(total, steady, claimed, left))
 
     def planned(model: str, need: Need) -> Plan:
         growth = _growth_mb(need.hard, need) if need.hard else max(level, need.smallest.growth)
-        fitting = need.within(growth)
-        return Plan(_limits(model, fitting, growth), fitting.capacity)
+        return _plan(model, need, growth)
 
-    return {model: planned(model, need) for model, need in needs.items()}
+    plans = {model: planned(model, need) for model, need in steady.items()}
+    room = room_on_demand(total, needs, plans)
+    for model, need in needs.items():
+        if not need.on_demand or need.smallest.size > room:
+            continue
+        if need.hard is None:
+            # Twice what it needs, if there is so much: what it needs is an estimate.
+            growth = min(2 * need.growth, (room - need.fixed) // need.workers)
+        else:
+            growth = _growth_mb(need.hard, need)
+        plans[model] = _plan(model, need, growth)
+    return plans
 
 
-def _level(left: int, needs: Sequence[Need], *, successors: int) -> int | None:
+def room_on_demand(total: int, needs: Mapping[str, Need], plans: Mapping[str, Plan]) -> int:
+    """How many MB models that are loaded on demand may claim together."""
+    steady = sum(each.claim for model, each in plans.items() if not needs[model].on_demand)
+    return int(total * USABLE) // MB - FRONT_MB - steady
+
+
+def _plan(model: str, need: Need, growth: int) -> Plan:
+    fitting = need.within(growth)
+    claim = need.fixed + need.workers * growth
+    return Plan(_limits(model, fitting, growth), fitting.capacity, claim)
+
+
+def _level_beside(left: int, needs: Sequence[Need], demanded: Sequence[Need]) -> int | None:
+    """The share of each worker; None: `left` MB are not enough.
+
+    Beside the workers there is room for the largest of `demanded` models: with all requests that it
+    serves if nobody else can serve fewer because of that, else with the fewest. Those for which
+    there is no room are left out.
+    """
+    by_size = sorted(demanded, key=lambda need: need.smallest.size)
+    while True:
+        largest = by_size[-1] if by_size else None
+        for room in (largest.size, largest.smallest.size) if largest else (0,):
+            level = _level(left, needs, successors=1, beside=room)
+            if level is None:
+                level = _level(left, needs, successors=0, beside=room)
+            enough = level is not None and all(need.growth <= level for need in needs)
+            if level is not None and (enough or largest is None or room == largest.smallest.size):
+                return level
+        if not by_size:
+            return None
+        by_size.pop()
+
+
+def _level(left: int, needs: Sequence[Need], *, successors: int, beside: int) -> int | None:
     """The highest share, in MB, of each worker and of so many successors of each model.
 
-    A worker whose large request needs more gets that much. None: `left` MB are not enough.
+    A worker whose large request needs more gets that much. With the workers alone, `beside` MB are
+    free. None: `left` MB are not enough.
     """
 
-    def taken(level: int) -> int:
-        return sum((need.workers + successors) * max(level, need.smallest.growth) for need in needs)
+    def taken(level: int, count: int) -> int:
+        return sum((need.workers + count) * max(level, need.smallest.growth) for need in needs)
 
-    return next((level for level in range(MAX_HARD_MB, -1, -1) if taken(level) <= left), None)
+    return next(
+        (
+            level
+            for level in range(MAX_HARD_MB, -1, -1)
+            if taken(level, successors) <= left and taken(level, 0) + beside <= left
+        ),
+        None,
+    )
 
 
 def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:

@@ -20,7 +20,8 @@ class PoolConfig:
     `limit_setting` is the name of the setting for their memory limits, used in messages; `capacity`
     is how many requests each is planned to serve at once; `notes` are for operators, each by the
     name of its event in the log. After `idle` seconds without a request the model is unloaded; 0 =
-    never. With `on_demand` it is not loaded before the first request.
+    never. With `on_demand` it is not loaded before the first request; if it has a `claim`, it then
+    waits for so many MB of the memory that such models share.
     """
 
     model: str
@@ -34,3 +35,4 @@ class PoolConfig:
     notes: Mapping[str, str] = field(default_factory=dict)
     idle: float = 0.0
     on_demand: bool = False
+    claim: int = 0

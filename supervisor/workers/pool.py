@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ipc.engines import EngineInfo
@@ -34,9 +34,13 @@ from supervisor.workers.config import PoolConfig
 from supervisor.workers.handle import Cause, WorkerHandle
 from supervisor.workers.launch import Launcher, LaunchError
 from supervisor.workers.lifecycle import ModelState, State
+from supervisor.workers.on_demand import Residents
 from supervisor.workers.process import LEAVE_SECONDS
 from supervisor.workers.slot import RestartHistory, Slot
 from supervisor.workers.template import Templates
+
+_A_REQUEST = "a request"
+_FOR_ANOTHER = "another model needs its memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,14 @@ class Environment:
     - `has_room` returns whether that many more bytes fit into the container.
     - `kernel_killed` returns whether the kernel has killed a process for lack of memory since the
       last call; None when that cannot be known here.
+    - `residents` gives memory to models that are loaded on demand.
     """
 
     publish: Publish
     on_change: Callable[[], None]
     has_room: Callable[[int], bool]
     kernel_killed: Callable[[], bool | None]
+    residents: Residents = field(default_factory=Residents)
 
 
 class Pool:
@@ -64,8 +70,8 @@ class Pool:
         self.slots: list[Slot] = []
         self.message: str | None = None
         """Why the last start failed; None after a start that worked."""
-        self.info: EngineInfo | None = None
-        """The engine's description of itself; None until it has loaded once."""
+        self.info: EngineInfo | None = config.engine.known
+        """The engine's description of itself; None, or what is known, until it has loaded once."""
         self.sandbox: tuple[SandboxLayer, ...] | None = None
         """The layers of the last worker's sandbox, none if that is off; None before READY."""
         self._capacity = self._live = config.capacity
@@ -89,9 +95,13 @@ class Pool:
         """Requests in flight."""
         self._idle_since = time.monotonic()
         """When the last request ended, or the last worker became READY after a load."""
+        self.ready_since = self._idle_since
+        """When a worker became READY after the last load."""
         self._unloaded = config.on_demand
-        self._unloading: asyncio.Task[None] | None = None
+        self._unloading: asyncio.Future[None] | None = None
         """The end of the processes of an unloaded model; until the next load has begun."""
+        self._leaving = False
+        """Whether it is to be unloaded when no worker has a request any more; those wait."""
         self._wanted = ""
         """Why an unloaded model loads again."""
         self._load_began: float | None = None
@@ -99,9 +109,33 @@ class Pool:
         self._load_seconds = 0.0
         """How long the last load took until a worker was READY."""
         self._tried = asyncio.Event()
+        if config.on_demand:
+            self._tried.set()
+            self._unloading = asyncio.get_running_loop().create_future()
+            self._unloading.set_result(None)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Queries
+
+    @property
+    def claim(self) -> int:
+        """MB that it needs when it is loaded, if that is on demand."""
+        return self.config.claim
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for an unloaded model to load."""
+        return not self._unloaded and (self._users > 0 or self._wanted != _A_REQUEST)
+
+    @property
+    def idle_since(self) -> float:
+        """When the last request ended, or the last worker became READY after a load."""
+        return self._idle_since
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is about to end all of its processes."""
+        return self._leaving or self._unloading is not None
 
     @property
     def state(self) -> ModelState:
@@ -156,6 +190,8 @@ class Pool:
         has at least so many `slots`, or all of its slots are free. A worker that is being replaced
         is chosen only if no other one is free.
         """
+        if self._leaving:
+            return None
         chosen: WorkerHandle | None = None
         best = (False, 0)
         for slot in self.slots:
@@ -181,12 +217,14 @@ class Pool:
         """A request is in flight: an unloaded model loads for it, and stays loaded meanwhile."""
         self._users += 1
         if self._unloaded:
-            self._load_again("a request")
+            self._load_again(_A_REQUEST)
         try:
             yield
         finally:
             self._users -= 1
             self._idle_since = time.monotonic()
+            if self._users == 0:
+                self._environment.residents.changed()
 
     def unload(self, reason: str) -> bool:
         """End all processes until the next request; False when that is not possible now.
@@ -195,15 +233,48 @@ class Pool:
         or must not start because others have failed. Nothing is lost: from here on no worker is
         READY, so a request that comes meanwhile waits for the next load.
         """
-        starting = self._launching or self.templates.loading is not None or self.retry_after > 0
-        if self._users or starting or self.state is not ModelState.SERVING:
+        if self._users or not self._can_end:
             return False
-        self.succeeded()  # the last start worked: failures before it say nothing about the next
-        self._unloaded = True
+        self._unload(reason)
+        return True
+
+    @property
+    def _can_end(self) -> bool:
+        """Whether its processes may end now; requests are not counted.
+
+        A model that shares memory on demand also gives up when it cannot start: others need that.
+        """
+        if self._launching or self.templates.loading is not None:
+            return False
+        if self.config.claim and self.state in (ModelState.BACKOFF, ModelState.FAILED):
+            return True
+        return self.state is ModelState.SERVING and not self.retry_after
+
+    def _unload(self, reason: str) -> None:
+        if self.state is ModelState.SERVING:
+            self.succeeded()  # the last start worked: failures before it say nothing about the next
+        self._unloaded, self._leaving = True, False
         for slot in self.slots:
             slot.worker.drain(f"unloaded: {reason}")
         self._unloading = self._spawn_task(self._end_processes(reason))
+
+    def make_way(self, *, at_once: bool) -> bool:
+        """Unload the model, so that another one can load; see `Resident`."""
+        if at_once:
+            return self.unload(_FOR_ANOTHER)
+        if self.state is not ModelState.SERVING:
+            return False
+        self._leaving = True
+        self._leave_if_empty()
         return True
+
+    def _leave_if_empty(self) -> None:
+        """Unload a model that makes way, once no worker has a request; others wait for its turn."""
+        busy = any(slot.worker.in_flight for slot in self.slots)
+        if self._leaving and not busy and self._can_end:
+            self._unload(_FOR_ANOTHER)
+            if self._users:
+                self._load_again(_A_REQUEST)
 
     def unload_if_idle(self) -> None:
         """A tick of the monitor: unload the model if it has had no request for long enough."""
@@ -226,10 +297,7 @@ class Pool:
 
     def start(self) -> None:
         """Start to keep workers."""
-        if self.config.on_demand:
-            self._unloading = self._spawn_task(asyncio.sleep(0))
-            self._tried.set()  # nobody waits for what it will say about itself
-        else:
+        if not self._unloaded:
             self._load_began = time.monotonic()
         self._spawn_task(self._maintain())
         self._changed.set()
@@ -269,12 +337,12 @@ class Pool:
         but not one that is loaded on demand.
         Raises `LaunchError` when the template cannot be loaded; then everything stays as it was.
         """
-        if self._unloading is not None:
-            await asyncio.wait([self._unloading])
-        if self._unloaded and config.on_demand:
+        if self._unloading is not None and config.on_demand:
             self.config = config
             self.templates.configure(config)
             return
+        if self._unloading is not None:
+            await asyncio.wait([self._unloading])
         previous = await self.templates.reload(config)
         self.config = config
         if self._unloaded:
@@ -328,11 +396,13 @@ class Pool:
                 async with asyncio.timeout(pause or None):
                     await self._changed.wait()
             self._changed.clear()
+            self._leave_if_empty()
             if self._unloaded:
                 pause = 0.0
                 continue
-            if self._unloading is not None:
-                await self._begin_load(self._unloading)
+            if self._unloading is not None and not await self._begin_load(self._unloading):
+                pause = 0.0
+                continue
             if (pause := self.retry_after) > 0:
                 continue
             if not self._missing() and (pause := self.templates.pause) > 0:
@@ -369,18 +439,26 @@ class Pool:
         self._wanted = reason
         self._changed.set()
 
-    async def _begin_load(self, unloading: asyncio.Task[None]) -> None:
-        """Wait until the processes before the unload are gone: their memory is needed."""
+    async def _begin_load(self, unloading: asyncio.Future[None]) -> bool:
+        """Wait until the processes before the unload are gone: their memory is needed.
+
+        False: it is loaded on demand, and nobody wants it any more.
+        """
         await asyncio.wait([unloading])
+        if self.config.claim and not await self._environment.residents.admit(self):
+            self._unloaded = True
+            return False
         self._unloading = None
         if self.templates.current is None:
             self._load_began = time.monotonic()
         self.publish(Loading(model=self.config.model, reason=self._wanted))
+        return True
 
     async def _end_processes(self, reason: str) -> None:
         """End what an unloaded model has left."""
         await asyncio.gather(*(asyncio.shield(slot.worker.exited) for slot in self.slots))
         await self.templates.unload()  # last: a template relays how its workers ended
+        self._environment.residents.gone(self)
         self.publish(Unloaded(model=self.config.model, reason=reason))
 
     def _replace_strays(self, launcher: Launcher) -> None:
@@ -507,7 +585,7 @@ class Pool:
                 if not slot.bounded:
                     self._on_ready(slot)
                 self._apply_policy(slot)  # before it gets the next request
-        if worker.state is not State.READY:  # mere requests need no maintenance of the pool
+        if worker.state is not State.READY or self._leaving:  # requests alone need no maintenance
             self._changed.set()
         self._environment.on_change()
 
@@ -519,7 +597,7 @@ class Pool:
             self.templates.chose(worker.info.chosen)
         self._capacity, self._live = worker.capacity, worker.live
         if self._wanted or self._load_began is not None:
-            self._idle_since = time.monotonic()
+            self._idle_since = self.ready_since = time.monotonic()
         if self._load_began is not None:
             self._load_seconds = time.monotonic() - self._load_began
         self._wanted, self._load_began = "", None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ipc.engines import BuiltinVoice, EngineInfo, EngineSpec, Footprint, Kind
@@ -194,3 +196,43 @@ def test_one_model_serves_whatever_is_asked_for() -> None:
     models = Models([POCKET, SENSEVOICE])
     assert models.resolve(Kind.TTS, model="flite", voice="slt") is POCKET
     assert models.resolve(Kind.STT, model="sphinx", language="fr") is SENSEVOICE
+
+
+def variant(name: str, language: str | None, voices: str = "") -> Model:
+    """Other weights of pocket."""
+    made = model(f"pocket-{name}", f"pocket-{name}", voices=voices)
+    made.backend.engine = replace(  # type: ignore[misc]
+        made.backend.engine, variant=name, language=language, on_demand=True
+    )
+    return made
+
+
+FRENCH, LARGE = variant("french", "fr", "alba lola"), variant("french_24l", None, "alba")
+LANGUAGES = Models([POCKET, FRENCH, LARGE, FLITE])
+
+
+@pytest.mark.parametrize(
+    ("name", "voice", "language", "expected"),
+    [
+        (None, None, None, POCKET),
+        (None, None, "en", POCKET),
+        (None, None, "fr", FRENCH),
+        (None, None, "de", POCKET),
+        # By its name, or the library's.
+        ("pocket-french_24l", None, None, LARGE),
+        ("french_24l", None, "fr", LARGE),
+        ("french", "slt", "de", FRENCH),
+        ("pocket", None, "fr", POCKET),
+        # A voice that several have; one that the model of the language does not have.
+        (None, "alba", None, POCKET),
+        (None, "alba", "fr", FRENCH),
+        (None, "lola", None, FRENCH),
+        (None, "slt", "fr", FLITE),
+        ("", None, None, POCKET),
+    ],
+)
+def test_a_language_selects_the_model_that_is_made_for_it(
+    name: str | None, voice: str | None, language: str | None, expected: Model
+) -> None:
+    found = LANGUAGES.resolve(Kind.TTS, model=name, voice=voice, language=language)
+    assert found is expected

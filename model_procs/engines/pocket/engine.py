@@ -25,7 +25,9 @@ import numpy as np
 from ipc.engines import BuiltinVoice, Json
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
+from ipc.variants import LANGUAGES, VARIANT, language_of, variant_for
 from model_procs import linears
+from model_procs.audio.edges import Fades
 from model_procs.audio.pcm import Samples
 from model_procs.engine import EngineConfig, alone
 from model_procs.engines.pocket.batch import DECODED_TOGETHER, Batch, Listener
@@ -44,17 +46,6 @@ from model_procs.weights.published import OPEN_POCKET
 
 _TOKENS_PER_SECOND = 2.0
 """The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
-
-_LANGUAGES = {
-    "english": "en",
-    "french": "fr",
-    "german": "de",
-    "spanish": "es",
-    "italian": "it",
-    "portuguese": "pt",
-    "dutch": "nl",
-}
-"""The library's names of the languages it has weights for, and their codes."""
 
 _BLOCK_FRAMES = 25
 """How many frames of 80 ms the encoder processes at a time."""
@@ -85,7 +76,10 @@ class PocketEngine(SpeechEngine):
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._folder = weights.weights_folder(config.models_dir, "pocket")
+        variant = str(config.options.get(VARIANT, ""))
+        self._folder = weights.weights_folder(config.models_dir, "pocket") / variant
+        if variant:
+            self.name = f"pocket-{variant}"
         self._quantize = bool(config.options.get("quantize", True))
         self.capacity = config.capacity or _CAPACITY
         self._pace = Pace()
@@ -143,7 +137,7 @@ class PocketEngine(SpeechEngine):
             raise weights.cannot_load("Pocket TTS", self._folder, error) from error
         frame_seconds = 1 / self._model.config.mimi.frame_rate
         self._batch = Batch(lm, mimi, frame_seconds, self._pace)
-        self.voice_format = f"pocket-{self._voices_depend_on()}"
+        self.voice_format = f"{self.name.replace('-', '.')}-{self._voices_depend_on()}"
         self._model._TOKENS_PER_SECOND_ESTIMATE = _TOKENS_PER_SECOND
         self.sample_rate = self.reference_rate = self._model.sample_rate
         _encode_in_blocks(self._model.mimi)
@@ -217,13 +211,17 @@ class PocketEngine(SpeechEngine):
 
     def _find_builtin_voices(self, example: Any) -> None:
         """Find the voices in the folder of the weights that have the same shape as `example`."""
-        from pocket_tts.default_parameters import DEFAULT_VOICE_FALLBACK
+        from pocket_tts.default_parameters import (
+            DEFAULT_VOICE_FALLBACK,
+            DEFAULT_VOICE_FOR_LANGUAGE,
+        )
 
         self._voice_paths, misfits = pocket_voice.find(self._folder, example)
         self._notes += [f"the voice {name} does not fit the weights" for name in misfits]
-        first = next(iter(self._voice_paths), None)
-        has_default = DEFAULT_VOICE_FALLBACK in self._voice_paths
-        self.default_voice = DEFAULT_VOICE_FALLBACK if has_default else first
+        name = variant_for(self.language)
+        best = (DEFAULT_VOICE_FOR_LANGUAGE.get(name or ""), DEFAULT_VOICE_FALLBACK)
+        usual = [voice for voice in best if voice in self._voice_paths]
+        self.default_voice = next(iter([*usual, *self._voice_paths]), None)
 
     def encode_voice(self, reference: Samples) -> Any:
         """The model's state after `reference`; many requests may use the same one."""
@@ -272,16 +270,18 @@ class PocketEngine(SpeechEngine):
             if not any(character.isalnum() for character in words):
                 continue  # quotation marks alone, which the library may refuse
             speech = self._batch.join(self._run(words, prefix, sampling, generator), listener)
+            ends = Fades(self.sample_rate, begin=False)
             try:
                 done = False
                 while not done:
                     pieces, done = self._batch.take(speech)
                     for piece in pieces:
-                        yield piece.numpy()
+                        yield ends.feed(piece.numpy())
                     if not done and not pieces:
                         yield None
             finally:
                 self._batch.leave(speech)
+            yield ends.end()
 
     def _run(self, words: str, prefix: Prefix, sampling: Sampling, generator: Any) -> Run:
         """What the library makes of one of its chunks.
@@ -420,6 +420,7 @@ def _local_config(folder: Path) -> Iterator[str]:
     settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     settings["weights_path"] = str(folder / "model.safetensors")
     settings.pop("weights_path_without_voice_cloning", None)
+    settings.pop("language", None)  # ours, see `_language`
     for part in ("flow_lm", "mimi"):
         settings[part].pop("weights_path", None)
     settings["flow_lm"]["lookup_table"]["tokenizer_path"] = str(folder / "tokenizer.json")
@@ -441,16 +442,16 @@ def _is_open(folder: Path) -> bool:
 
 
 def _language(folder: Path) -> str:
-    """The language of the weights: `language` in their config, else the library's address of them.
+    """The language of the weights: `language` in their config, else as the library's address says.
 
-    The service's own download keeps English weights only.
+    Else as their folder is called; if all say nothing, English.
     """
     import yaml
 
     settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     named = re.search(r"languages/([a-z]+)", str(settings.get("weights_path", "")))
-    name = settings.get("language") or (named[1] if named else "english")
-    return _LANGUAGES.get(name, name)
+    name = str(settings.get("language") or (named[1] if named else ""))
+    return LANGUAGES.get(name, name) or language_of(folder.name) or "en"
 
 
 def _count_parameters(path: Path) -> int:

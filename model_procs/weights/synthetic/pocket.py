@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import string
 from collections.abc import Iterator
 from itertools import chain, islice, product
@@ -14,10 +15,11 @@ import torch
 import yaml
 from torch import nn
 
+from ipc.variants import variant_folder
 from model_procs.weights.lean_import import lean_import
 from model_procs.weights.locate import VOICES_FOLDER
 from model_procs.weights.pocket_voice import to_bytes
-from model_procs.weights.synthetic import SEED
+from model_procs.weights.synthetic import NOTE, NOTE_FILE, SEED
 from model_procs.weights.synthetic.layers import randomise
 
 _NANO: dict[str, Any] = {
@@ -42,6 +44,9 @@ _NANO: dict[str, Any] = {
 }
 """Differences from the library's english.yaml; sample rate and frame rate are the same."""
 
+_NANO_ENCODER: dict[str, Any] = {part: _NANO["mimi"][part] for part in ("seanet", "transformer")}
+"""The same for the encoder alone."""
+
 _SPEECH_FRAMES = 60.0
 """Mean length of a sentence in frames of 80 ms."""
 
@@ -57,6 +62,16 @@ def write_pocket(folder: Path, size: str) -> int:
     """Write the files that the engine loads, and two voices; return the number of parameters."""
     changes = _NANO if size == "nano" else {}
     return write_checkpoint(folder, "english", changes)
+
+
+def write_variant(models_dir: Path, variant: str, size: str) -> int:
+    """The same for another language or size, by the library's name of it, such as `french`."""
+    folder = models_dir / variant_folder(variant)
+    folder.mkdir(parents=True)
+    (folder / NOTE_FILE).write_text(f"{NOTE}\n", "utf-8")
+    small = re.search(r"_\d+m_", variant)  # their decoders are small and have other shapes
+    nano: dict[str, Any] = {"mimi": _NANO_ENCODER} if small else _NANO
+    return write_checkpoint(folder, variant, nano if size == "nano" else {})
 
 
 def write_checkpoint(folder: Path, name: str, changes: dict[str, Any]) -> int:

@@ -323,7 +323,8 @@ async def readyz(call: Call[Nothing, ReadyParams]) -> web.StreamResponse:
     models, name = call.service.models, call.params.model
     asked = [*_serving(models)] if name is None else [models.named(name)]
     statuses = [model.backend.status() for model in asked]
-    if not any(status.state in AVAILABLE and not status.paused for status in statuses):
+    serves = _serves if name is None else _can_serve
+    if not any(serves(status) and not status.paused for status in statuses):
         who = "no model serves" if name is None else f"the model {asked[0].name} does not serve"
         raise ServiceError(ErrorCode.model_unavailable, f"{who}; /health has the details")
     return web.json_response({"status": "ok"})
@@ -340,7 +341,7 @@ def report(service: Service) -> Health:
     statuses = [(model, model.backend.status()) for model in service.models.shown]
 
     def loaded(kind: Kind) -> bool:
-        return any(model.kind is kind and status.state in AVAILABLE for model, status in statuses)
+        return any(model.kind is kind and _serves(status) for model, status in statuses)
 
     return Health(
         status=_status([status for _, status in statuses]),
@@ -366,6 +367,20 @@ def report(service: Service) -> Health:
             _child(model, status, child) for model, status in statuses for child in status.children
         ],
     )
+
+
+def _can_serve(status: BackendStatus) -> bool:
+    return status.state in AVAILABLE
+
+
+def _serves(status: BackendStatus) -> bool:
+    """Whether a model is there for requests that name none.
+
+    One that is loaded on demand counts while it is loaded: it has not shown before that it can be.
+    """
+    if status.engine.on_demand:
+        return status.state is ModelState.SERVING
+    return _can_serve(status)
 
 
 def _status(statuses: list[BackendStatus]) -> Literal["starting", "ok", "degraded"]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from ipc.engines import ENGINES, EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE
+from ipc.variants import variant_folder, variant_for
 from supervisor.dispatch.models import Model, has_voice
 from supervisor.http.api.operation import Call
 from supervisor.http.context import warn
@@ -38,9 +39,12 @@ def choose(
     """
     models = call.service.models
     chosen = models.resolve(kind, model=model, voice=voice, language=language)
-    running = [each.backend.engine.name for each in models.of(kind)]
-    if model in ENGINES and model not in running:
+    here = any(each.called(model) for each in models.of(kind))
+    ours = model is not None and (model in ENGINES or model.startswith("pocket-"))
+    if ours and not here:
         warn(call.request, f"no model {model} for {kind} runs here; {_name(chosen)} was used")
+    elif kind is Kind.TTS and language is not None and not here:
+        _warn_of_language(call, chosen, language)
     info = chosen.backend.info
     if voice is not None and info is not None and not has_voice(info, voice):
         raise ServiceError(
@@ -48,6 +52,19 @@ def choose(
             f"the model {_name(chosen)} has no voice '{voice[:64]}'; it has {voices_of(info)}",
         )
     return chosen
+
+
+def _warn_of_language(call: Call[Any, Any], chosen: Model, language: str) -> None:
+    """Tell the client if pocket speaks a language that other weights of it are made for."""
+    engine, wanted = chosen.backend.engine, variant_for(language)
+    known = {engine.language or "en", *languages(chosen)}
+    if engine.factory == ENGINES["pocket"].factory and wanted and language not in known:
+        folder = variant_folder(wanted)
+        warn(
+            call.request,
+            f"{engine.name} was used, which does not know the language {language}: no weights for "
+            f"it are in {folder} of the models folder; docs/operations.md says how to get them",
+        )
 
 
 def voices_of(info: EngineInfo) -> str:
@@ -61,6 +78,8 @@ def languages(model: Model) -> list[str]:
     if info is None:
         return []
     spoken = {voice.language for voice in info.voices if voice.language}
+    if model.backend.engine.language is not None:
+        spoken.add(model.backend.engine.language)
     return sorted((spoken | {*info.languages}) - {AUTO_LANGUAGE})
 
 

@@ -215,7 +215,7 @@ async def _all_loaded(call: Call[Any, Any], model: str | None) -> None:
     """Wait until the voices are known of all models that the request may mean."""
     models = call.service.models.of(Kind.TTS)
     named = call.service.models.resolve(Kind.TTS, model=model)
-    for each in [named] if model in (named.name, named.backend.engine.name) else models:
+    for each in [named] if named.called(model) else models:
         await _loaded(call, each)
 
 
