@@ -43,6 +43,9 @@ WITH_BODY, WITHOUT_BODY, FEW = 28, 30, 8
 """Cases of one operation: of each kind with a body, of one that has none; without a key."""
 
 
+OPTIONS = ("temperature", "decode_steps", "eos_threshold", "noise_clamp", "cfg_guidance")
+"""Those of speech that only some engines have."""
+
 KNOWN = {
     **{"voice_id": "anna", "sample_id": "sample-1", "model": "tts-1", "name": "stt-1"},
     **{"file": "app.js", "library_file": "uPlot.min.css"},
@@ -123,7 +126,7 @@ def likely(case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
         archive: Any = ARCHIVE
         case.body = {**case.body, "archive": archive}
     if isinstance(case.body, dict):
-        for option in ("temperature", "decode_steps", "eos_threshold", "sample_rate"):
+        for option in (*OPTIONS, "sample_rate"):
             case.body.pop(option, None)
         if case.path == "/v1/log-level" and "level" in case.body:
             case.body["level"] = "info"
