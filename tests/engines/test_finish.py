@@ -40,7 +40,7 @@ def spoken(engine: FliteEngine, **fields: Any) -> tuple[bytes, SpeechResult]:
 
 
 def samples(data: bytes) -> Samples:
-    return np.frombuffer(data, "<i2").astype(np.float32) / 32767
+    return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32767)
 
 
 def loudness(engine: FliteEngine, data: bytes, skip: float = 0.0) -> float:
