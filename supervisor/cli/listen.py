@@ -36,6 +36,7 @@ def add_to(parent: typer.Typer) -> None:
 def listen(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A recording, or - for the standard input.")],
+    *,
     sound_format: Annotated[
         str, typer.Option("--format", help=f"Of the sound: {', '.join(_FORMATS)}.")
     ] = "auto",
