@@ -184,8 +184,10 @@ class Machine:
         """The clock of the dispatcher."""
         return self.now
 
-    def free_worker(self, *, live: bool = False, empty: bool = False) -> Machine | None:
-        return self if len(self._left) < SLOTS else None
+    def free_worker(
+        self, *, live: bool = False, empty: bool = False, slots: int = 1
+    ) -> Machine | None:
+        return self if len(self._left) + slots <= SLOTS else None
 
     def submit(self, call: Call) -> None:
         assert isinstance(call.operation, Speak)
