@@ -269,7 +269,7 @@ def _at_rest(health: Json) -> bool:
 
 
 async def test_half_open_sockets_are_given_up(service: RunningService) -> None:
-    """A client that answers no ping is gone; one that opens and says nothing costs no worker."""
+    """A client that answers no ping is gone."""
     async with contextlib.AsyncExitStack() as stack:
         for path in SEEDS:
             await stack.enter_async_context(opened(service.port, path))
@@ -279,6 +279,5 @@ async def test_half_open_sockets_are_given_up(service: RunningService) -> None:
                 health["sessions"]["speech"] + health["sessions"]["transcription"] == len(SEEDS)
             ),
         )
-        assert all(model["in_flight"] == 0 for model in service.health()["models"].values())
         # None of them answers pings: this client reads nothing by itself.
         await asyncio.to_thread(service.wait_until, _at_rest)
