@@ -180,14 +180,14 @@ def _plan(model: str, need: Need, growth: int) -> Plan:
 def _level_beside(left: int, needs: Sequence[Need], demanded: Sequence[Need]) -> int | None:
     """The share of each worker; None: `left` MB are not enough.
 
-    Beside the workers there is room for the largest of `demanded` models: with all requests that it
-    serves if nobody else can serve fewer because of that, else with the fewest. Those for which
-    there is no room are left out.
+    Beside the workers there is room for the largest of `demanded` models, and for as many of its
+    requests as nobody else must serve fewer for; at least for the fewest. Those for which there is
+    no room are left out.
     """
     by_size = sorted(demanded, key=lambda need: need.smallest.size)
     while True:
         largest = by_size[-1] if by_size else None
-        for room in (largest.size, largest.smallest.size) if largest else (0,):
+        for room in _sizes(largest) if largest else (0,):
             level = _level(left, needs, successors=1, beside=room)
             if level is None:
                 level = _level(left, needs, successors=0, beside=room)
@@ -197,6 +197,14 @@ def _level_beside(left: int, needs: Sequence[Need], demanded: Sequence[Need]) ->
         if not by_size:
             return None
         by_size.pop()
+
+
+def _sizes(need: Need) -> list[int]:
+    """What a model needs with each capacity that it may have, the highest first."""
+    return [
+        replace(need, capacity=capacity).size
+        for capacity in range(need.capacity, need.least - 1, -1)
+    ]
 
 
 def _level(left: int, needs: Sequence[Need], *, successors: int, beside: int) -> int | None:
