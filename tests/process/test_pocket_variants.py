@@ -110,24 +110,6 @@ async def test_in_four_gigabytes_each_is_loaded_when_it_is_asked_for(
     assert [e for e in service.events if e["event"] in ("worker_died", "start_failed")] == []
 
 
-@pytest.mark.parametrize(
-    "service",
-    [{"VOICE_ENGINE_MEMORY_LIMIT_MB": "6000", "VOICE_ENGINE_ON_DEMAND_UNLOAD": "3600"}],
-    indirect=True,
-)
-async def test_with_room_for_two_the_least_recently_used_makes_way(
-    service: RunningService,
-) -> None:
-    await spoken_by(service, language="fr")
-    await spoken_by(service, language="de")
-    assert told(service, "unloaded") == []
-    await spoken_by(service, language="fr")
-    await spoken_by(service, model=SMALL)
-    assert told(service, "unloaded") == [("pocket-german", "another model needs its memory")]
-    found = states(service)
-    assert (found["french"], found[SMALL], found["german"]) == ("SERVING", "SERVING", "UNLOADED")
-
-
 @pytest.mark.parametrize("service", [{"VOICE_ENGINE_ON_DEMAND_UNLOAD": "0.5"}], indirect=True)
 async def test_an_idle_one_is_unloaded_and_new_ones_are_found(
     service: RunningService, models: Path
