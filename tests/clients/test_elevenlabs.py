@@ -256,13 +256,14 @@ def test_the_lines_are_the_text(
     ends = [end for each in alignments for end in each.character_end_times_seconds]
     assert starts == sorted(starts)
     assert ends == sorted(ends)
-    # Without a codec that holds something back, each line has exactly the sound of its times.
+    # Each line has the sound of its times, but for the 5 ms that fade into the next sentence.
     clock = 0.0
     for line in lines:
         clock += len(base64.b64decode(line.audio_base_64)) / 2 / 16_000
         if line.alignment is not None:
             end = line.alignment.character_end_times_seconds[-1]
-            assert end == pytest.approx(clock, abs=0.002)
+            assert clock - 0.002 <= end <= clock + 0.007
+    assert ends[-1] == pytest.approx(clock, abs=0.002)
 
 
 async def test_no_line_is_too_long_for_their_clients(service: RunningService) -> None:
