@@ -220,7 +220,10 @@ async def test_a_reload_replaces_the_workers_of_one_model(service: RunningServic
     await asyncio.to_thread(service.wait_for, "recycled", child=tts["name"], reason="reloaded")
     assert service.children(model="stt")[0]["pid"] == stt["pid"]
     status, body = await act(service, "/v1/models/nobody/reload")
-    assert (status, body["detail"]) == (404, "there is no model called nobody; it runs tts, stt")
+    assert (status, body["detail"]) == (
+        404,
+        "there is no model called nobody; it runs tts, stt, vad",
+    )
 
 
 async def test_the_log_tells_more_when_it_is_asked_to(service: RunningService) -> None:

@@ -25,6 +25,7 @@ from tests.support.hubs import Fault, Hubs, running_hubs
 from tests.support.pulling import OPEN, publish
 from tests.support.recordings import spoken
 from tests.support.service import NET, ROOT, running
+from tests.support.terminal import take_interrupts
 
 _NO_TOKEN = {"HF_TOKEN": "", "HF_HUB_OFFLINE": "", "HF_TOKEN_PATH": "/nowhere"}
 
@@ -51,6 +52,7 @@ def start(hubs: Hubs, nano_models: Path, *arguments: str) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=take_interrupts,  # noqa: PLW1509 - it only sets a signal
     )
 
 
@@ -113,6 +115,7 @@ def test_ctrl_c_in_a_terminal_ends_the_command_and_its_program(hubs: Hubs, tmp_p
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        preexec_fn=take_interrupts,  # noqa: PLW1509 - it only sets a signal
     )
     assert held.reached.wait(NET)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does

@@ -18,7 +18,7 @@ from tests.support.service import NET
 DOWN, INTERRUPT = "\x1b[B", "\x03"
 
 
-def _take_interrupts() -> None:
+def take_interrupts() -> None:
     """Let Ctrl-C end the command. What a shell starts in the background ignores it: the tests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -51,7 +51,7 @@ class Terminal:
                 cwd=str(folder),
                 dimensions=(24, columns),
                 timeout=NET,
-                preexec_fn=_take_interrupts,
+                preexec_fn=take_interrupts,
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
