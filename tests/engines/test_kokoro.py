@@ -141,7 +141,7 @@ def test_sentences_have_a_pause_between_them(kokoro: KokoroEngine) -> None:
     quiet = np.abs(samples) == 0
     longest = max(len(list(group)) for value, group in itertools.groupby(quiet) if value)
     assert longest / RATE == pytest.approx(0.25, abs=0.01)
-    assert not quiet[-1]
+    assert not quiet[-RATE // 100 :].all()  # none behind the last one, which is faded out
 
 
 def test_a_mix_is_between_its_voices(kokoro: KokoroEngine) -> None:
