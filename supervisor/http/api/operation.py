@@ -64,6 +64,8 @@ class Call(Generic[BodyT, ParamsT]):
     params: ParamsT
     upload: Upload
     deadline: float = math.inf
+    continues: bool = False
+    """Whether it belongs to a session that is open: see `Job.continues`."""
 
 
 class Access(Enum):

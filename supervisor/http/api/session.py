@@ -33,11 +33,6 @@ _CLOSE_SECONDS = 2.0
 _LONGEST_REASON = 123
 """Bytes: what a close frame has room for."""
 
-_BROKEN = {
-    WSCloseCode.MESSAGE_TOO_BIG: f"a message may have {MOST_BYTES // 1024} KB; send smaller ones",
-    WSCloseCode.INVALID_TEXT: "a text message is not valid UTF-8",
-}
-
 
 class End(Enum):
     """Why no more messages come."""
@@ -139,7 +134,7 @@ class Session(Generic[ParamsT]):
                 ErrorCode.unauthorized, "an API key is needed; send it in the first message"
             )
         limit = replace(time_limit(self.call.request), end=None)
-        return replace(self.call, deadline=limit.deadline())
+        return replace(self.call, deadline=limit.deadline(), continues=True)
 
     async def close(self, code: int = WSCloseCode.OK, reason: str = "") -> None:
         """End the session; a second call does nothing."""
@@ -152,10 +147,6 @@ class Session(Generic[ParamsT]):
         self._draining = True
         if self._wait is not None:
             self._wait.reschedule(asyncio.get_running_loop().time())
-
-    def broken(self) -> str:
-        """What was wrong with the last message, if the WebSocket itself was misused."""
-        return _BROKEN.get(WSCloseCode(self._socket.close_code or 1000), "")
 
 
 Handler = Callable[[Session[ParamsT]], Awaitable[None]]

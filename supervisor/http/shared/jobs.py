@@ -17,7 +17,9 @@ def make_job(
     call: Call[Any, Any], model: Model, operation: Operation[ResultT], work: Work, output: Sink
 ) -> Job[ResultT]:
     """The job that runs `operation` in `model` for this request."""
-    job = Job(operation, output, call.deadline, client(call.request), work)
+    job = Job(
+        operation, output, call.deadline, client(call.request), work, continues=call.continues
+    )
     record = call.request[RECORD]
     record.model, record.job = model.name, job
     return job

@@ -248,7 +248,6 @@ class LiveSpeech:
     async def _once(self, call: Call[Any, Any], speech: Speak) -> None:
         buffer = SentenceBuffer(call.service.spool, at_once=True)
         model, job = prepare(call, speech, self.manner.model, buffer)
-        job.continues = True
         times: _Times | None = None
         async with aclosing(_sound_of(model, job, buffer)) as sounds:
             async for part in sounds:

@@ -448,9 +448,8 @@ class LiveTranscription:
 
     def _job(self, operation: Any, output: Any, work: Work) -> Job[Any]:
         call = self._session.piece()
-        job = Job(operation, output, call.deadline, client(call.request), work)
-        job.continues = True
-        return job
+        who = client(call.request)
+        return Job(operation, output, call.deadline, who, work, continues=call.continues)
 
     async def _hear(self, listened: Listened) -> None:
         """Go through the new sound window by window."""
