@@ -8,12 +8,11 @@ decoders get the packets.
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ipc.ogg_page import CAPTURE, CHECKSUM_AT, HEADER, page_checksum
 from model_procs.audio.blocks import (
     SHORTEST_GAP_SECONDS,
     Block,
@@ -24,11 +23,8 @@ from model_procs.audio.blocks import (
 from model_procs.audio.containers import MAX_PARTS, invalid, too_many_parts
 from model_procs.audio.slices import Slice
 
-_HEADER = struct.Struct("<4sBBqIIIB")
-_CAPTURE = b"OggS"
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 _NO_GRANULE = -1
-_CHECKSUM_AT = 22
 _HEADERS = {"vorbis": 3, "opus": 2}
 _FLAC_INFO = slice(17, 51)
 """Where the first packet of FLAC in Ogg has the block that FLAC's decoders need."""
@@ -36,7 +32,6 @@ _MAX_PACKET = 1 << 20
 """What goes beyond is not kept: only comments with pictures are longer, and nobody reads them."""
 _MAX_DAMAGED = 1_000
 _READ_BYTES = 1 << 16
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,27 +202,27 @@ def _pages(file: io.BufferedReader) -> Iterator[_Page]:
     """The undamaged pages of `file`, in order."""
     damaged = 0
     while damaged <= _MAX_DAMAGED:
-        ahead = file.peek(_HEADER.size)
-        at = ahead.find(_CAPTURE)
+        ahead = file.peek(HEADER.size)
+        at = ahead.find(CAPTURE)
         if at < 0:
-            if len(file.read(max(1, len(ahead) - len(_CAPTURE) + 1))) == 0:
+            if len(file.read(max(1, len(ahead) - len(CAPTURE) + 1))) == 0:
                 return
             continue
         file.seek(at, io.SEEK_CUR)
-        header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size:
+        header = file.read(HEADER.size)
+        if len(header) < HEADER.size:
             return
-        _, version, flags, granule, serial, _, checksum, count = _HEADER.unpack(header)
+        _, version, flags, granule, serial, _, checksum, count = HEADER.unpack(header)
         lacing = file.read(count)
         body = file.read(sum(lacing))
         if version or len(lacing) < count or len(body) < sum(lacing):
             whole = False
         else:
-            blank = header[:_CHECKSUM_AT] + bytes(4) + header[_CHECKSUM_AT + 4 :]
+            blank = header[:CHECKSUM_AT] + bytes(4) + header[CHECKSUM_AT + 4 :]
             whole = page_checksum(blank + lacing + body) == checksum
         if not whole:
             damaged += 1
-            file.seek(len(_CAPTURE) - len(header) - len(lacing) - len(body), io.SEEK_CUR)
+            file.seek(len(CAPTURE) - len(header) - len(lacing) - len(body), io.SEEK_CUR)
             continue
         packets = []
         start = size = 0
@@ -240,9 +235,3 @@ def _pages(file: io.BufferedReader) -> Iterator[_Page]:
         if unfinished:
             packets.append(body[start:])
         yield _Page(serial, flags, granule, packets, unfinished)
-
-
-def page_checksum(data: bytes) -> int:
-    """The CRC-32 of a page. It takes the bits of each byte in the other order than zlib does."""
-    reversed_crc = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{reversed_crc:032b}"[::-1], 2)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from ipc.ogg_page import CAPTURE, page_checksum
 from model_procs.audio.containers import invalid
-from model_procs.audio.ogg import page_checksum
 
 MAX_REST = 96 * 1024
 """The most bytes that are kept for what is not complete yet; a page of Ogg has 64 KB at most."""
@@ -39,7 +39,7 @@ class OggPackets:
         """The packets of sound that end in `data`. Raises `ServiceError` if it is no Opus."""
         buffer, found, at = self._rest + data, [], 0
         while True:
-            start = buffer.find(b"OggS", at)
+            start = buffer.find(CAPTURE, at)
             if start < 0:
                 at = max(at, len(buffer) - 3)
                 break

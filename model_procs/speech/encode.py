@@ -18,8 +18,8 @@ import soxr
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FORMATS, MAX_RATE, MAX_SPEED, MIN_RATE, MIN_SPEED, AudioFormat
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import Samples, pcm16
-from model_procs.audio.wav_header import wav_header
 
 _TEMPO_WINDOW_SECONDS = 0.2
 

@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import itertools
 import os
-import struct
 import tempfile
 from io import FileIO
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import LIVE_RATE, Recording
+from ipc.wav_header import wav_header
 from supervisor.dispatch.spool import Spool
 from supervisor.log import logger
 from supervisor.threads import in_thread
@@ -61,7 +61,7 @@ class LiveSound:
         # A key of the place, not of the bytes: each partial text would hash all of them again.
         key = hashlib.sha256(f"{os.getpid()} {self._number} {self.size}".encode()).hexdigest()
         if self._file is None:
-            return Recording(key, _header(self.size) + bytes(self._memory))
+            return Recording(key, wav_header(LIVE_RATE, self.size // 2) + bytes(self._memory))
         await self._flush()
         return Recording(key, path=self._path)
 
@@ -73,7 +73,7 @@ class LiveSound:
             del self._memory[at:]
         else:
             await self._flush()
-            file, begin = self._file, len(_header(0)) + at
+            file, begin = self._file, len(wav_header(LIVE_RATE, 0)) + at
             await rest.write(await in_thread(lambda: _cut_off(file, begin)))
         self.size = at
         return rest
@@ -108,7 +108,7 @@ class LiveSound:
         if self._file is None:
             descriptor, self._path = tempfile.mkstemp(dir=self._spool.folder)
             self._file = FileIO(descriptor, "r+")
-            data = _header(None) + data
+            data = wav_header(LIVE_RATE, None) + data
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) or 0 :]
@@ -120,14 +120,3 @@ def _cut_off(file: FileIO, begin: int) -> bytes:
     file.truncate(begin)
     file.seek(begin)
     return rest
-
-
-def _header(size: int | None) -> bytes:
-    """The header of a WAV with `size` bytes of samples; None: it is not known yet."""
-    data = 0xFFFFFFFF if size is None else size
-    return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", 0xFFFFFFFF if size is None else 36 + size, b"WAVE"),
-        *(b"fmt ", 16, 1, 1, LIVE_RATE, 2 * LIVE_RATE, 2, 16),
-        *(b"data", data),
-    )

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.lazy import Lazy
 from tests.support.recordings import spoken
 from tests.support.service import MINIMAL, NET, RunningService, production, running

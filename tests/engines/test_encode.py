@@ -18,9 +18,9 @@ import soxr
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FORMATS, FormatName, content_type
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import Samples
 from model_procs.audio.pitch import median_pitch
-from model_procs.audio.wav_header import wav_header
 from model_procs.speech.encode import Encoder
 from tests.support.recordings import spoken
 from tests.support.service import MINIMAL, RunningService, running

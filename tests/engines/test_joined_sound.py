@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from ipc.ogg_page import page_checksum
 from model_procs.audio.pcm import Samples
 from model_procs.speech.encode import Encoder
-from supervisor.http.shared.joined_sound import JoinedSound, ogg_checksum
+from supervisor.http.shared.joined_sound import JoinedSound
 
 RATE = 24_000
 LENGTHS = (1.0, 0.53, 2.01)
@@ -77,4 +78,4 @@ def test_the_checksum_is_oggs() -> None:
     page = encoded("opus", 0.1, RATE, None)
     size = 27 + page[26] + sum(page[27 : 27 + page[26]])
     blank = page[:22] + bytes(4) + page[26:size]
-    assert ogg_checksum(blank) == int.from_bytes(page[22:26], "little")
+    assert page_checksum(blank) == int.from_bytes(page[22:26], "little")

@@ -26,9 +26,9 @@ from ipc.operations import (
     SpokenSentence,
     Voice,
 )
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import Samples, pcm16
 from model_procs.audio.pitch import median_pitch
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig, Output
 from model_procs.engines.kokoro.engine import LONG_START, KokoroEngine
 from model_procs.engines.kokoro.likenesses import PUBLISHED

@@ -29,10 +29,10 @@ from ipc.operations import (
     Transcript,
     Voice,
 )
+from ipc.wav_header import wav_header
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples, pcm16
 from model_procs.audio.pitch import median_pitch
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines import sphinx
 from model_procs.engines.flite import LONGEST_PIECE, VOICES, FliteEngine, FliteVoice, latin, pieces

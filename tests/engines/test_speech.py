@@ -32,8 +32,8 @@ from ipc.operations import (
     Voice,
     VoiceResult,
 )
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import Samples, pcm16
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import VOICES, FliteEngine
 from model_procs.engines.pocket.engine import PocketEngine

@@ -27,8 +27,8 @@ from ipc.operations import (
     Word,
 )
 from ipc.spacing import join
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import Samples, pcm16
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig, alone
 from model_procs.engines.flite import VOICES, FliteEngine, FliteVoice
 from model_procs.engines.sensevoice.engine import PIECE_SECONDS, SenseVoiceEngine

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipc.operations import Recording
+from ipc.wav_header import wav_header
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples, pcm16
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.flite import FliteEngine
 from model_procs.listening import vad

@@ -14,8 +14,8 @@ import aiohttp
 import numpy as np
 import pytest
 
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import pcm16
-from model_procs.audio.wav_header import wav_header
 from tests.process.test_faults import client_of
 from tests.support.listening_engines import HOLD
 from tests.support.service import Gate, RunningService, running

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.recordings import spoken
 from tests.support.service import MINIMAL, RunningService, running
 

@@ -16,8 +16,8 @@ import av
 import numpy as np
 import pytest
 
+from ipc.wav_header import wav_header
 from model_procs.audio.pcm import pcm16
-from model_procs.audio.wav_header import wav_header
 from tests.support.service import ROOT, Gate, RunningService, running
 
 FORMAT = """

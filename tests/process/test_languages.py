@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.service import MINIMAL, RunningService, running
 
 SILENCE = wav_header(16_000, 8_000) + bytes(16_000)

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse as Socket
 from aiohttp import WSMsgType
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.service import Gate, RunningService
 from tests.support.service import running as running_service
 

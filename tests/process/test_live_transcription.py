@@ -19,7 +19,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.live_engines import DEADLY, HOLD, HOLDING, LOUD, dictated
 from tests.support.service import ROOT, Gate, RunningService, running
 

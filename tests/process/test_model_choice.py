@@ -13,7 +13,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from tests.support.service import Gate, RunningService, running
 
 SETTINGS = {

@@ -27,9 +27,9 @@ from ipc.operations import (
     Transcript,
     Voice,
 )
+from ipc.wav_header import wav_header
 from model_procs.audio.decode import decode
 from model_procs.audio.pcm import Samples, pcm16
-from model_procs.audio.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.pocket.runs import split_runs

@@ -68,7 +68,7 @@ from ipc.operations import (
     Transcribe,
     Transcript,
 )
-from model_procs.audio.wav_header import wav_header
+from ipc.wav_header import wav_header
 from model_procs.engine import Cancelled, EngineConfig, Needs, Output
 
 SAMPLE_RATE = 24_000

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipc.errors import ErrorCode, ServiceError
+from ipc.wav_header import wav_header
 from model_procs.audio import decode as decode_module
 from model_procs.audio.pcm import pcm16
 from model_procs.audio.wav import UNKNOWN_SIZES
-from model_procs.audio.wav_header import wav_header
 from tests.support.formats import RARE_FORMATS, encode
 
 TONE_HZ = 440

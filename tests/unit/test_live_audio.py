@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import LIVE_RATE, MAX_LISTEN_STATE, Listen, SoundFormat
+from ipc.wav_header import wav_header
 from model_procs.audio.live import LiveDecoder
 from model_procs.audio.resample import Resampler
-from model_procs.audio.wav_header import wav_header
 from model_procs.engines.silero import listened
 
 SECONDS = 2

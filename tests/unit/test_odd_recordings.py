@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.recordings import detect
+from ipc.wav_header import wav_header
 from model_procs.audio import decode as decode_module
 from model_procs.audio.channels import Mixer
 from model_procs.audio.pcm import pcm16
 from model_procs.audio.wav import ABSURD_SIZE
-from model_procs.audio.wav_header import wav_header
 from tests.support.odd_recordings import (
     ID3_TAG,
     Sound,

@@ -8,26 +8,21 @@ second header for the end.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import Literal
 
 from ipc.formats import FORMATS
+from ipc.ogg_page import CHECKSUM_AT, HEADER, page_checksum
 
 LiveFormat = Literal["pcm", "mp3", "opus", "ulaw", "alaw"]
 """Formats that are streams of frames. A WAV has its length at its start, so it cannot go on."""
 
 _BYTES_PER_SAMPLE = {"pcm": 2, "ulaw": 1, "alaw": 1}
 
-_PAGE = struct.Struct("<4sBBqIIIB")
-"""Of an Ogg page: capture pattern, version, flags, position, serial, number, checksum, lacings."""
-_CHECKSUM_AT = 22
 _HEADERS = 2
 """Pages at the start of each Ogg: OpusHead, OpusTags."""
 _PACKET_SECONDS = 0.02
 _PACKET_POSITIONS = 960
 """Positions of Opus in Ogg count samples at 48 kHz."""
-
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class JoinedSound:
@@ -107,31 +102,25 @@ class _JoinedOgg:
                 return b""
             self._pages += 1
             return page
-        pattern, version, flags, _, serial, _, _, lacings = _PAGE.unpack_from(page)
-        table = page[_PAGE.size : _PAGE.size + lacings]
+        pattern, version, flags, _, serial, _, _, lacings = HEADER.unpack_from(page)
+        table = page[HEADER.size : HEADER.size + lacings]
         self.packets += sum(length < 255 for length in table)
         position = self.packets * _PACKET_POSITIONS if table and table[-1] < 255 else -1
         flags &= 0b001  # neither the first nor the last page of the stream
-        head = _PAGE.pack(pattern, version, flags, position, serial, self._pages, 0, lacings)
+        head = HEADER.pack(pattern, version, flags, position, serial, self._pages, 0, lacings)
         self._pages += 1
-        made = bytearray(head + page[_PAGE.size :])
-        struct.pack_into("<I", made, _CHECKSUM_AT, ogg_checksum(bytes(made)))
+        made = bytearray(head + page[HEADER.size :])
+        struct.pack_into("<I", made, CHECKSUM_AT, page_checksum(bytes(made)))
         return bytes(made)
 
 
 def _page_size(data: bytes, place: int) -> int | None:
     """The size of the page that begins there; None if it is not complete."""
-    if len(data) - place < _PAGE.size:
+    if len(data) - place < HEADER.size:
         return None
-    lacings = data[place + _PAGE.size - 1]
-    body = place + _PAGE.size + lacings
+    lacings = data[place + HEADER.size - 1]
+    body = place + HEADER.size + lacings
     if len(data) < body:
         return None
-    size = _PAGE.size + lacings + sum(data[place + _PAGE.size : body])
+    size = HEADER.size + lacings + sum(data[place + HEADER.size : body])
     return size if len(data) - place >= size else None
-
-
-def ogg_checksum(page: bytes) -> int:
-    """Ogg's CRC of a page whose checksum is 0: zlib's with the bits in the other order."""
-    crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int.from_bytes(crc.to_bytes(4, "little").translate(_REVERSED), "big")

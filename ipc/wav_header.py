@@ -1,4 +1,4 @@
-"""The header of the WAVs that we make. Runs in workers; does without numpy."""
+"""The header of the WAVs that we make. Used in every process."""
 
 from __future__ import annotations
 
