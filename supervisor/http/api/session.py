@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import Enum
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from pydantic import BaseModel
 
-from ipc.engines import Kind
+from ipc.engines import Json, Kind
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.http.api.operation import Access, Answer, Call, Nothing, Operation, ParamsT
 from supervisor.http.api.operation import operation as _operation
@@ -115,6 +116,10 @@ class Session(Generic[ParamsT]):
     async def send_json(self, model: BaseModel, *, exclude_none: bool = False) -> None:
         """Send `model` as a text message."""
         await self.send(model.model_dump_json(exclude_none=exclude_none, by_alias=True))
+
+    async def tell(self, message: Json) -> None:
+        """Send `message` as a text message."""
+        await self.send(json.dumps(message, ensure_ascii=False))
 
     async def admitted(self) -> None:
         """Wait until the rate limit lets the client have one more piece of work."""

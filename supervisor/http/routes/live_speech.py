@@ -35,6 +35,7 @@ from supervisor.http.shared.synthesis import (
     sampling,
     text_language,
 )
+from supervisor.http.shared.tasks import stop
 from supervisor.http.shared.voice_names import VoiceChoice, resolve_voice
 
 TAG = "Speech"
@@ -201,11 +202,7 @@ class _Conversation:
     async def stop(self) -> None:
         """Stop to speak at once."""
         speaking, self._speaking = self._speaking, None
-        if speaking is not None:
-            speaking.cancel()
-            await asyncio.wait({speaking})
-            if not speaking.cancelled():
-                speaking.exception()
+        await stop((speaking,))
         self._speech = None
 
     async def heard(self, sound: LiveSound) -> None:

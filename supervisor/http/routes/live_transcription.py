@@ -18,6 +18,7 @@ from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
 from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.live_transcription import (
+    TELEPHONE_RATE,
     Began,
     Broken,
     Ended,
@@ -35,8 +36,7 @@ from supervisor.http.shared.turns import TurnSettings
 
 TAG = "Speech"
 
-TELEPHONE_RATE = 8_000
-"""Sample rate in Hz of mu-law and A-law, unless the client says another."""
+_DEFAULT = TurnSettings()
 
 # What clients send
 
@@ -52,10 +52,10 @@ class _Vad(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    threshold: Annotated[float, Field(ge=0.05, le=0.99)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] = 300
-    silence_duration_ms: Annotated[int, Field(ge=100, le=5000)] = 500
-    max_utterance_s: Annotated[float, Field(ge=2, le=60)] = 30.0
+    threshold: Annotated[float, Field(ge=0.05, le=0.99)] = _DEFAULT.threshold
+    prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] = _DEFAULT.prefix_ms
+    silence_duration_ms: Annotated[int, Field(ge=100, le=5000)] = _DEFAULT.silence_ms
+    max_utterance_s: Annotated[float, Field(ge=2, le=60)] = _DEFAULT.longest
 
     def turns(self) -> TurnSettings:
         return TurnSettings(

@@ -29,8 +29,8 @@ from supervisor.http.api.session import Session
 from supervisor.http.shared.character_times import CharacterTimes, TextAligner, align_sentence
 from supervisor.http.shared.joined_sound import JoinedSound
 from supervisor.http.shared.live_text import LONGEST, LiveText
-from supervisor.http.shared.streaming import retrieve
 from supervisor.http.shared.synthesis import named, prepare, sound_rate
+from supervisor.http.shared.tasks import retrieve
 from supervisor.http.shared.voice_names import resolve_voice
 
 PAUSE_SECONDS = 0.7

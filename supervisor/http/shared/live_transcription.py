@@ -12,6 +12,8 @@ jobs; so a worker's death costs a replay, and a session without sound has no job
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -45,6 +47,7 @@ from supervisor.http.api.session import Session
 from supervisor.http.context import client
 from supervisor.http.record import RECORD
 from supervisor.http.shared.models import choose
+from supervisor.http.shared.tasks import retrieve, stop
 from supervisor.http.shared.turns import (
     Cut,
     Paused,
@@ -56,6 +59,9 @@ from supervisor.http.shared.turns import (
     TurnSettings,
 )
 from supervisor.log import logger
+
+TELEPHONE_RATE = 8_000
+"""Sample rate in Hz of mu-law and A-law, unless a client says another."""
 
 _BATCH_SECONDS = 0.08
 """How long a step waits for more sound, if there is little."""
@@ -213,8 +219,7 @@ class _Utterance:
 
     async def drop(self) -> None:
         """Stop what is going on for it, and forget its sound."""
-        for task in (self.early, self.partial):
-            await _cancelled(task)
+        await stop((self.early, self.partial))
         await self.sound.close()
 
 
@@ -271,8 +276,7 @@ class LiveTranscription:
     ) -> None:
         self._closed = True
         self._cancel_timer()
-        for task in self._tasks:
-            await _cancelled(task)
+        await stop(self._tasks)
         for utterance in (self._open, *self._left):
             if utterance is not None:
                 await utterance.drop()
@@ -497,11 +501,11 @@ class LiveTranscription:
                 assert self._open is not None
                 self._open.heard = 1
             case Paused() if utterance is not None:
-                await _cancelled(utterance.partial)
+                await stop((utterance.partial,))
                 utterance.early = asyncio.create_task(self._transcribe(utterance))
-                utterance.early.add_done_callback(_retrieved)
+                utterance.early.add_done_callback(retrieve)
             case Resumed() if utterance is not None:
-                await _cancelled(utterance.early)
+                await stop((utterance.early,))
                 utterance.early = None
             case Stopped(at):
                 await self._over_now(at, Why.SILENCE)
@@ -527,7 +531,7 @@ class LiveTranscription:
         if utterance is None:
             return
         utterance.end = max(end, utterance.start)
-        await _cancelled(utterance.partial)
+        await stop((utterance.partial,))
         self._open = None
         self._left.append(utterance)
         ended = Ended(utterance.number, utterance.start / LIVE_RATE, utterance.end / LIVE_RATE, why)
@@ -559,8 +563,7 @@ class LiveTranscription:
         self._turns.reset()
 
     async def _drop_attempts(self, utterance: _Utterance) -> None:
-        await _cancelled(utterance.partial)
-        await _cancelled(utterance.early)
+        await stop((utterance.partial, utterance.early))
         utterance.early = None
 
     # The texts
@@ -615,7 +618,7 @@ class LiveTranscription:
             return
         utterance.partial_size = utterance.sound.size
         utterance.partial = asyncio.create_task(self._partial(utterance))
-        utterance.partial.add_done_callback(_retrieved)
+        utterance.partial.add_done_callback(retrieve)
 
     def _cancel_timer(self) -> None:
         if self._later is not None:
@@ -672,6 +675,16 @@ class LiveTranscription:
             await self._tell_client(event)
 
 
+def decoded(sound: str, name: str, code: ErrorCode) -> bytes:
+    """Sound that came in base64. Raises `ServiceError` with this `code` and the field's `name`."""
+    try:
+        return base64.b64decode(sound, validate=True)
+    except (binascii.Error, ValueError):
+        raise ServiceError(
+            code, f"{name} is not valid base64; encode the bytes of the sound"
+        ) from None
+
+
 def check_language(session: Session[Any], options: LiveOptions) -> None:
     """Raise `ServiceError` (invalid_option) for a language that the model does not know."""
     model = choose(session.call, Kind.STT, model=options.model, language=options.language)
@@ -694,16 +707,3 @@ def _listener(session: Session[Any]) -> Model:
             "little memory; send whole recordings to /v1/transcribe",
         )
     return models[0]
-
-
-async def _cancelled(task: asyncio.Task[Any] | None) -> None:
-    """End a task, and wait until it has ended."""
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait([task])
-
-
-def _retrieved(task: asyncio.Task[Any]) -> None:
-    """Somebody may wait for the task or not; either is fine."""
-    if not task.cancelled():
-        task.exception()

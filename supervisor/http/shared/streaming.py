@@ -18,6 +18,7 @@ from supervisor.dispatch.backend import Backend
 from supervisor.dispatch.job import Job
 from supervisor.http.errors import error_body
 from supervisor.http.record import RECORD
+from supervisor.http.shared.tasks import retrieve
 from supervisor.log import logger
 from supervisor.service import SERVICE
 
@@ -147,9 +148,3 @@ def _end_by_reset(transport: asyncio.Transport) -> None:
     """Make the connection end with a reset: a normal end would mean a complete response."""
     at_once = struct.pack("ii", 1, 0)
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-
-
-def retrieve(task: asyncio.Task[Any]) -> None:
-    """Mark the task's error as retrieved: the response reports it to the client."""
-    if not task.cancelled():
-        task.exception()

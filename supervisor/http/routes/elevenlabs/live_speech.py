@@ -24,6 +24,7 @@ from supervisor.http.routes.elevenlabs.voices import ElevenLabsVoiceSettings
 from supervisor.http.shared.character_times import CharacterTimes
 from supervisor.http.shared.live_speech import MOST_WAITING, LiveSound, LiveSpeech, Manner
 from supervisor.http.shared.synthesis import Seed, sampling, text_language
+from supervisor.http.shared.tasks import stop
 
 _MOST_CONTEXTS = 5
 """As many as ElevenLabs has at once in one session."""
@@ -234,14 +235,7 @@ class _Talk:
 
     async def stop(self) -> None:
         """Stop to speak at once."""
-        tasks = self._tasks()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled():
-                task.exception()
+        await stop(self._tasks())
 
     async def tell(self, error: ServiceError, context: str | None = None) -> None:
         """Tell the client about an error, as ElevenLabs does."""

@@ -5,9 +5,6 @@ Names and messages are those of the elevenlabs SDKs (`elevenlabs/realtime`).
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import uuid
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -30,6 +27,7 @@ from supervisor.http.shared.live_transcription import (
     LiveTranscription,
     Partial,
     check_language,
+    decoded,
 )
 from supervisor.http.shared.turns import TurnSettings
 
@@ -128,7 +126,7 @@ async def speech_to_text_realtime(session: Session[LiveTranscriptionParams]) -> 
     try:
         await _Conversation(session).run()
     except ServiceError as error:
-        await session.send(_error(error))
+        await session.tell(_error(error))
         raise
 
 
@@ -156,7 +154,8 @@ class _Conversation:
                         f"a chunk says {chunk.sample_rate} Hz, but audio_format is "
                         f"{params.audio_format}; send the sound in that format",
                     )
-                await live.feed(_decoded(chunk.audio_base_64))
+                sound = decoded(chunk.audio_base_64, "audio_base_64", ErrorCode.invalid_audio)
+                await live.feed(sound)
                 if chunk.commit:
                     live.commit()
             if self._session.end is not End.CLIENT:
@@ -169,9 +168,9 @@ class _Conversation:
             case Final():
                 await self._committed(event)
             case Failed(_, error):
-                await self._session.send(_error(error))
+                await self._session.tell(_error(error))
             case Broken(error):
-                await self._session.send(_error(error))
+                await self._session.tell(_error(error))
                 await self._session.close(1011, error.message)
             case _:
                 pass
@@ -199,7 +198,7 @@ class _Conversation:
         )
 
     async def _send(self, message_type: str, **fields: Any) -> None:
-        await self._session.send(_json({"message_type": message_type, **fields}))
+        await self._session.tell({"message_type": message_type, **fields})
 
 
 def _word(text: str, start: float, end: float, type: str, logprob: float | None = None) -> Json:
@@ -207,24 +206,9 @@ def _word(text: str, start: float, end: float, type: str, logprob: float | None 
     return told if logprob is None else told | {"logprob": logprob}
 
 
-def _error(error: ServiceError) -> str:
+def _error(error: ServiceError) -> Json:
     kind = _ERRORS.get(error.code, "transcriber_error")
-    return _json({"message_type": kind, "error": error.message, "code": error.code.wire_name})
-
-
-def _json(message: Json) -> str:
-    return json.dumps(message, ensure_ascii=False)
-
-
-def _decoded(audio: str) -> bytes:
-    """Sound in base64. Raises `ServiceError`."""
-    try:
-        return base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise ServiceError(
-            ErrorCode.invalid_audio,
-            "audio_base_64 is not valid base64; encode the bytes of the sound",
-        ) from None
+    return {"message_type": kind, "error": error.message, "code": error.code.wire_name}
 
 
 OPERATIONS: Operations = (

@@ -6,9 +6,6 @@ there the session is `transcription_session`, and its fields are flat.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import uuid
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
@@ -23,6 +20,7 @@ from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
 from supervisor.http.shared.languages import language_code
 from supervisor.http.shared.live_transcription import (
+    TELEPHONE_RATE,
     Began,
     Broken,
     Ended,
@@ -34,23 +32,25 @@ from supervisor.http.shared.live_transcription import (
     Partial,
     Why,
     check_language,
+    decoded,
 )
 from supervisor.http.shared.stable_text import StableText
 from supervisor.http.shared.turns import TurnSettings
 
 _RATE = 24_000
 """Sample rate in Hz of OpenAI's pcm16."""
-_TELEPHONE_RATE = 8_000
 
 _FORMATS: dict[str, tuple[SoundFormat, int]] = {
     "pcm16": ("pcm16", _RATE),
     "audio/pcm": ("pcm16", _RATE),
-    "g711_ulaw": ("mulaw", _TELEPHONE_RATE),
-    "audio/pcmu": ("mulaw", _TELEPHONE_RATE),
-    "g711_alaw": ("alaw", _TELEPHONE_RATE),
-    "audio/pcma": ("alaw", _TELEPHONE_RATE),
+    "g711_ulaw": ("mulaw", TELEPHONE_RATE),
+    "audio/pcmu": ("mulaw", TELEPHONE_RATE),
+    "g711_alaw": ("alaw", TELEPHONE_RATE),
+    "audio/pcma": ("alaw", TELEPHONE_RATE),
 }
 """OpenAI's names of formats, in both versions."""
+
+_DEFAULT = TurnSettings()
 
 _TEXT = "conversation.item.input_audio_transcription"
 
@@ -101,11 +101,16 @@ class _TurnDetection(_Loose):
     silence_duration_ms: Annotated[int | None, Field(ge=0, le=10_000)] = None
 
     def turns(self) -> TurnSettings:
-        """The same in our words; what is left out is OpenAI's default."""
+        """The same in our words; our defaults are OpenAI's."""
+        threshold, prefix, silence = (
+            self.threshold,
+            self.prefix_padding_ms,
+            self.silence_duration_ms,
+        )
         return TurnSettings(
-            min(max(0.5 if self.threshold is None else self.threshold, 0.05), 0.99),
-            300 if self.prefix_padding_ms is None else self.prefix_padding_ms,
-            500 if self.silence_duration_ms is None else max(self.silence_duration_ms, 100),
+            _DEFAULT.threshold if threshold is None else min(max(threshold, 0.05), 0.99),
+            _DEFAULT.prefix_ms if prefix is None else prefix,
+            _DEFAULT.silence_ms if silence is None else max(silence, 100),
         )
 
 
@@ -162,7 +167,7 @@ async def _refuse(session: Session[TranscriptionSessionParams], asked: str) -> N
         f"this service has realtime sessions for transcription only, not {asked[:100]}; open "
         "/v1/realtime?intent=transcription",
     )
-    await session.send(_json({"type": "error", "error": _error(error)}))
+    await session.tell({"type": "error", "error": _error(error)})
     raise error
 
 
@@ -200,7 +205,8 @@ class _Conversation:
     async def _obey(self, live: LiveTranscription, type: str, message: str | bytes) -> None:
         match type:
             case "input_audio_buffer.append":
-                await live.feed(_decoded(read_message(message, _Append).audio))
+                sound = read_message(message, _Append).audio
+                await live.feed(decoded(sound, "the audio", ErrorCode.invalid_request))
             case "input_audio_buffer.commit":
                 live.commit()
             case "input_audio_buffer.clear":
@@ -356,13 +362,9 @@ class _Conversation:
         return f"item_{self._id[5:17]}_{number}"
 
     async def _send(self, type: str, **fields: Any) -> None:
-        await self._session.send(
-            _json({"type": type, "event_id": f"event_{uuid.uuid4().hex[:20]}", **fields})
+        await self._session.tell(
+            {"type": type, "event_id": f"event_{uuid.uuid4().hex[:20]}", **fields}
         )
-
-
-def _json(message: Json) -> str:
-    return json.dumps(message, ensure_ascii=False)
 
 
 def _described(turns: TurnSettings) -> Json:
@@ -382,17 +384,6 @@ def _error(error: ServiceError, event_id: str | None = None) -> Json:
         "param": None,
         "event_id": event_id,
     }
-
-
-def _decoded(audio: str) -> bytes:
-    """Sound in base64. Raises `ServiceError`."""
-    try:
-        return base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise ServiceError(
-            ErrorCode.invalid_request,
-            "the audio is not valid base64; encode the bytes of the sound",
-        ) from None
 
 
 OPERATIONS: Operations = (
