@@ -428,7 +428,7 @@ class Settings(BaseSettings):
                 f"metrics_port is the port of the service, {self.port}; choose another one, or "
                 "leave it out: then /metrics is on that port"
             )
-        self._models = tuple(model for kind in SERVING_KINDS for model in self._models_of(kind))
+        self._models = self.chosen_again()
         self._listeners = self._listening()
         self._keys = Keys.load(
             keys=_reveal(self.api_keys),

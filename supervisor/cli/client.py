@@ -178,10 +178,15 @@ def connected(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.RequestError as error:
-        raise DownError(
-            f"no response from {url.rstrip('/')} ({error or type(error).__name__}); start the "
-            "service with `voice-engine serve`, or give its address with --url"
-        ) from error
+        raise no_response(url, error) from error
+
+
+def no_response(url: str, error: Exception) -> DownError:
+    """The error when the connection to the service cannot be had, or is lost."""
+    return DownError(
+        f"no response from {url.rstrip('/')} ({error or type(error).__name__}); start the "
+        "service with `voice-engine serve`, or give its address with --url"
+    )
 
 
 def refusal(response: httpx.Response) -> RefusedError:

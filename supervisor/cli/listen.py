@@ -12,16 +12,9 @@ import aiohttp
 import typer
 
 from supervisor.cli import show
-from supervisor.cli.client import (
-    USAGE,
-    Address,
-    CommandError,
-    DownError,
-    Json,
-    RefusedError,
-    advice,
-)
+from supervisor.cli.client import USAGE, Address, CommandError, Json
 from supervisor.cli.command import address, command
+from supervisor.cli.session import connected
 
 _AT_ONCE = 3200
 """Bytes that are sent at once: a tenth of a second at 16 kHz."""
@@ -68,30 +61,15 @@ def listen(
 
 
 async def _listen(where: Address, start: Json, sound: BinaryIO, *, as_json: bool) -> None:
-    options = where.live_options()
-    trust_env = options.pop("trust_env")
-    try:
-        async with (
-            aiohttp.ClientSession(trust_env=trust_env) as client,
-            client.ws_connect(f"{where.url}/v1/transcribe/stream", **options) as socket,
-        ):
-            await socket.send_json(start)
-            sending = asyncio.create_task(_send(socket, sound))
-            try:
-                await _print(socket, as_json=as_json)
-            finally:
-                sending.cancel()
-                with suppress(asyncio.CancelledError, ConnectionError):
-                    await sending
-    except aiohttp.WSServerHandshakeError as error:
-        told = advice(error.status, "transcribe")
-        message = f"{where.url} answers {error.status} {error.message}"
-        raise RefusedError(f"{message}; {told}" if told else message, error.status) from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise DownError(
-            f"no response from {where.url} ({error or type(error).__name__}); start the "
-            "service with `voice-engine serve`, or give its address with --url"
-        ) from error
+    async with connected(where, "/v1/transcribe/stream", "transcribe") as socket:
+        await socket.send_json(start)
+        sending = asyncio.create_task(_send(socket, sound))
+        try:
+            await _print(socket, as_json=as_json)
+        finally:
+            sending.cancel()
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await sending
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, sound: BinaryIO) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from supervisor.cli.client import USAGE, Address, CommandError, DownError, RefusedError, advice
+from supervisor.cli.client import USAGE, Address, CommandError
+from supervisor.cli.session import connected
 
 _AT_ONCE = 4096
 _AHEAD = 4
@@ -57,37 +58,22 @@ async def _speech(
 ) -> AsyncGenerator[bytes, None]:
     asked = "pcm" if sound_format == "wav" else sound_format
     start = {"type": "start", "format": asked, **fields}
-    options = where.live_options()
-    trust_env = options.pop("trust_env")
-    try:
-        async with (
-            aiohttp.ClientSession(trust_env=trust_env) as client,
-            client.ws_connect(f"{where.url}/v1/tts/stream", **options) as socket,
-        ):
-            await socket.send_json(start)
-            writing = asyncio.create_task(_send_input(socket))
-            try:
-                async with aclosing(_answers(socket)) as answers:
-                    async for answer in answers:
-                        if isinstance(answer, bytes):
-                            yield answer
-                        elif sound_format == "wav":
-                            yield wav_header(answer, None)
-                if writing.done():
-                    writing.result()
-            finally:
-                writing.cancel()
-                with suppress(asyncio.CancelledError, ConnectionError):
-                    await writing
-    except aiohttp.WSServerHandshakeError as error:
-        told = advice(error.status, "voices")
-        message = f"{where.url} answers {error.status} {error.message}"
-        raise RefusedError(f"{message}; {told}" if told else message, error.status) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise DownError(
-            f"no response from {where.url} ({error or type(error).__name__}); start the "
-            "service with `voice-engine serve`, or give its address with --url"
-        ) from error
+    async with connected(where, "/v1/tts/stream", "voices") as socket:
+        await socket.send_json(start)
+        writing = asyncio.create_task(_send_input(socket))
+        try:
+            async with aclosing(_answers(socket)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, bytes):
+                        yield answer
+                    elif sound_format == "wav":
+                        yield wav_header(answer, None)
+            if writing.done():
+                writing.result()
+        finally:
+            writing.cancel()
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await writing
 
 
 async def _answers(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[bytes | int, None]:

@@ -9,11 +9,9 @@ import os
 import tempfile
 from io import FileIO
 
-from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import LIVE_RATE, Recording
 from ipc.wav_header import wav_header
 from supervisor.dispatch.spool import Spool
-from supervisor.log import logger
 from supervisor.threads import in_thread
 
 IN_MEMORY = 256 * 1024
@@ -97,11 +95,7 @@ class LiveSound:
                 block, self._memory = self._memory, bytearray()
                 await in_thread(lambda: self._write_file(block))
         except OSError as error:
-            logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
-            raise ServiceError(
-                ErrorCode.spool_full,
-                "the server has no disk space for this utterance; try again later",
-            ) from error
+            raise self._spool.full(error, "utterance") from error
 
     def _write_file(self, block: bytearray) -> None:
         data = bytes(block)

@@ -12,7 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from ipc.errors import ErrorCode, ServiceError
+from supervisor.log import logger
+
 _PREFIX = "voice-engine-spool-"
+
+_RETRY_AFTER_FULL = 5.0
 
 _RESPONSES_IN_MEMORY = 2 * 1024 * 1024
 """Bytes of all responses together that may wait in memory for clients to read them."""
@@ -27,6 +32,15 @@ class Spool:
         self.threshold = threshold
         self.room = responses
         """How many more bytes of responses may stay in memory."""
+
+    def full(self, error: OSError, what: str) -> ServiceError:
+        """The error when `what` cannot be written to the folder; the log has the reason."""
+        logger.error("spool_failed", error=str(error), folder=str(self.folder))
+        return ServiceError(
+            ErrorCode.spool_full,
+            f"the server has no disk space for this {what}; try again later",
+            retry_after=_RETRY_AFTER_FULL,
+        )
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""

@@ -8,14 +8,9 @@ import tempfile
 from types import TracebackType
 from typing import BinaryIO
 
-from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Recording
 from supervisor.dispatch.spool import Spool
-from supervisor.log import logger
 from supervisor.threads import in_thread
-
-_RETRY_AFTER_FULL = 5.0
-
 
 _HEAD = 64
 """How many first bytes of an upload are kept: enough for the header of a WAV."""
@@ -79,12 +74,7 @@ class Upload:
         try:
             await in_thread(lambda: self._write_file(block))
         except OSError as error:
-            logger.error("spool_failed", error=str(error), folder=str(self._spool.folder))
-            raise ServiceError(
-                ErrorCode.spool_full,
-                "the server has no disk space for this upload; try again later",
-                retry_after=_RETRY_AFTER_FULL,
-            ) from error
+            raise self._spool.full(error, "upload") from error
 
     def _write_file(self, block: bytearray) -> None:
         if self._file is None:

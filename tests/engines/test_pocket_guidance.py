@@ -13,6 +13,7 @@ import torch
 from ipc.operations import Sampling
 from model_procs.engines.pocket.engine import PocketEngine
 from model_procs.engines.pocket.flow_lm import FlowLM, Prefix, Run
+from model_procs.weights.synthetic.pocket import NANO
 from tests.support.pocket import (
     Wanted,
     alone,
@@ -32,19 +33,7 @@ SMALL: dict[str, Any] = {
         "transformer": {"d_model": 128, "hidden_scale": 2, "num_heads": 4, "num_layers": 2},
         "lookup_table": {"dim": 128},
     },
-    "mimi": {
-        "outer_dim": 32,
-        "seanet": {"dimension": 32, "n_filters": 4},
-        "transformer": {
-            "d_model": 32,
-            "num_heads": 2,
-            "num_layers": 1,
-            "dim_feedforward": 64,
-            "input_dimension": 32,
-            "output_dimensions": [32],
-        },
-        "quantizer": {"output_dimension": 32},
-    },
+    "mimi": NANO["mimi"],
 }
 
 

@@ -22,7 +22,7 @@ from model_procs.weights.pocket_voice import to_bytes
 from model_procs.weights.synthetic import NOTE, NOTE_FILE, SEED
 from model_procs.weights.synthetic.layers import randomise
 
-_NANO: dict[str, Any] = {
+NANO: dict[str, Any] = {
     "flow_lm": {
         "flow": {"depth": 1, "dim": 32},
         "transformer": {"d_model": 64, "hidden_scale": 2, "num_heads": 2, "num_layers": 2},
@@ -44,7 +44,7 @@ _NANO: dict[str, Any] = {
 }
 """Differences from the library's english.yaml; sample rate and frame rate are the same."""
 
-_NANO_ENCODER: dict[str, Any] = {part: _NANO["mimi"][part] for part in ("seanet", "transformer")}
+_NANO_ENCODER: dict[str, Any] = {part: NANO["mimi"][part] for part in ("seanet", "transformer")}
 """The same for the encoder alone."""
 
 _SPEECH_FRAMES = 60.0
@@ -60,7 +60,7 @@ _LOUDNESS = 0.1
 
 def write_pocket(folder: Path, size: str) -> int:
     """Write the files that the engine loads, and two voices; return the number of parameters."""
-    changes = _NANO if size == "nano" else {}
+    changes = NANO if size == "nano" else {}
     return write_checkpoint(folder, "english", changes)
 
 
@@ -70,7 +70,7 @@ def write_variant(models_dir: Path, variant: str, size: str) -> int:
     folder.mkdir(parents=True)
     (folder / NOTE_FILE).write_text(f"{NOTE}\n", "utf-8")
     small = re.search(r"_\d+m_", variant)  # their decoders are small and have other shapes
-    nano: dict[str, Any] = {"mimi": _NANO_ENCODER} if small else _NANO
+    nano: dict[str, Any] = {"mimi": _NANO_ENCODER} if small else NANO
     return write_checkpoint(folder, variant, nano if size == "nano" else {})
 
 

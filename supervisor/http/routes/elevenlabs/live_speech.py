@@ -19,7 +19,13 @@ from ipc.formats import OutputFormat
 from supervisor.http.api.operation import Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
-from supervisor.http.routes.elevenlabs.speech import TAG
+from supervisor.http.routes.elevenlabs.speech import (
+    TAG,
+    ApplyTextNormalization,
+    LanguageCode,
+    ModelId,
+    sound_of,
+)
 from supervisor.http.routes.elevenlabs.voices import ElevenLabsVoiceSettings
 from supervisor.http.shared.character_times import CharacterTimes
 from supervisor.http.shared.live_speech import MOST_WAITING, LiveSound, LiveSpeech, Manner
@@ -39,12 +45,8 @@ class StreamInputParams(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     voice_id: Annotated[str, Field(examples=["anna"])]
-    model_id: Annotated[
-        str | None, Field(description="name of an engine; any other name means the default engine")
-    ] = None
-    language_code: Annotated[
-        str | None, Field(description="language of the text, for its numbers")
-    ] = None
+    model_id: ModelId = None
+    language_code: LanguageCode = None
     output_format: Annotated[
         OutputFormat,
         Field(description="codec, sample rate in Hz, and for some the kbit/s; WAV is sent as PCM"),
@@ -56,10 +58,7 @@ class StreamInputParams(BaseModel):
     auto_mode: Annotated[
         bool, Field(description="each message is a sentence or a phrase: do not wait for more")
     ] = False
-    apply_text_normalization: Annotated[
-        Literal["auto", "on", "off"] | None,
-        Field(description="off: the text goes to the engine as it is"),
-    ] = None
+    apply_text_normalization: ApplyTextNormalization = None
     seed: Seed | None = None
     authorization: Annotated[str | None, Field(description="an API key")] = None
     single_use_token: Annotated[str | None, Field(description="an API key")] = None
@@ -379,15 +378,15 @@ class _Talk:
 
     def _manner(self, message: _Message, before: Manner | None = None) -> Manner:
         params, settings = self.params, message.voice_settings
-        codec, rate, *kbits = params.output_format.split("_")
+        codec, rate, bit_rate = sound_of(params.output_format)
         speed = settings.speed if settings else None
         return Manner(
             before.sampling if before else sampling(params.seed),
             "pcm" if codec == "wav" else codec,
             voice=params.voice_id,
             model=params.model_id,
-            sample_rate=int(rate),
-            bit_rate=int(kbits[0]) * 1000 if kbits else None,
+            sample_rate=rate,
+            bit_rate=bit_rate,
             speed=1.0 if speed is None else speed,
             normalize=params.apply_text_normalization != "off",
             language=text_language(params.language_code),

@@ -58,6 +58,16 @@ _HI: Any = {
 }
 
 
+ModelId = Annotated[
+    str | None, Field(description="name of an engine; any other name means the default engine")
+]
+LanguageCode = Annotated[str | None, Field(description="language of the text, for its numbers")]
+ApplyTextNormalization = Annotated[
+    Literal["auto", "on", "off"] | None,
+    Field(description="off: the text goes to the engine as it is"),
+]
+
+
 class TextToSpeechFields(BaseModel):
     """The text and how to speak it; other fields of ElevenLabs are accepted and ignored."""
 
@@ -66,16 +76,9 @@ class TextToSpeechFields(BaseModel):
     text: Annotated[
         str, Field(description="the text to speak", examples=["Hello, this is my voice."])
     ]
-    model_id: Annotated[
-        str | None, Field(description="name of an engine; any other name means the default engine")
-    ] = None
-    language_code: Annotated[
-        str | None, Field(description="language of the text, for its numbers")
-    ] = None
-    apply_text_normalization: Annotated[
-        Literal["auto", "on", "off"] | None,
-        Field(description="off: the text goes to the engine as it is"),
-    ] = None
+    model_id: ModelId = None
+    language_code: LanguageCode = None
+    apply_text_normalization: ApplyTextNormalization = None
     voice_settings: ElevenLabsVoiceSettings | None = None
     seed: Seed | None = None
 
@@ -246,7 +249,7 @@ def _speech(
 ) -> Speak:
     """The operation of this request, with `voice`."""
     fields = call.body
-    codec, rate, *kbits = call.params.output_format.split("_")
+    codec, rate, bit_rate = sound_of(call.params.output_format)
     speed = fields.voice_settings.speed if fields.voice_settings else None
     return Speak(
         fields.text,
@@ -254,14 +257,20 @@ def _speech(
         sampling(fields.seed),
         response_format=codec,
         streamed=streamed,
-        sample_rate=int(rate),
-        bit_rate=int(kbits[0]) * 1000 if kbits else None,
+        sample_rate=rate,
+        bit_rate=bit_rate,
         speed=1.0 if speed is None else speed,
         alignment=alignment,
         normalize=fields.apply_text_normalization != "off",
         language=text_language(fields.language_code),
         silence=True,
     )
+
+
+def sound_of(output_format: str) -> tuple[str, int, int | None]:
+    """The codec in an output format, the sample rate in Hz, and the bits per second if it says."""
+    codec, rate, *kbits = output_format.split("_")
+    return codec, int(rate), int(kbits[0]) * 1000 if kbits else None
 
 
 def _speech_operation(
