@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ipc.engines import EngineInfo, Kind
+from ipc.engines import SERVING_KINDS, EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE
 from ipc.voice_mix import parse_mix
@@ -55,8 +55,13 @@ class Models:
             yield from models
 
     @property
+    def serving(self) -> Sequence[Model]:
+        """Those that serve requests by themselves."""
+        return [model for kind in SERVING_KINDS for model in self.of(kind)]
+
+    @property
     def shown(self) -> Sequence[Model]:
-        """All but those that are loaded on demand and have never been needed."""
+        """All but the one that finds speech, as long as no session has needed it."""
         return [
             model
             for model in self

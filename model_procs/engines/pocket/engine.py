@@ -417,7 +417,7 @@ def _local_config(folder: Path) -> Iterator[str]:
     """A copy of `folder`'s config.yaml in which the paths are those of the files in `folder`."""
     import yaml
 
-    settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    settings = _settings(folder)
     settings["weights_path"] = str(folder / "model.safetensors")
     settings.pop("weights_path_without_voice_cloning", None)
     settings.pop("language", None)  # ours, see `_language`
@@ -430,14 +430,20 @@ def _local_config(folder: Path) -> Iterator[str]:
         yield file.name
 
 
+def _settings(folder: Path) -> Json:
+    """The library's configuration of the weights in `folder`."""
+    import yaml
+
+    settings: Json = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    return settings
+
+
 def _is_open(folder: Path) -> bool:
     """Whether the weights are those that everybody gets: their encoder of voices does nothing.
 
     Their address has a key of its own in the library's configuration.
     """
-    import yaml
-
-    settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    settings = _settings(folder)
     return "weights_path" not in settings and "weights_path_without_voice_cloning" in settings
 
 
@@ -446,9 +452,7 @@ def _language(folder: Path) -> str:
 
     Else as their folder is called; if all say nothing, English.
     """
-    import yaml
-
-    settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    settings = _settings(folder)
     named = re.search(r"languages/([a-z]+)", str(settings.get("weights_path", "")))
     name = str(settings.get("language") or (named[1] if named else ""))
     return LANGUAGES.get(name, name) or language_of(folder.name) or "en"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,21 +108,9 @@ async def read_form(
 async def read_whole(request: web.Request, file: FileField, upload: Upload) -> None:
     """Read a body that is the file itself into `upload`. Raises `ServiceError`."""
     max_mb = file.limit(request.app[SERVICE].settings)
-    too_large = ServiceError(
-        ErrorCode.payload_too_large, f"the body is over the limit of {max_mb} MB; send less"
-    )
-    if request.content_length is not None and request.content_length > max_mb * _MB:
-        raise too_large
-    invite(request)
-    try:
-        async for chunk in request.content.iter_chunked(64 * 1024):
+    async with aclosing(_body(request, max_mb * _MB, f"the limit of {max_mb} MB")) as body:
+        async for chunk in body:
             await upload.write(chunk)
-            if upload.size > max_mb * _MB:
-                raise too_large
-    except web.RequestPayloadError as error:
-        raise ServiceError(
-            ErrorCode.invalid_request, f"the body cannot be read: {_reason(error)}; send it whole"
-        ) from error
     await upload.close()
     if not upload.size:
         raise ServiceError(ErrorCode.empty_audio, "the body is empty; send the file")
@@ -129,28 +118,11 @@ async def read_whole(request: web.Request, file: FileField, upload: Upload) -> N
 
 async def read_json(request: web.Request, model: type[ModelT]) -> ModelT:
     """Read a JSON body as `model`. Raises `ServiceError` for an invalid body."""
-    too_large = ServiceError(
-        ErrorCode.payload_too_large, f"the body is over {_MAX_JSON // 1024} KB; send less"
-    )
-    if request.content_length is not None and request.content_length > _MAX_JSON:
-        raise too_large
-    invite(request)
     data = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
+    async with aclosing(_body(request, _MAX_JSON, f"{_MAX_JSON // 1024} KB")) as body:
+        async for chunk in body:
             data += chunk
-            if len(data) > _MAX_JSON:
-                raise too_large
-    except web.RequestPayloadError as error:
-        raise ServiceError(
-            ErrorCode.invalid_request, f"the body cannot be read: {_reason(error)}; send it whole"
-        ) from error
-    if rb"\u" in data:
-        data[:] = _LONE_SURROGATE.sub(_replaced, data)
-    try:
-        return model.model_validate_json(bytes(data), strict=True)
-    except ValidationError as error:
-        raise _refusal(error, model, "field") from None
+    return _parsed(bytes(data), model, "body")
 
 
 def read_message(message: str | bytes, model: type[ModelT]) -> ModelT:
@@ -159,13 +131,36 @@ def read_message(message: str | bytes, model: type[ModelT]) -> ModelT:
         raise ServiceError(
             ErrorCode.invalid_request, "the message is binary; send JSON in text messages"
         )
-    data = message.encode()
+    return _parsed(message.encode(), model, "message")
+
+
+async def _body(request: web.Request, most: int, limit: str) -> AsyncGenerator[bytes, None]:
+    """A body of at most `most` bytes, piece by piece; `limit` says that to people."""
+    too_large = ServiceError(ErrorCode.payload_too_large, f"the body is over {limit}; send less")
+    if request.content_length is not None and request.content_length > most:
+        raise too_large
+    invite(request)
+    size = 0
+    try:
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+            if size > most:
+                raise too_large
+            yield chunk
+    except web.RequestPayloadError as error:
+        raise ServiceError(
+            ErrorCode.invalid_request, f"the body cannot be read: {_reason(error)}; send it whole"
+        ) from error
+
+
+def _parsed(data: bytes, model: type[ModelT], whole: str) -> ModelT:
+    """JSON as `model`; `whole` is what it was, for messages. Raises `ServiceError`."""
     if rb"\u" in data:
         data = _LONE_SURROGATE.sub(_replaced, data)
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise _refusal(error, model, "field", "message") from None
+        raise _refusal(error, model, "field", whole) from None
 
 
 def _replaced(match: re.Match[bytes]) -> bytes:

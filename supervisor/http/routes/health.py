@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from ipc.engines import SERVING_KINDS, Kind
+from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import SandboxLayer
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.models import Model as ServedModel
-from supervisor.dispatch.models import Models
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -321,19 +319,13 @@ async def readyz(call: Call[Nothing, ReadyParams]) -> web.StreamResponse:
     if call.service.stopping:
         raise ServiceError(ErrorCode.shutting_down, "the service is shutting down")
     models, name = call.service.models, call.params.model
-    asked = [*_serving(models)] if name is None else [models.named(name)]
+    asked = models.serving if name is None else [models.named(name)]
     statuses = [model.backend.status() for model in asked]
     serves = _serves if name is None else _can_serve
     if not any(serves(status) and not status.paused for status in statuses):
         who = "no model serves" if name is None else f"the model {asked[0].name} does not serve"
         raise ServiceError(ErrorCode.model_unavailable, f"{who}; /health has the details")
     return web.json_response({"status": "ok"})
-
-
-def _serving(models: Models) -> Iterator[ServedModel]:
-    """The models that serve requests by themselves."""
-    for kind in SERVING_KINDS:
-        yield from models.of(kind)
 
 
 def report(service: Service) -> Health:

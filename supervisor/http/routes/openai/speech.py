@@ -307,7 +307,7 @@ async def openai_model(call: Call[Nothing, ModelPath]) -> web.StreamResponse:
 
 def _models(service: Service) -> list[ModelEntry]:
     created = int(psutil.Process().create_time())
-    serving = [model for kind in _MODELS for model in service.models.of(kind)]
+    serving = service.models.serving
     named = [(model.backend.engine.name, model) for model in serving]
     for model in serving:
         named += [(name, model) for name in _MODELS[model.kind] if model.default]
