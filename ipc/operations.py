@@ -299,6 +299,7 @@ class Transcribe(Operation[Transcript]):
 
     `language` is a hint, or `AUTO_LANGUAGE`. `itn` writes numbers as digits and adds punctuation.
     With `words` each segment has its words. With `streamed` each segment is sent when it is known.
+    A `draft` is soon replaced by another transcript; an engine may make it faster and less well.
 
     `hotwords` are words and phrases that are likelier than usual, `hotword_weight` by how much;
     engines that cannot obey refuse them.
@@ -318,6 +319,7 @@ class Transcribe(Operation[Transcript]):
     translate: bool = False
     hotwords: tuple[str, ...] = ()
     hotword_weight: float | None = None
+    draft: bool = False
 
 
 SoundFormat = Literal["pcm16", "mulaw", "alaw", "ogg", "webm", "wav", "auto"]

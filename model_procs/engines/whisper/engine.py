@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +29,12 @@ from ipc.operations import (
 )
 from ipc.spacing import join
 from model_procs.audio.pcm import Samples
-from model_procs.engine import Cancelled, EngineConfig
+from model_procs.engine import EngineConfig
 from model_procs.engines.whisper import weights
 from model_procs.heap import give_back, keep_large_blocks
 from model_procs.listening import vad
 from model_procs.listening.base import RATE, TranscriptionEngine
-from model_procs.listening.transcript import NO_EMOTION, likely, tagged
+from model_procs.listening.transcript import NO_EMOTION, tagged
 from model_procs.weights import locate
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 
 CLIP_SECONDS = 30.0
 """The longest clip: what the encoder sees at once."""
-
-
-_HOTWORD_TOKENS = 100
-"""The most tokens of hotwords, so that there is room for what was said before and for the text."""
 
 
 class WhisperEngine(TranscriptionEngine):
@@ -96,7 +92,7 @@ class WhisperEngine(TranscriptionEngine):
         keep_large_blocks()
         self.model.open("int8" if self._quantize else "float32", self._config.threads)
         noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.05
-        self.model.language_probabilities(self.model.encode_clip(noise, padded=False))
+        self.model.language_probabilities(self.model.encode_clip(noise, silence=0.0))
         give_back()
 
     def info(self) -> EngineInfo:
@@ -131,39 +127,20 @@ class WhisperEngine(TranscriptionEngine):
                 f"or one of {', '.join(self.model.languages)}",
             )
 
-        def check() -> None:
-            if stop.is_set():
-                raise Cancelled
+        from model_procs.engines.whisper.recognition import Recognition
 
         self.model.begin(zlib.crc32(content(options)))
-        hotwords = self._hotwords(options.hotwords)
-        context = self.model.tokens(options.prompt) if options.prompt else []
-        told = Paralinguistics(NO_LANGUAGE, NO_EMOTION)
+        recognition = Recognition(self.model, options, stop)
         segments: list[Segment] = []
         probabilities = vad.speech_probabilities(samples, stop)
         for start, end in vad.clips(probabilities, len(samples), CLIP_SECONDS):
-            check()
-            clip = self.model.encode_clip(samples[start:end])
-            if told.language == NO_LANGUAGE:
-                check()
-                told = _told(self.model.language_probabilities(clip), options.language)
-            for found in self.model.decode_clip(
-                clip,
-                language=told.language,
-                translate=options.translate,
-                words=options.words,
-                context=context,
-                hotwords=hotwords,
-                temperatures=_temperatures(options.temperature),
-                on_attempt=check,
-            ):
-                context = _context(context, found)
+            for found in recognition.clip(samples[start:end]):
                 earliest = segments[-1].end if segments else 0.0
                 bounds = (max(earliest, start / RATE), end / RATE)
+                told = recognition.told
                 segments.append(_segment(len(segments), found, told, start / RATE, bounds))
                 yield segments[-1]
-        if not segments:
-            told = Paralinguistics(NO_LANGUAGE, NO_EMOTION)
+        told = recognition.told if segments else Paralinguistics(NO_LANGUAGE, NO_EMOTION)
         text = join(segment.text for segment in segments)
         return Transcript(
             text=text,
@@ -172,45 +149,6 @@ class WhisperEngine(TranscriptionEngine):
             paralinguistics=told,
             segments=tuple(segments),
         )
-
-    def _hotwords(self, words: Sequence[str]) -> str | None:
-        """The words as the library takes them: a text before the recording."""
-        if not words:
-            return None
-        text = ", ".join(words)
-        count = len(self.model.tokens(text))
-        if count > _HOTWORD_TOKENS:
-            raise ServiceError(
-                ErrorCode.invalid_option,
-                f"the hotwords are {count} tokens, and Whisper takes {_HOTWORD_TOKENS}; send fewer",
-            )
-        return text
-
-
-def _told(probabilities: dict[str, float], hint: str) -> Paralinguistics:
-    """The language that is hinted at, or else the likeliest one."""
-    language = max(probabilities, key=probabilities.__getitem__) if hint == AUTO_LANGUAGE else hint
-    return Paralinguistics(
-        language,
-        NO_EMOTION,
-        ("Speech",),
-        language_probability=round(probabilities[language], 4),
-        language_probabilities=likely(probabilities),
-    )
-
-
-def _temperatures(asked: float | None) -> Sequence[float]:
-    """The temperatures to try in turn."""
-    from model_procs.engines.whisper.model import LADDER
-
-    return LADDER if asked is None else (asked,)
-
-
-def _context(before: list[int], found: Found) -> list[int]:
-    """The tokens before what follows `found`."""
-    from model_procs.engines.whisper.model import RESET_TEMPERATURE
-
-    return [] if found.temperature > RESET_TEMPERATURE else [*before, *found.tokens]
 
 
 def _segment(

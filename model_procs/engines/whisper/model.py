@@ -37,8 +37,14 @@ LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 RESET_TEMPERATURE = 0.5
 """What was recognized at a higher temperature is no context for what follows."""
 
-_BEST_OF = 5
-"""How many texts compete, at each temperature."""
+LEAST_LOGPROB = -1.0
+"""A text whose tokens are less likely, on average, is tried again."""
+
+MOST_COMPRESSION = 2.4
+"""A text that can be compressed so much repeats itself, and is tried again."""
+
+MOST_FRAMES = 3_000
+"""The encoder's input: 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +108,17 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
             self.model = self._opened()
         self._seeded = self._drawn = True
 
-    def encode_clip(self, samples: Samples, *, padded: bool = True) -> Clip:
-        """Let the encoder see the first 30 s of `samples`.
+    def encode_clip(self, samples: Samples, *, silence: float) -> Clip:
+        """Let the encoder see `samples` and `silence` (s) behind it, at most 30 s together.
 
-        It knows only sound of this length, so shorter clips are `padded`, unless quality does
-        not matter.
+        The encoder learned from sound of this length. It does as well with less, which takes a
+        part of the time, as long as there is enough silence at the end: without it the decoder
+        goes on, and repeats or invents text.
         """
         features = self.feature_extractor(samples)
-        window = features[:, : self.feature_extractor.nb_max_frames]
-        return Clip(features, self.encode(pad_or_trim(window) if padded else window))
+        frames = features.shape[1] + round(silence * self.frames_per_second)
+        frames = min(frames // self.input_stride * self.input_stride, MOST_FRAMES)
+        return Clip(features, self.encode(pad_or_trim(features, frames)))
 
     def language_probabilities(self, clip: Clip) -> dict[str, float]:
         """How likely each language is, of those that the model knows; the likeliest first."""
@@ -127,6 +135,7 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
         language: str,
         translate: bool,
         words: bool,
+        beams: int,
         context: list[int],
         hotwords: str | None,
         temperatures: Iterable[float],
@@ -134,8 +143,8 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
     ) -> Iterator[Segment]:
         """The segments of a clip, with times from its start.
 
-        `context` are the tokens before it, behind the `hotwords`. `on_attempt` is called before
-        each attempt to decode, and may raise.
+        `beams` texts compete. `context` are the tokens before it, behind the `hotwords`.
+        `on_attempt` is called before each attempt to decode, and may raise.
         """
         multilingual = len(self.languages) > 1
         task = "translate" if translate else "transcribe"
@@ -143,15 +152,15 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
             context = context[-(self.max_length // 2 - 1 - len(self.tokens(hotwords))) :]
         tokenizer = Tokenizer(self.hf_tokenizer, multilingual, task=task, language=language)
         options = TranscriptionOptions(
-            beam_size=_BEST_OF,
-            best_of=_BEST_OF,
+            beam_size=beams,
+            best_of=beams,
             patience=1,
             length_penalty=1,
             repetition_penalty=1,
             no_repeat_ngram_size=0,
-            log_prob_threshold=-1.0,
+            log_prob_threshold=LEAST_LOGPROB,
             no_speech_threshold=0.6,
-            compression_ratio_threshold=2.4,
+            compression_ratio_threshold=MOST_COMPRESSION,
             condition_on_previous_text=True,
             prompt_reset_on_temperature=RESET_TEMPERATURE,
             temperatures=_Attempts(temperatures, on_attempt, self._prepare_to_draw),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Json
 from ipc.errors import ErrorCode, ServiceError
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import JSON
 from supervisor.http.api.schemas import REF
 from supervisor.http.context import WARNING
@@ -154,7 +155,7 @@ PARAMETERS: dict[str, Json] = {
 }
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(ApiModel):
     """An error in the form that OpenAI's clients expect."""
 
     message: str
@@ -163,7 +164,7 @@ class ErrorDetail(BaseModel):
     code: str
 
 
-class Error(BaseModel):
+class Error(ApiModel):
     """An error: what is wrong, and what to do."""
 
     model_config = ConfigDict(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.read import (
     FileField,
     invite,
@@ -40,7 +41,7 @@ JSON_LINES = "application/x-ndjson"
 """Media type of JSON objects, one on each line."""
 
 
-class Nothing(BaseModel):
+class Nothing(ApiModel):
     """No fields, or no parameters."""
 
     model_config = ConfigDict(extra="ignore")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.errors import ErrorCode, ServiceError
 from supervisor import log
 from supervisor.dispatch.models import Model
 from supervisor.events import Acted, LogLevelChanged, Paused, Resumed
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -32,13 +33,13 @@ from supervisor.settings import MAX_WORKERS
 TAG = "Operation"
 
 
-class ChildPath(BaseModel):
+class ChildPath(ApiModel):
     """Which child."""
 
     name: Annotated[str, Field(description="the child's name in /health", examples=["tts-1"])]
 
 
-class ServedModelPath(BaseModel):
+class ServedModelPath(ApiModel):
     """Which model."""
 
     model: Annotated[
@@ -46,7 +47,7 @@ class ServedModelPath(BaseModel):
     ]
 
 
-class Why(BaseModel):
+class Why(ApiModel):
     """Why it is done."""
 
     model_config = ConfigDict(extra="forbid")
@@ -68,7 +69,7 @@ class LogLevelFields(Why):
     level: Literal["debug", "info", "warning", "error"]
 
 
-class Act(BaseModel):
+class Act(ApiModel):
     """What has been done, or has begun."""
 
     model_config = ConfigDict(

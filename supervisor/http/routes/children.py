@@ -7,10 +7,11 @@ import time
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from supervisor.dispatch.backend import ChildStatus
 from supervisor.history import Samples, Track
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -27,7 +28,7 @@ from supervisor.memory.usage import to_mb
 Row = list[float | None]
 
 
-class ChildrenParams(BaseModel):
+class ChildrenParams(ApiModel):
     """Which samples."""
 
     since: Annotated[
@@ -40,7 +41,7 @@ class ChildrenParams(BaseModel):
     ] = 0.0
 
 
-class ChildHistory(BaseModel):
+class ChildHistory(ApiModel):
     """The life of one child: times in seconds since the epoch, memory in MB."""
 
     name: str
@@ -60,7 +61,7 @@ class ChildHistory(BaseModel):
     samples: Annotated[list[Row], Field(description="pairs of time and RSS")]
 
 
-class QueueHistory(BaseModel):
+class QueueHistory(ApiModel):
     """The queue of one model over time."""
 
     samples: Annotated[
@@ -72,7 +73,7 @@ class QueueHistory(BaseModel):
     ]
 
 
-class Children(BaseModel):
+class Children(ApiModel):
     """All children that live, then the last ones that have ended."""
 
     model_config = ConfigDict(

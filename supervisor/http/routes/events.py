@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ipc.engines import Json
 from supervisor.events import Published, log_name
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     SERVER_SENT,
     Access,
@@ -25,7 +26,7 @@ from supervisor.http.shared.streaming import send, server_sent
 _KEEP_ALIVE_SECONDS = 15.0
 
 
-class EventsParams(BaseModel):
+class EventsParams(ApiModel):
     """Which events."""
 
     last_event_id: Annotated[

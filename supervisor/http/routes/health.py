@@ -10,7 +10,7 @@ import time
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from ipc.engines import Kind
@@ -18,6 +18,7 @@ from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import SandboxLayer
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.models import Model as ServedModel
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     Access,
@@ -41,7 +42,7 @@ _DRAINING = "RETIRING"
 """`state` of a DRAINING worker."""
 
 
-class Sandbox(BaseModel):
+class Sandbox(ApiModel):
     """The sandbox of workers: by the name of each layer, its gap or the reason of its refusal."""
 
     model_config = ConfigDict(
@@ -72,7 +73,7 @@ _SANDBOX_EXAMPLE: JsonDict = {
 }
 
 
-class Child(BaseModel):
+class Child(ApiModel):
     """A template or a worker; memory in MB."""
 
     model_config = ConfigDict(
@@ -143,7 +144,7 @@ class Child(BaseModel):
     sandbox: Annotated[Sandbox | None, Field(description="of a worker since READY")]
 
 
-class Model(BaseModel):
+class Model(ApiModel):
     """One model: its workers as a whole, and its queue."""
 
     model_config = ConfigDict(
@@ -214,7 +215,7 @@ class Model(BaseModel):
     sandbox: Annotated[Sandbox | None, Field(description="of the last worker that was READY")]
 
 
-class Memory(BaseModel):
+class Memory(ApiModel):
     """The container's memory, in MB."""
 
     model_config = ConfigDict(
@@ -236,7 +237,7 @@ class Memory(BaseModel):
     front_rss_mb: float | None
 
 
-class Cores(BaseModel):
+class Cores(ApiModel):
     """The processor cores that the service may use; a quota of time may be a fraction."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"count": 2, "source": "cgroup v2"}]})
@@ -245,7 +246,7 @@ class Cores(BaseModel):
     source: Annotated[str, Field(description="machine, affinity, cgroup v1 or cgroup v2")]
 
 
-class Health(BaseModel):
+class Health(ApiModel):
     """The state of the service and of every child."""
 
     status: Annotated[Literal["starting", "ok", "degraded"], Field(examples=["ok"])]
@@ -270,7 +271,7 @@ class Health(BaseModel):
     children: list[Child]
 
 
-class OpenSessions(BaseModel):
+class OpenSessions(ApiModel):
     """The live sessions that are open now."""
 
     model_config = ConfigDict(
@@ -282,7 +283,7 @@ class OpenSessions(BaseModel):
     limit: Annotated[int, Field(description="number of sessions that may be open")]
 
 
-class Status(BaseModel):
+class Status(ApiModel):
     """The check is passed."""
 
     status: Literal["ok"]
@@ -302,7 +303,7 @@ async def livez(_: Call[Nothing, Nothing]) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
 
 
-class ReadyParams(BaseModel):
+class ReadyParams(ApiModel):
     """Of what."""
 
     model: Annotated[

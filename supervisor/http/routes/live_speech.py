@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FORMATS
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Nothing, Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
@@ -43,13 +44,13 @@ TAG = "Speech"
 # What clients send
 
 
-class _Message(BaseModel):
+class _Message(ApiModel):
     model_config = ConfigDict(extra="ignore")
 
     type: Literal["start", "text", "flush", "cancel", "end"]
 
 
-class _Start(BaseModel):
+class _Start(ApiModel):
     """How to speak; all of it may be left out."""
 
     model_config = ConfigDict(extra="forbid")
@@ -90,7 +91,7 @@ class _Start(BaseModel):
         )
 
 
-class _Text(BaseModel):
+class _Text(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
@@ -98,7 +99,7 @@ class _Text(BaseModel):
     flush: bool = False
 
 
-class _Bare(BaseModel):
+class _Bare(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["flush", "cancel", "end"]
@@ -107,7 +108,7 @@ class _Bare(BaseModel):
 # What they get
 
 
-class _Started(BaseModel):
+class _Started(ApiModel):
     type: Literal["started"] = "started"
     engine: str
     format: str
@@ -115,13 +116,13 @@ class _Started(BaseModel):
     approximation: str | None = None
 
 
-class _Word(BaseModel):
+class _Word(ApiModel):
     word: str
     start: float
     end: float
 
 
-class _Sentence(BaseModel):
+class _Sentence(ApiModel):
     type: Literal["sentence"] = "sentence"
     text: str
     start: float
@@ -129,23 +130,23 @@ class _Sentence(BaseModel):
     words: list[_Word]
 
 
-class _Flushed(BaseModel):
+class _Flushed(ApiModel):
     type: Literal["flushed"] = "flushed"
     seconds: float
 
 
-class _Cancelled(BaseModel):
+class _Cancelled(ApiModel):
     type: Literal["cancelled"] = "cancelled"
     characters: int
     seconds: float
 
 
-class _Done(BaseModel):
+class _Done(ApiModel):
     type: Literal["done"] = "done"
     seconds: float
 
 
-class _Error(BaseModel):
+class _Error(ApiModel):
     type: Literal["error"] = "error"
     code: str
     message: str

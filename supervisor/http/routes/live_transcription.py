@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE, LIVE_RATE, SoundFormat, Transcript
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Nothing, Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
@@ -41,13 +42,13 @@ _DEFAULT = TurnSettings()
 # What clients send
 
 
-class _Message(BaseModel):
+class _Message(ApiModel):
     model_config = ConfigDict(extra="ignore")
 
     type: Literal["start", "commit", "clear", "end"]
 
 
-class _Vad(BaseModel):
+class _Vad(ApiModel):
     """When an utterance begins and ends; the names are those of OpenAI's `server_vad`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -66,7 +67,7 @@ class _Vad(BaseModel):
         )
 
 
-class _Start(BaseModel):
+class _Start(ApiModel):
     """What comes, and how it is transcribed; all of it may be left out."""
 
     model_config = ConfigDict(extra="forbid")
@@ -98,7 +99,7 @@ class _Start(BaseModel):
         )
 
 
-class _Bare(BaseModel):
+class _Bare(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["commit", "clear", "end"]
@@ -107,25 +108,25 @@ class _Bare(BaseModel):
 # What they get. Times are in seconds of the stream.
 
 
-class _Started(BaseModel):
+class _Started(ApiModel):
     type: Literal["started"] = "started"
     format: SoundFormat
     sample_rate: int
 
 
-class _SpeechStarted(BaseModel):
+class _SpeechStarted(ApiModel):
     type: Literal["speech_started"] = "speech_started"
     utterance: int
     at: float
 
 
-class _SpeechStopped(BaseModel):
+class _SpeechStopped(ApiModel):
     type: Literal["speech_stopped"] = "speech_stopped"
     utterance: int
     at: float
 
 
-class _Partial(BaseModel):
+class _Partial(ApiModel):
     type: Literal["partial"] = "partial"
     utterance: int
     text: str
@@ -136,7 +137,7 @@ class _Partial(BaseModel):
     emotion_probability: float | None = None
 
 
-class _Final(BaseModel):
+class _Final(ApiModel):
     """It also has the fields of `Paralinguistics`."""
 
     model_config = ConfigDict(extra="allow")
@@ -149,11 +150,11 @@ class _Final(BaseModel):
     words: list[Word] | None = None
 
 
-class _Done(BaseModel):
+class _Done(ApiModel):
     type: Literal["done"] = "done"
 
 
-class _Error(BaseModel):
+class _Error(ApiModel):
     """With an `utterance` only that one has failed."""
 
     type: Literal["error"] = "error"

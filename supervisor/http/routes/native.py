@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -18,6 +17,7 @@ from ipc import operations
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
 from ipc.operations import AUTO_LANGUAGE, Speak, Voice
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -71,7 +71,7 @@ _REFERENCE = replace(SAMPLE, name="reference_audio")
 _OPTIONAL_REFERENCE = replace(_REFERENCE, required=False)
 
 
-class CloneFields(BaseModel):
+class CloneFields(ApiModel):
     """What to say, and how."""
 
     model_config = ConfigDict(extra="forbid")
@@ -131,7 +131,7 @@ class TtsFields(CloneFields):
     ] = None
 
 
-class TranscribeFields(BaseModel):
+class TranscribeFields(ApiModel):
     """How to transcribe."""
 
     model_config = ConfigDict(extra="forbid")
@@ -190,7 +190,7 @@ class ScoredWord(Word):
         return cls(word=word.word, start=word.start, end=word.end, logprob=word.logprob)
 
 
-class Segment(BaseModel):
+class Segment(ApiModel):
     """A sentence, or the speech between two pauses; times are in seconds."""
 
     id: int
@@ -248,7 +248,7 @@ class Segment(BaseModel):
         )
 
 
-class Transcript(BaseModel):
+class Transcript(ApiModel):
     """The transcript of a recording, with its language and emotion."""
 
     model_config = ConfigDict(

@@ -10,9 +10,10 @@ from importlib.resources import files
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ipc.errors import ErrorCode
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     Access,
     Call,
@@ -54,13 +55,13 @@ _POLICY = (
 )
 
 
-class FilePath(BaseModel):
+class FilePath(ApiModel):
     """Which file of the page."""
 
     file: Annotated[str, Field(examples=["app.js"])]
 
 
-class VendorPath(BaseModel):
+class VendorPath(ApiModel):
     """Which file of a library that the page uses."""
 
     library_file: Annotated[str, Field(examples=["uPlot.min.css"])]

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from ipc.errors import ErrorCode
 from supervisor.dispatch.upload import Upload
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -45,7 +46,7 @@ _ARCHIVE = FileField(
 )
 
 
-class ArchiveForm(BaseModel):
+class ArchiveForm(ApiModel):
     """Nothing but the archive."""
 
     model_config = ConfigDict(extra="forbid")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
@@ -20,6 +20,7 @@ from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import ResponseBuffer
 from supervisor.dispatch.upload import Upload
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -58,7 +59,7 @@ _SAMPLES = replace(
 )
 
 
-class VoiceSample(BaseModel):
+class VoiceSample(ApiModel):
     """A recording of which a registered voice was made."""
 
     sample_id: Annotated[str, Field(examples=["sample-1"])]
@@ -68,7 +69,7 @@ class VoiceSample(BaseModel):
     hash: str
 
 
-class VoiceEntry(BaseModel):
+class VoiceEntry(ApiModel):
     """A voice that requests can name by its id."""
 
     model_config = ConfigDict(
@@ -128,13 +129,13 @@ class VoiceEntry(BaseModel):
     ] = None
 
 
-class Voices(BaseModel):
+class Voices(ApiModel):
     """All voices."""
 
     voices: list[VoiceEntry]
 
 
-class RegisterFields(BaseModel):
+class RegisterFields(ApiModel):
     """A voice to register, and facts about it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -147,7 +148,7 @@ class RegisterFields(BaseModel):
     ] = None
 
 
-class Registered(BaseModel):
+class Registered(ApiModel):
     """The voice of the request."""
 
     model_config = ConfigDict(
@@ -158,7 +159,7 @@ class Registered(BaseModel):
     voice_id: str
 
 
-class VoicePath(BaseModel):
+class VoicePath(ApiModel):
     """Which voice."""
 
     voice_id: Annotated[str, Field(examples=["anna"])]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
 from ipc.operations import SentenceTime
+from supervisor.http.api.api_model import ApiModel
 
 
-class CharacterTimes(BaseModel):
+class CharacterTimes(ApiModel):
     """The characters of a text and their times in seconds. All lists have the same length."""
 
     characters: list[str]

@@ -574,7 +574,7 @@ class LiveTranscription:
         self._session.call.request[RECORD].model = model.name
         return model
 
-    async def _transcribe(self, utterance: _Utterance) -> Transcript:
+    async def _transcribe(self, utterance: _Utterance, *, draft: bool = False) -> Transcript:
         """The transcript of what there is of an utterance."""
         options, model = self._options, self._model()
         recording = await utterance.sound.recording()
@@ -584,6 +584,7 @@ class LiveTranscription:
             options.itn,
             options.words,
             prompt=options.prompt,
+            draft=draft,
         )
         segments = SegmentBuffer()
         work = Work(Unit.SECONDS, utterance.sound.seconds, TRANSCRIPT_SECONDS)
@@ -599,6 +600,8 @@ class LiveTranscription:
         if self._closed or utterance is None or utterance.early is not None:
             return
         if not self._options.interim:
+            return
+        if self._turns.quiet:  # it would hold up the final text
             return
         running = utterance.partial is not None and not utterance.partial.done()
         new = utterance.sound.size - utterance.partial_size
@@ -628,13 +631,15 @@ class LiveTranscription:
         began = time.monotonic()
         end = utterance.start + utterance.sound.size // 2
         try:
-            transcript = await self._transcribe(utterance)
+            transcript = await self._transcribe(utterance, draft=True)
         except ServiceError as error:
             self._next_partial = time.monotonic() + _PARTIAL_PAUSE
             logger.debug("partial_text_failed", error=error.message)
             return
         spent = time.monotonic() - began
         self._next_partial = began + max(_PARTIAL_SECONDS, _PARTIAL_SHARE * spent)
+        if not transcript.text:
+            return
         said = transcript.paralinguistics
         utterance.emotions.append(said.emotion)
         stable = len(utterance.emotions) == _EMOTION_AFTER and len({*utterance.emotions}) == 1

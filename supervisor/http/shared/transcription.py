@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ipc import operations
 from ipc.engines import Kind
@@ -26,6 +26,7 @@ from supervisor.dispatch.cost import Unit, Work
 from supervisor.dispatch.job import Job
 from supervisor.dispatch.models import Model
 from supervisor.dispatch.response_buffer import SegmentBuffer
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Call
 from supervisor.http.api.read import FileField
 from supervisor.http.shared import subtitles
@@ -93,7 +94,7 @@ EventProbabilities = Annotated[
 ]
 
 
-class Word(BaseModel):
+class Word(ApiModel):
     """A word and when it is said, in seconds."""
 
     word: str

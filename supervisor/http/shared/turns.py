@@ -130,6 +130,11 @@ class Turns:
         self._floor = self._window
 
     @property
+    def quiet(self) -> bool:
+        """Whether somebody speaks, but did not in the last window: perhaps that was all."""
+        return self.speaking and self._quiet is not None
+
+    @property
     def _lower(self) -> float:
         return max(self.settings.threshold - _HYSTERESIS, 0.01)
 

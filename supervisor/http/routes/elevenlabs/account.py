@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Kind
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     Answer,
@@ -37,20 +38,20 @@ _MODELS = (
 _UNLIMITED = 2**31 - 1
 
 
-class ElevenLabsLanguage(BaseModel):
+class ElevenLabsLanguage(ApiModel):
     """A language that a model speaks."""
 
     language_id: str
     name: str
 
 
-class ElevenLabsRates(BaseModel):
+class ElevenLabsRates(ApiModel):
     """What a model costs: nothing."""
 
     character_cost_multiplier: Literal[0] = 0
 
 
-class ElevenLabsModel(BaseModel):
+class ElevenLabsModel(ApiModel):
     """A model for speech: an engine, or another name for the default one."""
 
     model_id: str
@@ -75,14 +76,14 @@ class ElevenLabsModel(BaseModel):
     concurrency_group: Literal["standard"] = "standard"
 
 
-class Price(BaseModel):
+class Price(ApiModel):
     """An amount of money: none."""
 
     amount: Literal["0"] = "0"
     currency: Literal["usd"] = "usd"
 
 
-class Subscription(BaseModel):
+class Subscription(ApiModel):
     """What the client may do. Characters are not counted, and not limited in number."""
 
     model_config = ConfigDict(
@@ -116,7 +117,7 @@ class Subscription(BaseModel):
     has_open_invoices: Literal[False] = False
 
 
-class User(BaseModel):
+class User(ApiModel):
     """The owner of the key."""
 
     model_config = ConfigDict(

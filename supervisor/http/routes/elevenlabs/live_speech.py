@@ -11,11 +11,12 @@ import asyncio
 import base64
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import OutputFormat
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
@@ -39,7 +40,7 @@ _POLICY = 1008
 """ElevenLabs closes with this code whenever a client has made a mistake."""
 
 
-class StreamInputParams(BaseModel):
+class StreamInputParams(ApiModel):
     """The voice, the output format, and how to read the text."""
 
     model_config = ConfigDict(extra="ignore")
@@ -64,13 +65,13 @@ class StreamInputParams(BaseModel):
     single_use_token: Annotated[str | None, Field(description="an API key")] = None
 
 
-class _GenerationConfig(BaseModel):
+class _GenerationConfig(ApiModel):
     chunk_length_schedule: Annotated[
         list[Annotated[float, Field(ge=5, le=500)]] | None, Field(max_length=20)
     ] = None
 
 
-class _Message(BaseModel):
+class _Message(ApiModel):
     """Any message of a client."""
 
     model_config = ConfigDict(extra="ignore")
@@ -87,13 +88,13 @@ class _Message(BaseModel):
     authorization: Annotated[str | None, Field(max_length=1000)] = None
 
 
-class _Alignment(BaseModel):
+class _Alignment(ApiModel):
     chars: list[str]
     charStartTimesMs: list[int]  # noqa: N815
     charDurationsMs: list[int]  # noqa: N815
 
 
-class _Audio(BaseModel):
+class _Audio(ApiModel):
     audio: str
     alignment: _Alignment | None
     normalizedAlignment: _Alignment | None  # noqa: N815
@@ -103,12 +104,12 @@ class _AudioOfContext(_Audio):
     contextId: str  # noqa: N815
 
 
-class _Final(BaseModel):
+class _Final(ApiModel):
     isFinal: Literal[True] = True  # noqa: N815
     contextId: str | None = None  # noqa: N815
 
 
-class _Error(BaseModel):
+class _Error(ApiModel):
     message: str
     error: str
     code: int = _POLICY

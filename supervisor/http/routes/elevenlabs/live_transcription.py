@@ -9,11 +9,12 @@ import uuid
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Json, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import SoundFormat
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
@@ -51,7 +52,7 @@ _ERRORS = {
 """ElevenLabs' types of messages for errors; others are `transcriber_error`."""
 
 
-class LiveTranscriptionParams(BaseModel):
+class LiveTranscriptionParams(ApiModel):
     """How to transcribe; other parameters of ElevenLabs are accepted and ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -107,7 +108,7 @@ class LiveTranscriptionParams(BaseModel):
         return self.include_timestamps or self.include_language_detection
 
 
-class _Chunk(BaseModel):
+class _Chunk(ApiModel):
     model_config = ConfigDict(extra="ignore")
 
     message_type: Literal["input_audio_chunk"]

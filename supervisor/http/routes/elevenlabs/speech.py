@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.errors import ServiceError
 from ipc.formats import OutputFormat
 from ipc.operations import Speak, SpeechResult, Voice
 from supervisor.dispatch.sentence_buffer import SpokenAudio
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     JSON_LINES,
@@ -68,7 +69,7 @@ ApplyTextNormalization = Annotated[
 ]
 
 
-class TextToSpeechFields(BaseModel):
+class TextToSpeechFields(ApiModel):
     """The text and how to speak it; other fields of ElevenLabs are accepted and ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -83,7 +84,7 @@ class TextToSpeechFields(BaseModel):
     seed: Seed | None = None
 
 
-class TextToSpeechParams(BaseModel):
+class TextToSpeechParams(ApiModel):
     """The voice and the output format."""
 
     voice_id: Annotated[str, Field(examples=["anna"])]
@@ -92,7 +93,7 @@ class TextToSpeechParams(BaseModel):
     ] = "mp3_44100_128"
 
 
-class SpeechTimes(BaseModel):
+class SpeechTimes(ApiModel):
     """When each character of a text is said."""
 
     alignment: Annotated[
@@ -133,7 +134,7 @@ class SpeechWithTimes(SpeechTimes):
     audio_base64: str
 
 
-class TimedAudio(BaseModel):
+class TimedAudio(ApiModel):
     """The sound of one sentence, and when each of its characters is said.
 
     Times count from the start of the response. `alignment` has the characters of the text as it was

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ipc.operations import Segment, Transcript, Word
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -53,7 +54,7 @@ _REFUSED = {
 """Options we reject, because ignoring them would return a wrong result."""
 
 
-class SpeechToTextFields(BaseModel):
+class SpeechToTextFields(ApiModel):
     """How to transcribe; other fields of ElevenLabs are accepted and ignored.
 
     Fields that must be left out are declared, because requests with them are refused.
@@ -104,7 +105,7 @@ class SpeechToTextFields(BaseModel):
         return self
 
 
-class ScribeCharacter(BaseModel):
+class ScribeCharacter(ApiModel):
     """A character of a word and when it is said, in seconds."""
 
     text: str
@@ -112,7 +113,7 @@ class ScribeCharacter(BaseModel):
     end: float
 
 
-class ScribeWord(BaseModel):
+class ScribeWord(ApiModel):
     """A word, the text between two words, or a sound event; times are in seconds."""
 
     text: str
@@ -133,7 +134,7 @@ class ScribeWord(BaseModel):
     characters: list[ScribeCharacter] | None = None
 
 
-class ScribeTranscript(BaseModel):
+class ScribeTranscript(ApiModel):
     """The transcript of a recording.
 
     The words and spacings, joined in their order, are the text.

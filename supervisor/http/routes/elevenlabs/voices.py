@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.errors import ErrorCode, ServiceError
 from ipc.recordings import READABLE
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.openapi_parts import Error
 from supervisor.http.api.operation import (
     FORM,
@@ -55,7 +56,7 @@ _SAMPLES = FileField(
 )
 
 
-class ElevenLabsVoiceSettings(BaseModel):
+class ElevenLabsVoiceSettings(ApiModel):
     """How a voice speaks. Only the speed has an effect."""
 
     stability: float | None = 0.5
@@ -65,7 +66,7 @@ class ElevenLabsVoiceSettings(BaseModel):
     speed: Speed | None = 1.0
 
 
-class AddVoiceFields(BaseModel):
+class AddVoiceFields(ApiModel):
     """A new voice. Other fields of ElevenLabs (description, labels) are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -73,7 +74,7 @@ class AddVoiceFields(BaseModel):
     name: Annotated[VoiceName, Field(description="name for people", examples=["Anna"])]
 
 
-class EditVoiceFields(BaseModel):
+class EditVoiceFields(ApiModel):
     """Another name. Other fields of ElevenLabs (description, labels) are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -87,13 +88,13 @@ class SamplePath(VoicePath):
     sample_id: Annotated[str, Field(examples=["sample-1"])]
 
 
-class Edited(BaseModel):
+class Edited(ApiModel):
     """It is done."""
 
     status: Literal["ok"] = "ok"
 
 
-class AddedVoice(BaseModel):
+class AddedVoice(ApiModel):
     """The voice can be used."""
 
     model_config = ConfigDict(
@@ -106,7 +107,7 @@ class AddedVoice(BaseModel):
     requires_verification: bool
 
 
-class SearchParams(BaseModel):
+class SearchParams(ApiModel):
     """Which voices, in which order, and how many of them."""
 
     search: Annotated[str | None, Field(description="part of the name or the id")] = None
@@ -134,7 +135,7 @@ class SearchParams(BaseModel):
     ] = 0
 
 
-class VoicePage(BaseModel):
+class VoicePage(ApiModel):
     """One page of the voices."""
 
     voices: list[VoiceEntry]

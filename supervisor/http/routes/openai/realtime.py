@@ -10,11 +10,12 @@ import uuid
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ipc.engines import Json, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import SoundFormat
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import Operations
 from supervisor.http.api.read import read_message
 from supervisor.http.api.session import End, Session, session
@@ -55,7 +56,7 @@ _DEFAULT = TurnSettings()
 _TEXT = "conversation.item.input_audio_transcription"
 
 
-class TranscriptionSessionParams(BaseModel):
+class TranscriptionSessionParams(ApiModel):
     """What the session is for. Other parameters are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -72,7 +73,7 @@ class TranscriptionSessionParams(BaseModel):
     ] = None
 
 
-class _Loose(BaseModel):
+class _Loose(ApiModel):
     """Other fields are ignored: OpenAI's sessions have many that are about responses."""
 
     model_config = ConfigDict(extra="ignore")

@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 
 import psutil
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
 from ipc.engines import Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.formats import FormatName
 from ipc.operations import Speak, SpeechResult
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     JSON,
     SERVER_SENT,
@@ -66,7 +67,7 @@ _PIECES_A_SECOND = 20
 """Pieces of 50 ms, which `usage` counts as tokens; close to the rate of OpenAI's models."""
 
 
-class VoiceReference(BaseModel):
+class VoiceReference(ApiModel):
     """A voice by its id, as OpenAI's clients name voices of their own."""
 
     model_config = ConfigDict(extra="ignore")
@@ -74,7 +75,7 @@ class VoiceReference(BaseModel):
     id: Annotated[str, Field(examples=["anna"])]
 
 
-class SpeechFields(BaseModel):
+class SpeechFields(ApiModel):
     """The text, the voice and the format. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -114,7 +115,7 @@ class SpeechFields(BaseModel):
     language: TextLanguage | None = None
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(ApiModel):
     """A model: `engine` serves under this name, `created` is the start of the service.
 
     OpenAI's names stand for the default models.
@@ -164,7 +165,7 @@ class ModelEntry(BaseModel):
     ]
 
 
-class ModelList(BaseModel):
+class ModelList(ApiModel):
     """The models."""
 
     object: Literal["list"] = "list"
@@ -175,33 +176,33 @@ class ModelsAnswer(RootModel[ModelList | list[ElevenLabsModel]]):
     """The models; for ElevenLabs' clients those for speech, as a bare list."""
 
 
-class NamedVoice(BaseModel):
+class NamedVoice(ApiModel):
     """A voice that requests can name by its id."""
 
     id: Annotated[str, Field(examples=["anna"])]
     name: Annotated[str, Field(examples=["Anna"])]
 
 
-class NamedVoices(BaseModel):
+class NamedVoices(ApiModel):
     """The built-in and the registered voices."""
 
     voices: list[NamedVoice]
 
 
-class NamedModel(BaseModel):
+class NamedModel(ApiModel):
     """A model for speech."""
 
     id: Annotated[str, Field(examples=["tts-1"])]
     name: Annotated[str, Field(examples=["tts-1"])]
 
 
-class NamedModels(BaseModel):
+class NamedModels(ApiModel):
     """The engines for speech, and OpenAI's names for the default one."""
 
     models: list[NamedModel]
 
 
-class ModelPath(BaseModel):
+class ModelPath(ApiModel):
     """Which model."""
 
     model: Annotated[str, Field(examples=["tts-1"])]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ipc.engines import Json
 from ipc.errors import ServiceError
 from ipc.operations import Segment, Transcript
 from ipc.spacing import seam
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.api.operation import (
     FORM,
     JSON,
@@ -70,7 +71,7 @@ _TEMPERATURE = Field(
 )
 
 
-class TranscriptionFields(BaseModel):
+class TranscriptionFields(ApiModel):
     """How to transcribe. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
@@ -234,7 +235,7 @@ def _hint(call: Call[TranscriptionFields, Nothing]) -> str:
     return language_hint(call.request, given)
 
 
-class TranslationFields(BaseModel):
+class TranslationFields(ApiModel):
     """How to translate. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")

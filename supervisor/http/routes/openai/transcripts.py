@@ -5,10 +5,11 @@ from __future__ import annotations
 import zlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
 from ipc.engines import Json
 from ipc.operations import NO_LANGUAGE, Paralinguistics, Segment, Transcript
+from supervisor.http.api.api_model import ApiModel
 from supervisor.http.shared.languages import ENGLISH_NAMES
 from supervisor.http.shared.transcription import (
     Emotions,
@@ -18,20 +19,20 @@ from supervisor.http.shared.transcription import (
 )
 
 
-class DetectedLanguage(BaseModel):
+class DetectedLanguage(ApiModel):
     """A language that is spoken in the recording."""
 
     code: str
 
 
-class UsageDuration(BaseModel):
+class UsageDuration(ApiModel):
     """The transcribed sound, in seconds."""
 
     type: Literal["duration"] = "duration"
     seconds: float
 
 
-class Told(BaseModel):
+class Told(ApiModel):
     """How something is said; probabilities are null where the engine has none."""
 
     language_probability: float | None = None
@@ -156,7 +157,7 @@ class VerboseTranscription(Told):
     usage: UsageDuration
 
 
-class DiarizedSegment(BaseModel):
+class DiarizedSegment(ApiModel):
     """A segment with its speaker; engines do not tell speakers apart, so that there is only A."""
 
     type: Literal["transcript.text.segment"] = "transcript.text.segment"

@@ -1,0 +1,135 @@
+"""How Whisper recognizes the clips of one recording, one after the other. Used in workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from faster_whisper.transcribe import Segment as Found
+
+from ipc.errors import ErrorCode, ServiceError
+from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Paralinguistics, Transcribe
+from model_procs.audio.pcm import Samples
+from model_procs.engine import Cancelled
+from model_procs.engines.whisper.engine import CLIP_SECONDS
+from model_procs.engines.whisper.model import (
+    LADDER,
+    LEAST_LOGPROB,
+    MOST_COMPRESSION,
+    RESET_TEMPERATURE,
+    Model,
+)
+from model_procs.listening.transcript import NO_EMOTION, likely
+
+_SILENCE_SECONDS = 5.0
+"""So much silence behind a clip is enough for the encoder, nearly always."""
+
+_BEAMS = 5
+"""So many texts compete."""
+
+_HOTWORD_TOKENS = 100
+"""The most tokens of hotwords, so that there is room for what was said before and for the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """How a clip is recognized: with `silence` seconds behind it, at these temperatures in turn."""
+
+    silence: float
+    temperatures: Sequence[float]
+
+
+class Recognition:
+    """The recognition of one request, clip by clip; each is told what was said before it."""
+
+    def __init__(self, model: Model, options: Transcribe, stop: threading.Event) -> None:
+        self._model = model
+        self._options = options
+        self._stop = stop
+        self._hotwords = _hotwords(model, options.hotwords)
+        self._context = model.tokens(options.prompt) if options.prompt else []
+        self.told = Paralinguistics(NO_LANGUAGE, NO_EMOTION)
+        """The language, once there was a clip."""
+
+    def clip(self, samples: Samples) -> list[Found]:
+        """The segments of the next clip: those of the first attempt whose text is likely."""
+        told, segments = self.told, list[Found]()
+        for attempt in _attempts(self._options):
+            told, segments = self._try(samples, attempt)
+            if segments and all(map(_is_likely, segments)):
+                break
+        else:
+            if self._options.draft:  # nothing is better than a text that repeats itself
+                segments = []
+        self.told = told
+        for segment in segments:
+            hot = segment.temperature > RESET_TEMPERATURE
+            self._context = [] if hot else [*self._context, *segment.tokens]
+        return segments
+
+    def _try(self, samples: Samples, attempt: _Attempt) -> tuple[Paralinguistics, list[Found]]:
+        self._check()
+        clip = self._model.encode_clip(samples, silence=attempt.silence)
+        told = self.told
+        if told.language == NO_LANGUAGE:
+            self._check()
+            told = _told(self._model.language_probabilities(clip), self._options.language)
+        segments = self._model.decode_clip(
+            clip,
+            language=told.language,
+            translate=self._options.translate,
+            words=self._options.words,
+            beams=1 if self._options.draft else _BEAMS,
+            context=self._context,
+            hotwords=self._hotwords,
+            temperatures=attempt.temperatures,
+            on_attempt=self._check,
+        )
+        return told, list(segments)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+
+
+def _attempts(options: Transcribe) -> Iterator[_Attempt]:
+    """Little more than the clip first, which is several times faster; then as much as goes in."""
+    if options.temperature is not None:
+        yield _Attempt(CLIP_SECONDS, (options.temperature,))
+        return
+    yield _Attempt(_SILENCE_SECONDS, (0.0,))
+    if not options.draft:
+        yield _Attempt(CLIP_SECONDS, LADDER)
+
+
+def _is_likely(segment: Found) -> bool:
+    """Whether the network itself believes it, and it does not repeat itself."""
+    logprob, compression = segment.avg_logprob, segment.compression_ratio
+    return bool(logprob >= LEAST_LOGPROB and compression <= MOST_COMPRESSION)
+
+
+def _hotwords(model: Model, words: Sequence[str]) -> str | None:
+    """The words as the library takes them: a text before the recording."""
+    if not words:
+        return None
+    text = ", ".join(words)
+    count = len(model.tokens(text))
+    if count > _HOTWORD_TOKENS:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            f"the hotwords are {count} tokens, and Whisper takes {_HOTWORD_TOKENS}; send fewer",
+        )
+    return text
+
+
+def _told(probabilities: dict[str, float], hint: str) -> Paralinguistics:
+    """The language that is hinted at, or else the likeliest one."""
+    language = max(probabilities, key=probabilities.__getitem__) if hint == AUTO_LANGUAGE else hint
+    return Paralinguistics(
+        language,
+        NO_EMOTION,
+        ("Speech",),
+        language_probability=round(probabilities[language], 4),
+        language_probabilities=likely(probabilities),
+    )
