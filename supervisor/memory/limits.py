@@ -11,6 +11,7 @@ successors, so that other models' workers are not smaller than without them, if 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -217,14 +218,12 @@ def _level(left: int, needs: Sequence[Need], *, successors: int, beside: int) ->
     def taken(level: int, count: int) -> int:
         return sum((need.workers + count) * max(level, need.smallest.growth) for need in needs)
 
-    return next(
-        (
-            level
-            for level in range(MAX_HARD_MB, -1, -1)
-            if taken(level, successors) <= left and taken(level, 0) + beside <= left
-        ),
-        None,
-    )
+    def too_much(level: int) -> bool:
+        return taken(level, successors) > left or taken(level, 0) + beside > left
+
+    if too_much(0):
+        return None
+    return bisect_right(range(MAX_HARD_MB + 1), False, key=too_much) - 1
 
 
 def _limits(model: str, need: Need, share_mb: int) -> MemoryLimits:
