@@ -304,9 +304,11 @@ class Transcribe(Operation[Transcript]):
     `hotwords` are words and phrases that are likelier than usual, `hotword_weight` by how much;
     engines that cannot obey refuse them.
 
-    Engines without these ignore them: `prompt` is a text before the recording, for its spelling and
-    style; `temperature` is how random recognition is, None as the engine finds best. With
-    `translate` the transcript is in English; engines that cannot translate refuse that.
+    Engines without these ignore them: `previous_language` is that of what was said before, so it is
+    likelier than others where `language` is `AUTO_LANGUAGE`; `prompt` is a text before the
+    recording, for its spelling and style; `temperature` is how random recognition is, None as the
+    engine finds best. With `translate` the transcript is in English; engines that cannot translate
+    refuse that.
     """
 
     recording: Recording
@@ -320,6 +322,7 @@ class Transcribe(Operation[Transcript]):
     hotwords: tuple[str, ...] = ()
     hotword_weight: float | None = None
     draft: bool = False
+    previous_language: str | None = None
 
 
 SoundFormat = Literal["pcm16", "mulaw", "alaw", "ogg", "webm", "wav", "auto"]

@@ -28,6 +28,7 @@ _WORDS_A_SECOND = 15
 """A language model on a fast machine; a person reads aloud two or three."""
 _FRAME_SECONDS = 0.02
 _SILENCE_SECONDS = 1.5
+_POLL_SECONDS = 0.005
 _SESSIONS = (1, 8)
 
 
@@ -61,6 +62,7 @@ def run(*, quick: bool) -> list[Table]:
     recording = human_file("beckett.wav")
     spoken: list[tuple[Cell, ...]] = []
     heard: list[tuple[Cell, ...]] = []
+    freed: list[tuple[Cell, ...]] = []
     for tts, stt in (("kokoro", "whisper"), ("pocket", "sensevoice")):
         settings = {
             "VOICE_ENGINE_TTS_ENGINE": tts,
@@ -75,6 +77,7 @@ def run(*, quick: bool) -> list[Table]:
             for sessions in _SESSIONS:
                 step(f"live: {tts}, {sessions} sessions")
                 spoken.append(_spoken(service, _Plan(tts, sessions, rounds, direct), texts))
+            freed.append(_freed(service, tts, " ".join(texts), 3 * rounds))
             direct = _direct(stt, [str(recording)], rounds)
             for sessions in _SESSIONS:
                 step(f"live: {stt}, {sessions} sessions")
@@ -88,6 +91,16 @@ def run(*, quick: bool) -> list[Table]:
                 f"{rounds} rounds; each session pushes {_WORDS_A_SECOND} words a second of three "
                 "sentences, and reads pcm",
                 "library: kokoro-onnx alone, from the call to all of the same sentence",
+            ],
+        ),
+        Table(
+            "live: from a barge-in to a free worker",
+            ("engine", "told p50 ms", "told worst ms", "free p50 ms", "free worst ms"),
+            freed,
+            [
+                f"{3 * rounds} rounds; nine sentences are cancelled at their first sound",
+                "told: the message that nothing more comes",
+                f"free: /health, read every {_POLL_SECONDS * 1000:.0f} ms, shows no request",
             ],
         ),
         Table(
@@ -172,6 +185,50 @@ async def _speak(client: aiohttp.ClientSession, text: str) -> tuple[float, float
         await pushing
     assert received, "it has spoken"
     return begin - complete, received / 2 / rate
+
+
+def _freed(service: RunningService, engine: str, text: str, rounds: int) -> tuple[Cell, ...]:
+    """How soon a barge-in stops the model."""
+    told: list[float] = []
+    free: list[float] = []
+
+    async def busy(client: aiohttp.ClientSession) -> bool:
+        await asyncio.sleep(_POLL_SECONDS)
+        async with client.get("/health") as response:
+            children = (await response.json())["children"]
+        return any(each["in_flight"] for each in children if each["kind"] == "tts")
+
+    async def all_of_them() -> None:
+        timeout = aiohttp.ClientTimeout(total=NET)
+        async with aiohttp.ClientSession(service.url, timeout=timeout) as client:
+            for _ in range(rounds):
+                async with client.ws_connect("/v1/tts/stream") as socket:
+                    await socket.send_json({"type": "start", "format": "pcm"})
+                    await socket.send_json({"type": "text", "text": text, "flush": True})
+                    while (await socket.receive()).type is not aiohttp.WSMsgType.BINARY:
+                        pass
+                    assert await busy(client)
+                    began = time.perf_counter()
+                    await socket.send_json({"type": "cancel"})
+                    cancelled = asyncio.create_task(_cancelled(socket))
+                    while await busy(client):
+                        pass
+                    free.append(time.perf_counter() - began)
+                    told.append(await cancelled - began)
+
+    asyncio.run(all_of_them())
+    columns = ((statistics.median(times) * 1000, max(times) * 1000) for times in (told, free))
+    return (engine, *(figure for column in columns for figure in column))
+
+
+async def _cancelled(socket: aiohttp.ClientWebSocketResponse) -> float:
+    """When the service said that nothing more comes."""
+    async for message in socket:
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            continue
+        if json.loads(message.data)["type"] == "cancelled":
+            return time.perf_counter()
+    raise AssertionError("the session ended")
 
 
 def _heard(service: RunningService, plan: _Plan, recording: Path) -> tuple[Cell, ...]:

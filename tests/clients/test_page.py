@@ -231,17 +231,23 @@ def test_the_code_gets_the_same_transcript(visitor: Visit, tmp_path: Path) -> No
         assert "Hello there." in done.stdout
 
 
-@pytest.mark.neural
-def test_a_recording_from_the_microphone_is_transcribed(
-    browser: Browser, packaged_weights: Path
-) -> None:
+@pytest.fixture(scope="module")
+def whisper(packaged_weights: Path) -> Iterator[RunningService]:
     settings = {
         "VOICE_ENGINE_TTS_ENGINE": "flite",
         "VOICE_ENGINE_STT_ENGINE": EMBEDDED["VOICE_ENGINE_STT_ENGINE"],
         "VOICE_ENGINE_CACHE_DIR": str(packaged_weights),
     }
-    with running(settings) as service, visit(browser, service.url) as visitor:
+    with running(settings) as service:
         service.wait_ready()
+        yield service
+
+
+@pytest.mark.neural
+def test_a_recording_from_the_microphone_is_transcribed(
+    browser: Browser, whisper: RunningService
+) -> None:
+    with visit(browser, whisper.url) as visitor:
         page = visitor.open("listen")
         page.get_by_role("button", name="Record what to transcribe").click()
         expect(page.locator("#listen-recording .time")).to_have_text("0:04")
@@ -255,6 +261,43 @@ def test_a_recording_from_the_microphone_is_transcribed(
         place = re.compile(r"0\.[1-9]|[1-9]\.\d")
         expect(page.locator("#listen-wave")).to_have_attribute("aria-valuenow", place)
         assert drawn(page, "#listen-wave") > 0
+
+
+LIVE = """async () => {
+    const microphone = await navigator.mediaDevices.getUserMedia({ audio: true });
+    const recorder = new MediaRecorder(microphone, { mimeType: "audio/webm;codecs=opus" });
+    const socket = new WebSocket(`ws://${location.host}/v1/transcribe/stream`);
+    const told = [];
+    recorder.ondataavailable = (event) => socket.send(event.data);
+    recorder.onstop = () => socket.send(JSON.stringify({ type: "end" }));
+    socket.onopen = () => {
+        socket.send(JSON.stringify({ type: "start", format: "auto" }));
+        recorder.start(100);
+    };
+    socket.onmessage = (event) => {
+        told.push(JSON.parse(event.data));
+        const finals = told.filter((message) => message.type === "final");
+        if (finals.length >= 3 && recorder.state === "recording") recorder.stop();
+    };
+    await new Promise((resolve) => (socket.onclose = resolve));
+    return told;
+}"""
+"""What a page does that has a conversation; it returns all that it was told."""
+
+
+@pytest.mark.neural
+def test_what_a_browser_records_is_heard_while_it_is_said(
+    browser: Browser, whisper: RunningService
+) -> None:
+    with visit(browser, whisper.url) as visitor:
+        told = visitor.open("listen").evaluate(LIVE)
+        assert told[0]["type"] == "started"
+        assert told[-1] == {"type": "done"}
+        finals = [message["text"] for message in told if message["type"] == "final"]
+        heard = normal(" ".join(finals)).split()
+        assert len(set(heard) & set(normal(HUMAN["beckett.wav"]).split())) >= 3
+        first = next(at for at, message in enumerate(told) if message["type"] == "final")
+        assert "partial" in [message["type"] for message in told[:first]]
 
 
 # Voices

@@ -115,6 +115,55 @@ def test_words_only_when_asked(ears: WhisperEngine) -> None:
     assert word_errors(transcript.text, "beckett.wav") < 0.1
 
 
+SHORT = slice(int(1.73 * RATE), int(3.0 * RATE))
+"""Of Beckett: "Ever failed", of which the network is not sure."""
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"), [(None, "nl"), ("en", "en"), ("ja", "nl"), ("xx", "nl")]
+)
+def test_what_was_said_before_tells_the_language(
+    ears: WhisperEngine, before: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ears.model, "language_probabilities", lambda clip: {"nl": 0.95, "en": 0.04, "ja": 0.01}
+    )
+    options = replace(PLAIN, previous_language=before, draft=True)
+    assert hear(ears, sound("beckett.wav"), options).paralinguistics.language == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"language": "en"}, [5.0, 30.0]),
+        ({"language": "en", "draft": True}, [5.0]),
+        ({"language": "en", "temperature": 0.2}, [30.0]),
+    ],
+)
+def test_an_unlikely_text_is_tried_again_with_all_that_goes_in(
+    ears: WhisperEngine,
+    options: dict[str, Any],
+    expected: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encode, silences = ears.model.encode_clip, list[float]()
+
+    def noted(samples: Samples, *, silence: float) -> Any:
+        silences.append(silence)
+        return encode(samples, silence=silence)
+
+    monkeypatch.setattr(ears.model, "encode_clip", noted)
+    transcript = hear(ears, sound("beckett.wav")[SHORT], replace(PLAIN, **options))
+    assert silences == expected
+    assert bool(transcript.segments) != bool(options.get("draft"))  # nothing rather than nonsense
+
+
+@pytest.mark.parametrize("name", HUMAN)
+def test_drafts_are_understood_too(ears: WhisperEngine, name: str) -> None:
+    transcript = hear(ears, sound(name), replace(PLAIN, draft=True))
+    assert word_errors(transcript.text, name) < 0.15
+
+
 @pytest.mark.parametrize("kind", ["silence", "noise", "beep", "nothing"])
 def test_what_is_no_speech_has_no_text(ears: WhisperEngine, kind: str) -> None:
     samples = {

@@ -28,6 +28,10 @@ _SILENCE_SECONDS = 5.0
 _BEAMS = 5
 """So many texts compete."""
 
+_STEADINESS = 50.0
+"""So many times likelier another language must be than that of what was said before: few people
+change it, and a second of speech may sound like any."""
+
 _HOTWORD_TOKENS = 100
 """The most tokens of hotwords, so that there is room for what was said before and for the text."""
 
@@ -74,7 +78,7 @@ class Recognition:
         told = self.told
         if told.language == NO_LANGUAGE:
             self._check()
-            told = _told(self._model.language_probabilities(clip), self._options.language)
+            told = _told(self._model.language_probabilities(clip), self._options)
         segments = self._model.decode_clip(
             clip,
             language=told.language,
@@ -123,9 +127,14 @@ def _hotwords(model: Model, words: Sequence[str]) -> str | None:
     return text
 
 
-def _told(probabilities: dict[str, float], hint: str) -> Paralinguistics:
+def _told(probabilities: dict[str, float], options: Transcribe) -> Paralinguistics:
     """The language that is hinted at, or else the likeliest one."""
-    language = max(probabilities, key=probabilities.__getitem__) if hint == AUTO_LANGUAGE else hint
+    language = options.language
+    if language == AUTO_LANGUAGE:
+        language = max(probabilities, key=probabilities.__getitem__)
+        before = probabilities.get(options.previous_language or "", 0.0)
+        if before * _STEADINESS > probabilities[language]:
+            language = options.previous_language or language
     return Paralinguistics(
         language,
         NO_EMOTION,

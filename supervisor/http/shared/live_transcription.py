@@ -82,6 +82,9 @@ _LONGEST_PARTIAL = 60.0
 """A longer utterance, without pauses or ended by the client alone, gets no partial texts."""
 _MOST_WAITING = 4
 """So many utterances may wait for their final text before the sound waits, too."""
+_SURE = 0.8
+"""A language that is so probable is that of what follows, too, unless that is far likelier another.
+"""
 _EMOTION_AFTER = 3
 """So many partial texts in a row must have the same emotion before it is told."""
 _NO_EMOTION = "EMO_UNKNOWN"
@@ -255,6 +258,8 @@ class LiveTranscription:
         self._count = 0
         self._open: _Utterance | None = None
         self._over: asyncio.Queue[_Utterance | None] = asyncio.Queue(_MOST_WAITING)
+        self._language: str | None = None
+        """The last one that was recognized beyond doubt."""
         self._next_partial = 0.0
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
@@ -585,6 +590,7 @@ class LiveTranscription:
             options.words,
             prompt=options.prompt,
             draft=draft,
+            previous_language=self._language,
         )
         segments = SegmentBuffer()
         work = Work(Unit.SECONDS, utterance.sound.seconds, TRANSCRIPT_SECONDS)
@@ -672,6 +678,9 @@ class LiveTranscription:
                 transcript = await self._transcribe(utterance)
         except ServiceError as error:
             return Failed(utterance.number, error)
+        said = transcript.paralinguistics
+        if (said.language_probability or 0.0) >= _SURE:
+            self._language = said.language
         start, end = utterance.start / LIVE_RATE, utterance.end / LIVE_RATE
         return Final(utterance.number, start, end, transcript)
 
