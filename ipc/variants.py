@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ipc.engines import ENGINES, BuiltinVoice, EngineInfo, EngineSpec, Footprint
+from ipc.engines import ENGINES, PULLABLE, BuiltinVoice, EngineInfo, EngineSpec, Footprint
 
 LANGUAGES = {
     "english": "en",
@@ -31,6 +31,7 @@ VARIANT = "variant"
 """The option that tells an engine which of its weights to load."""
 
 _POCKET = ENGINES["pocket"]
+_PREFIX = f"{_POCKET.name}-"
 _FOLDER = Path(_POCKET.files[0]).parent
 _NAME = re.compile(r"[a-z0-9][A-Za-z0-9_.-]{0,63}")
 _VOICE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -50,6 +51,12 @@ def language_of(variant: str) -> str | None:
 def variant_for(language: str) -> str | None:
     """The name of the library's default weights for a language, given as a code."""
     return next((name for name, code in LANGUAGES.items() if code == language), None)
+
+
+def is_pullable(engine: str) -> bool:
+    """Whether published weights of an engine of this name can be downloaded, if there are some."""
+    variant = engine.removeprefix(_PREFIX)
+    return engine in PULLABLE or (variant != engine and _NAME.fullmatch(variant) is not None)
 
 
 def variant_folder(variant: str) -> Path:
@@ -77,14 +84,14 @@ def find_variants(models_dir: Path) -> list[EngineSpec]:
 
 def find_variant(models_dir: Path, name: str) -> EngineSpec | None:
     """The variant called `french` or `pocket-french`, if its weights are complete."""
-    variant = name.removeprefix(f"{_POCKET.name}-")
+    variant = name.removeprefix(_PREFIX)
     if not _NAME.fullmatch(variant):
         return None
     folder = variant_folder(variant)
     files = tuple(str(folder / Path(file).name) for file in _POCKET.files)
     spec = replace(
         _POCKET,
-        name=f"{_POCKET.name}-{variant}",
+        name=f"{_PREFIX}{variant}",
         files=files,
         default=False,
         variant=variant,

@@ -348,7 +348,8 @@ class ReloadFailed(ModelEvent):
 class WeightsFound(ModelEvent):
     """The models folder has complete weights that the model does not run with yet; it loads them.
 
-    Then the model is `reloaded`, or `reload_failed` says why it stays as it was.
+    Then the model is `reloaded`, or `reload_failed` says why it stays as it was. A model that was
+    not there before has an empty `engine_before`, and is loaded when a request wants it.
     """
 
     name = "weights_found"

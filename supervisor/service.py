@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,9 +289,13 @@ class Service:
         One model after the other, so that one that cannot be loaded does not hold up the others,
         and stays as it was. A model never gets a lesser engine than it has.
         """
-        for new in self.settings.chosen_again():
+        chosen = self.settings.chosen_again()
+        await self._take_up_on_demand(
+            [new for new in chosen if new.engine.on_demand and new.engine.name in engines]
+        )
+        for new in chosen:
             if new.engine.on_demand:
-                continue  # a reload adds it
+                continue
             model = self.models.named(new.name)
             before = model.backend.engine
             ranks = [
@@ -306,6 +310,27 @@ class Service:
                     )
                 )
                 await self._change_engine(model, new)
+
+    async def _take_up_on_demand(self, found: Sequence[ModelSettings]) -> None:
+        """Add models that will be loaded when a request wants them; load again what is loaded."""
+        known = {model.name: model for model in self.models}
+        await asyncio.gather(
+            *(self._reload_one(known[each.name]) for each in found if each.name in known)
+        )
+        new = [each for each in found if each.name not in known]
+        if not new:
+            return
+        settings = self.settings.with_added(new)
+        self._configs = self._make_configs(settings, self._scaled)
+        self.settings = settings
+        for model in self._add_models(settings):
+            engine = model.backend.engine.name
+            self.events.publish(WeightsFound(model=model.name, engine=engine, engine_before=""))
+            self._announce(model)
+            model.backend.start()
+        await asyncio.gather(  # they share the memory
+            *(self._reload_one(model, adapt=True) for model in known.values())
+        )
 
     async def _change_engine(self, model: Model, new: ModelSettings) -> None:
         """Load the engine of `new` and replace the workers; if it fails, all is as before."""
@@ -340,7 +365,7 @@ class Service:
     def _pulling(self) -> Pulling:
         """The download that the settings ask for."""
         engines = self.settings.pulled
-        kinds = {ENGINES[name].kind for name in engines}
+        kinds = {ENGINES[name].kind if name in ENGINES else Kind.TTS for name in engines}
         models = [self.models.default(kind) for kind in Kind if kind in kinds]
 
         def note(message: str | None) -> None:

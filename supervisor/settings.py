@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,7 +34,7 @@ from ipc.engines import (
     Profile,
     default_engine,
 )
-from ipc.variants import find_variant, find_variants
+from ipc.variants import find_variant, find_variants, is_pullable
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
@@ -407,8 +407,10 @@ class Settings(BaseSettings):
     @classmethod
     def _can_be_pulled(cls, text: str) -> str:
         for name in _split(text):
-            if name not in PULLABLE:
-                raise ValueError(f"{name} is unknown; use some of {', '.join(PULLABLE)}")
+            if not is_pullable(name):
+                raise ValueError(
+                    f"{name} is unknown; use some of {', '.join(PULLABLE)}, pocket-french, ..."
+                )
         return text
 
     @field_validator("cors_origins")
@@ -464,6 +466,12 @@ class Settings(BaseSettings):
         """The same settings with another engine for the model of this name."""
         other = self.model_copy()
         other._models = tuple(model if each.name == model.name else each for each in self._models)
+        return other
+
+    def with_added(self, models: Sequence[ModelSettings]) -> Settings:
+        """The same settings with some more models."""
+        other = self.model_copy()
+        other._models = (*self._models, *models)
         return other
 
     @property

@@ -14,7 +14,6 @@ from pathlib import Path
 from model_procs import lifeline
 from model_procs.weights.locate import weights_folder
 from model_procs.weights.place import replacing
-from model_procs.weights.published import PUBLISHED
 from model_procs.weights.pull import LaterError, PullError, World, present_error, pull
 from model_procs.weights.synthetic import NOTE, NOTE_FILE, SIZES
 
@@ -53,12 +52,13 @@ def synth(models_dir: Path, size: str, *, force: bool = False) -> None:
 
 def main(argv: list[str] | None = None, world: World | None = None) -> int:
     """The command line; returns the exit status."""
+    world = world or World()
     parser = argparse.ArgumentParser(
         prog="voice-engine models", description="Put weights into a models folder."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     pull_parser = commands.add_parser("pull", help="download published weights")
-    pull_parser.add_argument("engines", nargs="+", choices=PUBLISHED, metavar="ENGINE")
+    pull_parser.add_argument("engines", nargs="+", metavar="ENGINE")
     pull_parser.add_argument("--lifeline", type=int, help="end when this pipe is closed")
     synth_parser = commands.add_parser(
         "synth", help="write random weights for tests: real shapes, meaningless output"

@@ -20,9 +20,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>; Python has no 
 def put(fresh: Path, place: Path) -> None:
     """Make `fresh` the folder at `place`; both are on one file system.
 
-    What was at `place` is at `fresh` afterwards, for the caller to remove.
+    What was at `place` is at `fresh` afterwards, for the caller to remove. Models with folders of
+    their own in `place` stay there.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
+    for model in nested_models(place):
+        if not (fresh / model.name).exists():
+            shutil.copytree(model, fresh / model.name, copy_function=_link)
     for path in (fresh, *fresh.rglob("*")):
         # Some libraries write files that only the owner can read.
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -37,6 +41,19 @@ def put(fresh: Path, place: Path) -> None:
             raise
         _replace(fresh, place)
     _sync(place.parent)
+
+
+def nested_models(place: Path) -> list[Path]:
+    """The folders of other models in the folder of one: Pocket's languages and sizes."""
+    return [path.parent for path in place.glob("*/config.yaml")]
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under another name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _sync(path: Path) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ipc.engines import ENGINES
+from ipc.variants import variant_folder
 from model_procs.weights.packages import package_folder
 
 HubName = Literal["huggingface", "modelscope"]
@@ -29,6 +31,8 @@ class PublishedFile:
     revision: str
     size: int | None = None
     sha256: str | None = None
+    optional: bool = False
+    """Whether it is left out if the hub has no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,14 @@ class Published:
     engine: str
     folder: str
     releases: tuple[Release, ...]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Patterns in the models folder, each of which a file must match for the engine to load."""
+        spec = ENGINES.get(self.engine)
+        if spec is not None:
+            return spec.files
+        return tuple(f"{self.folder}/{Path(file).name}" for file in ENGINES["pocket"].files)
 
 
 def _all_of(repository: str, revision: str, *files: PublishedFile) -> tuple[PublishedFile, ...]:
@@ -174,37 +186,57 @@ def whisper() -> Published:
 
 # Pocket TTS
 
-POCKET_TERMS = (
-    "Kyutai gives the weights that clone voices to those who accept its terms: log in at "
-    "https://huggingface.co/kyutai/pocket-tts and accept them there, make a token with the right "
-    "to read at https://huggingface.co/settings/tokens, and set HF_TOKEN to it (or run "
-    "`hf auth login`); then run `voice-engine models pull pocket` again"
-)
-
-OPEN_POCKET = (
-    "these weights of Pocket TTS speak in their built-in voices and cannot clone any. "
-    f"{POCKET_TERMS}"
-)
+_POCKET = "pocket"
 
 
-def pocket() -> Published:
-    """Pocket TTS in English: the files that the library's own configuration names.
+def _pocket_terms(engine: str) -> str:
+    return (
+        "Kyutai gives the weights that clone voices to those who accept its terms: log in at "
+        "https://huggingface.co/kyutai/pocket-tts and accept them there, make a token with the "
+        "right to read at https://huggingface.co/settings/tokens, and set HF_TOKEN to it (or run "
+        f"`hf auth login`); then run `voice-engine models pull {engine}` again"
+    )
+
+
+def open_pocket(variant: str | None = None) -> str:
+    """What somebody must know who has weights of Pocket TTS that cannot clone."""
+    return (
+        "these weights of Pocket TTS speak in their built-in voices and cannot clone any. "
+        f"{_pocket_terms(_engine_of(variant))}"
+    )
+
+
+def pocket(variant: str | None = None) -> Published:
+    """Pocket TTS in English or another `variant`: the files that the library's configuration names.
 
     Its addresses have commits in them. Without access to the weights with an encoder of voices, the
-    library takes others, and so does the pull.
+    library takes others, and so does the pull. The library does not tell which of its voices a
+    variant has, so those are taken that are there.
     """
     import yaml
 
     package = package_folder("pocket_tts")
-    settings = yaml.safe_load((package / "config" / "english.yaml").read_text("utf-8"))
+    config = variant or "english"
+    settings = yaml.safe_load((package / "config" / f"{config}.yaml").read_text("utf-8"))
     origins, address = "_ORIGINS_OF_PREDEFINED_VOICES", "get_predefined_voice"
     library = {
         **_definitions(package / "utils" / "utils.py", origins, address),
         **_definitions(package / "default_parameters.py", "DEFAULT_VOICE_FOR_LANGUAGE"),
     }
-    foreign = library["DEFAULT_VOICE_FOR_LANGUAGE"].values()
+    natives = library["DEFAULT_VOICE_FOR_LANGUAGE"]
+    foreign = {name for language, name in natives.items() if not config.startswith(language)}
     names = [name for name in library[origins] if name not in foreign]
-    return pocket_of(settings, {name: library[address]("english", name) for name in names})
+    return pocket_of(settings, {name: library[address](config, name) for name in names}, variant)
+
+
+def pocket_variants() -> list[str]:
+    """The library's names of the languages and sizes of Pocket TTS, besides the default one."""
+    folder = package_folder("pocket_tts") / "config"
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "english")
+
+
+def _engine_of(variant: str | None) -> str:
+    return _POCKET if variant is None else f"{_POCKET}-{variant}"
 
 
 def _definitions(file: Path, *names: str) -> dict[str, Any]:
@@ -217,12 +249,16 @@ def _definitions(file: Path, *names: str) -> dict[str, Any]:
     return {name: found[name] for name in names}
 
 
-def pocket_of(settings: dict[str, Any], voices: dict[str, str]) -> Published:
+def pocket_of(
+    settings: dict[str, Any], voices: dict[str, str], variant: str | None = None
+) -> Published:
     """The same for a configuration of the library, and voices by name with their addresses."""
+    engine = _engine_of(variant)
     table = settings["flow_lm"]["lookup_table"]
+    states = (_at(address, f"voices/{name}.safetensors") for name, address in voices.items())
     beside = (
         _at(table["tokenizer_path"], "tokenizer.json"),
-        *(_at(address, f"voices/{name}.safetensors") for name, address in voices.items()),
+        *(replace(state, optional=variant is not None) for state in states),
     )
     cloning, without = "weights_path", "weights_path_without_voice_cloning"
 
@@ -243,12 +279,14 @@ def pocket_of(settings: dict[str, Any], voices: dict[str, str]) -> Published:
             lacks,
         )
 
+    title = "Pocket TTS" if variant is None else f"Pocket TTS {variant}"
+    terms, lacks = _pocket_terms(engine), open_pocket(variant)
     return Published(
-        "pocket",
-        "pocket-tts",
+        engine,
+        "pocket-tts" if variant is None else str(variant_folder(variant)),
         (
-            release(cloning, "Pocket TTS with voice cloning", terms=POCKET_TERMS, lacks=None),
-            release(without, "Pocket TTS without voice cloning", terms=None, lacks=OPEN_POCKET),
+            release(cloning, f"{title} with voice cloning", terms=terms, lacks=None),
+            release(without, f"{title} without voice cloning", terms=None, lacks=lacks),
         ),
     )
 
@@ -268,12 +306,19 @@ def _as_yaml(settings: dict[str, Any]) -> str:
 
 
 PUBLISHED: dict[str, Callable[[], Published]] = {
-    "pocket": pocket,
+    _POCKET: pocket,
     "sensevoice": sensevoice,
     "kokoro": kokoro,
     "whisper": whisper,
 }
 """By the name of the engine. A function each, because Pocket's libraries are large."""
+
+
+def all_published() -> dict[str, Callable[[], Published]]:
+    """The same with Pocket's other languages and sizes."""
+    variants = {_engine_of(name): partial(pocket, name) for name in pocket_variants()}
+    return {**PUBLISHED, **variants}
+
 
 PRODUCTION = tuple(name for name in PUBLISHED if ENGINES[name].profile == "production")
 """What a pull brings that names no engine: the others' weights come with packages."""

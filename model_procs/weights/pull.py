@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ipc.engines import ENGINES
 from model_procs.weights import manifest
 from model_procs.weights.hubs.hub import (
     AccessError,
@@ -32,9 +31,9 @@ from model_procs.weights.hubs.huggingface import HuggingFace
 from model_procs.weights.hubs.modelscope import ModelScope
 from model_procs.weights.locate import notes
 from model_procs.weights.manifest import Manifest, PulledFile
-from model_procs.weights.place import put
+from model_procs.weights.place import nested_models, put
 from model_procs.weights.progress import Progress, mb, progress
-from model_procs.weights.published import PUBLISHED, HubName, Published, Release
+from model_procs.weights.published import HubName, Published, Release, all_published
 
 _TRIES = 5
 """How often a broken connection is tried again that brings nothing."""
@@ -62,7 +61,7 @@ class World:
     hubs: Mapping[HubName, Hub] = field(
         default_factory=lambda: {"huggingface": HuggingFace(), "modelscope": ModelScope()}
     )
-    published: Mapping[str, Callable[[], Published]] = field(default_factory=lambda: PUBLISHED)
+    published: Mapping[str, Callable[[], Published]] = field(default_factory=all_published)
     free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
     sleep: Callable[[float], None] = time.sleep
     say: Callable[[str], None] = lambda line: print(line, flush=True)
@@ -99,6 +98,10 @@ def pull(
     disk is looked at, and then it begins. Raises `PullError` and `OSError`.
     """
     world = world or World()
+    for engine in engines:
+        if engine not in world.published:
+            known = ", ".join(world.published)
+            raise PullError(f"there is no engine {engine} to pull; use some of {known}")
     models_dir.mkdir(parents=True, exist_ok=True)
     with _alone(models_dir):
         plans = [
@@ -157,10 +160,11 @@ class _Present:
 def _present(published: Published, models_dir: Path) -> _Present | None:
     """The weights that are there; None without. Raises `WeightsPresentError` for other files."""
     place = models_dir / published.folder
-    spec = ENGINES[published.engine]
     complete = all(
-        any(path.is_file() for path in models_dir.glob(pattern)) for pattern in spec.files
+        any(path.is_file() for path in models_dir.glob(pattern)) for pattern in published.needed
     )
+    if place.exists() and set(place.iterdir()) == set(nested_models(place)):
+        return None  # other languages and sizes, which stay
     if place.exists() and (notes(place) or not complete):
         raise present_error(place)
     if not complete:

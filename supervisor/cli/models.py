@@ -17,6 +17,7 @@ import typer
 from rich.text import Text
 
 from ipc.engines import ENGINES, PULLABLE, EngineSpec
+from ipc.variants import is_pullable
 from supervisor.cli import show
 from supervisor.cli.client import USAGE, Address, CommandError, Json
 from supervisor.cli.command import address, command, make_app
@@ -103,8 +104,8 @@ def pull(
         list[str] | None,
         typer.Argument(
             metavar="[ENGINE...] [FOLDER]",
-            help=f"Some of {', '.join(PULLABLE)}, or {ALL}; else the production engines. Then the "
-            "models folder, else that of VOICE_ENGINE_MODELS_DIR.",
+            help=f"Some of {', '.join(PULLABLE)}, pocket-french and the like, or {ALL}; else the "
+            "production engines. Then the models folder, else that of VOICE_ENGINE_MODELS_DIR.",
         ),
     ] = None,
     force: Force = False,
@@ -125,10 +126,10 @@ def pull(
 
 def engines_and_folder(words: Sequence[str]) -> tuple[list[str], Path | None]:
     """Names of engines and, last, a folder. Raises `CommandError` for anything else."""
-    engines = [word for word in words if word in PULLABLE or word == ALL]
+    engines = [word for word in words if is_pullable(word) or word == ALL]
     others = [word for word in words if word not in engines]
     if others and others != [words[-1]]:
-        known = ", ".join((*PULLABLE, ALL))
+        known = ", ".join((*PULLABLE, "pocket-french, ...", ALL))
         raise CommandError(f"there is no engine {others[0]} to pull; use some of {known}", USAGE)
     if ALL in engines:
         engines = list(PULLABLE)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ipc.engines import ENGINES
+from ipc.variants import find_variants
 
 State = tuple[tuple[str, int, int, int], ...]
 """Of each file of an engine's weights: path, inode, size, time of the last change."""
@@ -20,7 +21,8 @@ Seen = Mapping[str, State]
 def look(models_dir: Path) -> Seen:
     """The engines whose weights lie complete in `models_dir`, each with the state of its files."""
     found: dict[str, State] = {}
-    for name, spec in ENGINES.items():
+    variants = {spec.name: spec for spec in find_variants(models_dir)}
+    for name, spec in {**ENGINES, **variants}.items():
         states = [_states(models_dir, pattern) for pattern in spec.files]
         if states and all(states):
             found[name] = tuple(state for each in states for state in each)

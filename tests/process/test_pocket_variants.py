@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,17 @@ async def test_in_four_gigabytes_each_is_loaded_when_it_is_asked_for(
     assert [e for e in service.events if e["event"] in ("worker_died", "start_failed")] == []
 
 
-@pytest.mark.parametrize("service", [{"VOICE_ENGINE_ON_DEMAND_UNLOAD": "0.5"}], indirect=True)
+@pytest.mark.parametrize(
+    ("service", "watched"),
+    [
+        ({"VOICE_ENGINE_ON_DEMAND_UNLOAD": "0.5", "VOICE_ENGINE_WATCH_MODELS": pause}, pause != "0")
+        for pause in ("0", "0.2")
+    ],
+    indirect=["service"],
+    ids=["a reload", "the watch"],
+)
 async def test_an_idle_one_is_unloaded_and_new_ones_are_found(
-    service: RunningService, models: Path
+    service: RunningService, models: Path, watched: bool
 ) -> None:
     first = await speak(service, language="fr")
     await asyncio.to_thread(service.wait_for, "unloaded", model="pocket-french")
@@ -122,7 +131,7 @@ async def test_an_idle_one_is_unloaded_and_new_ones_are_found(
     assert again.headers["X-Audio-Duration"] == first.headers["X-Audio-Duration"]
     await asyncio.to_thread(service.wait_for, "unloaded", model="pocket-french", count=2)
 
-    # What is missing is told, and taken up by a reload, which loads nothing that nobody asks for.
+    # What is missing is told, and taken up when it comes; nothing is loaded that nobody wants.
     response = await speak(service, language="it")
     assert response.headers["X-Voice-Engine"] == "pocket"
     assert "pocket-tts/italian" in response.headers["X-Voice-Engine-Warning"]
@@ -130,8 +139,11 @@ async def test_an_idle_one_is_unloaded_and_new_ones_are_found(
     assert "no model pocket-italian" in response.headers["X-Voice-Engine-Warning"]
     write_variant(models, "italian", "nano")
     try:
-        service.process.send_signal(1)
-        await asyncio.to_thread(service.wait_for, "reloaded", model="tts")
+        if watched:
+            await asyncio.to_thread(service.wait_for, "weights_found", model="pocket-italian")
+        else:
+            service.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(service.wait_for, "reloaded", model="tts")
         assert states(service)["italian"] == "UNLOADED"
         assert len(told(service, "loading")) == 2
         assert await spoken_by(service, language="it") == "pocket-italian"

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from model_procs.weights import manifest
-from model_procs.weights.published import OPEN_POCKET, PUBLISHED
+from model_procs.weights.published import PUBLISHED, open_pocket
 from supervisor.cli.models import engines_and_folder
 from supervisor.events import Event
 from supervisor.weights import pulling
@@ -242,7 +242,7 @@ async def test_a_service_takes_up_what_is_pulled_and_loses_no_request(
             assert requests.served == sorted(requests.served)  # flite, then pocket
             assert set(requests.served) == {"flite", "pocket"}
             # There was no access to the weights that clone.
-            assert OPEN_POCKET in service.health()["models"]["tts"]["notes"]
+            assert open_pocket() in service.health()["models"]["tts"]["notes"]
             for path, fields, name in (
                 ("/v1/clone", {"text": "Hello."}, "reference_audio"),
                 ("/v1/voices/register", {"voice_id": "anna"}, "audio"),
@@ -252,7 +252,7 @@ async def test_a_service_takes_up_what_is_pulled_and_loses_no_request(
                 async with client.post(path, data=form) as response:
                     body = await response.json()
                 assert (response.status, body["error"]["code"]) == (422, "cloning_unavailable")
-                assert body["detail"] == OPEN_POCKET
+                assert body["detail"] == open_pocket()
 
 
 @pytest.mark.parametrize(

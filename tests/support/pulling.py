@@ -18,46 +18,56 @@ from model_procs.weights.pull import World
 from tests.support.hubs import COMMIT, Hubs
 
 CLONING, OPEN = "kyutai/pocket-tts", "kyutai/pocket-tts-without-voice-cloning"
-_ENGLISH = "languages/english"
+FRENCH = "pocket-french"
+_LANGUAGES = ("english", "french")
 SENSEVOICE = ("iic/SenseVoiceSmall", "FunAudioLLM/SenseVoiceSmall")
 
 
 def table(models: Path) -> Mapping[str, Callable[[], Published]]:
     """The table for the random weights in `models`."""
-    return {"pocket": lambda: _pocket(models), "sensevoice": _sensevoice}
+    return {
+        "pocket": lambda: _pocket(models),
+        "sensevoice": _sensevoice,
+        FRENCH: lambda: _pocket(models, "french"),
+    }
 
 
 def publish(hubs: Hubs, models: Path) -> None:
-    """Put the random weights in `models` on both hubs, where the table says that they are."""
+    """Put the random weights in `models` on both hubs, where the table says that they are.
+
+    French has the same as English.
+    """
     folder = models / "pocket-tts"
-    for repository in (CLONING, OPEN):
-        weights = (folder / "model.safetensors").read_bytes()
-        hubs.publish(repository, f"{_ENGLISH}/model.safetensors", weights)
+    for language in _LANGUAGES:
+        for repository in (CLONING, OPEN):
+            weights = (folder / "model.safetensors").read_bytes()
+            hubs.publish(repository, f"languages/{language}/model.safetensors", weights)
+        tokenizer = (folder / "tokenizer.json").read_bytes()
+        hubs.publish(OPEN, f"languages/{language}/tokenizer.json", tokenizer)
+        hubs.publish_folder(OPEN, folder / "voices", f"languages/{language}/embeddings/")
     hubs.gated.add(CLONING)
-    hubs.publish(OPEN, f"{_ENGLISH}/tokenizer.json", (folder / "tokenizer.json").read_bytes())
-    hubs.publish_folder(OPEN, folder / "voices", f"{_ENGLISH}/embeddings/")
     for repository in SENSEVOICE:
         hubs.publish_folder(repository, models / "SenseVoiceSmall")
         hubs.publish(repository, "configuration.json", b"{}")
         hubs.publish(repository, "README.md", b"not for us")
 
 
-def _pocket(models: Path) -> Published:
+def _pocket(models: Path, variant: str | None = None) -> Published:
     import yaml
+
+    def address(repository: str, path: str) -> str:
+        return f"hf://{repository}/languages/{variant or 'english'}/{path}@{COMMIT}"
 
     folder = models / "pocket-tts"
     settings = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    settings["weights_path"] = _address(CLONING, "model.safetensors")
-    settings["weights_path_without_voice_cloning"] = _address(OPEN, "model.safetensors")
-    settings["flow_lm"]["lookup_table"]["tokenizer_path"] = _address(OPEN, "tokenizer.json")
+    settings["weights_path"] = address(CLONING, "model.safetensors")
+    settings["weights_path_without_voice_cloning"] = address(OPEN, "model.safetensors")
+    settings["flow_lm"]["lookup_table"]["tokenizer_path"] = address(OPEN, "tokenizer.json")
     names = sorted(path.stem for path in (folder / "voices").iterdir())
-    return pocket_of(
-        settings, {name: _address(OPEN, f"embeddings/{name}.safetensors") for name in names}
-    )
-
-
-def _address(repository: str, path: str) -> str:
-    return f"hf://{repository}/{_ENGLISH}/{path}@{COMMIT}"
+    if variant:
+        names.append("nobody")  # the library does not tell which voices there are
+    voices = {name: address(OPEN, f"embeddings/{name}.safetensors") for name in names}
+    return pocket_of(settings, voices, variant)
 
 
 def _sensevoice() -> Published:

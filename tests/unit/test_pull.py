@@ -18,16 +18,23 @@ import pytest
 
 from ipc.engines import ENGINES, PULLABLE
 from ipc.errors import ServiceError
+from ipc.variants import find_variants
 from model_procs.weights import manifest, place
 from model_procs.weights.hubs.huggingface import HuggingFace
 from model_procs.weights.hubs.modelscope import ModelScope
 from model_procs.weights.progress import progress
-from model_procs.weights.published import PRODUCTION, PUBLISHED, Published
+from model_procs.weights.published import (
+    PRODUCTION,
+    PUBLISHED,
+    Published,
+    all_published,
+    pocket_variants,
+)
 from model_procs.weights.pull import LaterError, PullError, WeightsPresentError, World, pull
 from model_procs.weights.synthetic import NOTE_FILE
 from model_procs.weights.verify import as_pulled
 from tests.support.hubs import Fault, Hubs, running_hubs
-from tests.support.pulling import CLONING, OPEN, SENSEVOICE, publish, table
+from tests.support.pulling import CLONING, FRENCH, OPEN, SENSEVOICE, publish, table
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -181,7 +188,50 @@ def test_pocket_is_what_the_library_would_take() -> None:
     assert "hf://" not in config
 
 
+@pytest.mark.parametrize("variant", pocket_variants())
+def test_languages_and_sizes_of_pocket_are_published_too(variant: str) -> None:
+    published = all_published()[f"pocket-{variant}"]()
+    assert published.folder == f"pocket-tts/{variant}"
+    best, open_one = published.releases
+    assert best.terms is not None
+    assert f"models pull pocket-{variant}`" in best.terms
+    voices = {Path(file.name).stem for file in open_one.files if file.name.startswith("voices/")}
+    assert "alba" in voices
+    language = variant.partition("_")[0]
+    assert ("estelle" in voices, "daan" in voices) == (language == "french", language == "dutch")
+    for file in open_one.files:
+        assert file.optional == file.name.startswith("voices/")
+        assert file.revision != "main" or not file.name.startswith("voices/")
+
+
+def test_what_is_not_published_is_said_and_what_is(pulls: Pulls) -> None:
+    with pytest.raises(PullError, match=r"no engine pocket-welsh .* sensevoice, pocket-french"):
+        pulls.pull("sensevoice", "pocket-welsh")
+    assert not pulls.folder.exists()
+
+
 # What works
+
+
+@pytest.mark.usefixtures("accepted")
+def test_a_language_of_pocket_is_another_model_and_stays_beside_the_default_one(
+    hubs: Hubs, pulls: Pulls
+) -> None:
+    assert pulls.pull(FRENCH) == [FRENCH]
+    place = pulls.folder / "pocket-tts/french"
+    french = files_of(place)
+    assert "voices/alba.safetensors" in french
+    assert "voices/nobody.safetensors" not in french
+    assert [spec.name for spec in find_variants(pulls.folder)] == [FRENCH]
+    for force in (False, True):  # in a folder with that alone, then over a model
+        assert pulls.pull("pocket", force=force) == ["pocket"]
+        assert files_of(place) == french
+        assert ENGINES["pocket"].installed(pulls.folder)
+    hubs.asked.clear()
+    assert pulls.pull("pocket", FRENCH) == []
+    assert hubs.asked == []
+    assert pulls.pull(FRENCH, force=True) == [FRENCH]
+    assert files_of(place) == french
 
 
 @pytest.mark.usefixtures("accepted")

@@ -42,7 +42,7 @@ from model_procs.speech.normalize.speech import prepare
 from model_procs.weights import locate as weights
 from model_procs.weights import pocket_voice
 from model_procs.weights.lean_import import without_compiler
-from model_procs.weights.published import OPEN_POCKET
+from model_procs.weights.published import open_pocket
 
 _TOKENS_PER_SECOND = 2.0
 """The slowest speaker assumed: the library cuts off a run that takes longer. Its own value is 3."""
@@ -76,10 +76,11 @@ class PocketEngine(SpeechEngine):
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        variant = str(config.options.get(VARIANT, ""))
-        self._folder = weights.weights_folder(config.models_dir, "pocket") / variant
-        if variant:
-            self.name = f"pocket-{variant}"
+        self._variant = str(config.options.get(VARIANT, "")) or None
+        self._folder = weights.weights_folder(config.models_dir, "pocket")
+        if self._variant:
+            self._folder /= self._variant
+            self.name = f"pocket-{self._variant}"
         self._quantize = bool(config.options.get("quantize", True))
         self.capacity = config.capacity or _CAPACITY
         self._pace = Pace()
@@ -119,8 +120,8 @@ class PocketEngine(SpeechEngine):
                 self._model = TTSModel.load_model(config=path).eval()
             self._notes = weights.notes(self._folder)
             if _is_open(self._folder):
-                self.no_cloning = OPEN_POCKET
-                self._notes.append(OPEN_POCKET)
+                self.no_cloning = open_pocket(self._variant)
+                self._notes.append(self.no_cloning)
             wanted = self._config.options.get("linear")
             kernel = _exact_linears(self._model, quantize=self._quantize, wanted=wanted)
             lm = FlowLM(self._model.flow_lm, (kernel or linears.FP32[0]).rows_step)

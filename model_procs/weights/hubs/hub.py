@@ -53,6 +53,10 @@ class AccessError(HubError):
     """The hub wants to know who asks, or that terms are accepted (401, 403)."""
 
 
+class MissingError(HubError):
+    """The hub has no such file (404)."""
+
+
 class ChecksumError(HubError):
     """What was received is not the published file."""
 

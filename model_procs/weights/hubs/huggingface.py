@@ -17,6 +17,7 @@ from model_procs.weights.hubs.hub import (
     AccessError,
     Digest,
     HubError,
+    MissingError,
     Received,
     RemoteFile,
     UnreachableError,
@@ -27,6 +28,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT = re.compile(r"[0-9a-f]{40}")
 _CHUNK = 256 << 10
 """Bytes that reach the disk at once. Of the library's 10 MB each broken connection costs some."""
+_MISSING = 404
 _LATER = (408, 425, 429)
 """Statuses after which the same request may work later, besides those of a server's error."""
 
@@ -41,7 +43,14 @@ class HuggingFace:
 
     def describe(self, files: Sequence[PublishedFile]) -> list[RemoteFile]:
         """Ask for the head of each file. Raises `HubError`."""
-        return [self._describe(file) for file in files]
+        found = []
+        for file in files:
+            try:
+                found.append(self._describe(file))
+            except MissingError:
+                if not file.optional:
+                    raise
+        return found
 
     def _describe(self, file: PublishedFile) -> RemoteFile:
         from huggingface_hub import get_hf_file_metadata
@@ -131,6 +140,8 @@ def _errors(what: str) -> Iterator[None]:
         told = f"Hugging Face answers {status} for {what}"
         if status in (401, 403):
             raise AccessError(told) from error
+        if status == _MISSING:
+            raise MissingError(told) from error
         if status in _LATER or status >= 500:
             raise UnreachableError(told) from error
         raise HubError(told) from error

@@ -63,7 +63,8 @@ def _warn_of_language(call: Call[Any, Any], chosen: Model, language: str) -> Non
         warn(
             call.request,
             f"{engine.name} was used, which does not know the language {language}: no weights for "
-            f"it are in {folder} of the models folder; docs/operations.md says how to get them",
+            f"it are in {folder} of the models folder; `voice-engine models pull pocket-{wanted}` "
+            "brings them",
         )
 
 
