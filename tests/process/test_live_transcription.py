@@ -237,6 +237,17 @@ async def test_other_formats_say_the_same(service: RunningService, format: str, 
     )
 
 
+async def test_hotwords_and_the_language_of_before_reach_the_model(service: RunningService) -> None:
+    async with session(service) as client:
+        await client.start(hotwords=["Kyutai", "Pocket"], interim=False)
+        await client.say(SAID, SAID)
+        said = texts(await client.end())
+    assert [text.split()[:3] for text in said] == [
+        ["Kyutai", "Pocket", "after-None"],
+        ["Kyutai", "Pocket", "after-en"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("messages", "code", "complaint"),
     [
@@ -247,6 +258,7 @@ async def test_other_formats_say_the_same(service: RunningService, format: str, 
         (['{"type": "start", "format": "mp3"}'], "invalid_option", "format"),
         (['{"type": "start", "sample_rate": 4000}'], "invalid_option", "sample_rate"),
         (['{"type": "start", "vad": {"threshold": 2}}'], "invalid_option", "threshold"),
+        (['{"type": "start", "hotwords": ["?"]}'], "invalid_option", "has no letter"),
         (['{"type": "start", "language": "fr"}'], "invalid_option", "does not know .* 'fr'"),
         (['{"type": "start"}', '{"type": "start"}'], "invalid_request", "begun already"),
         (['{"type": "start"}', '{"type": "end", "x": 1}'], "unknown_option", "x"),

@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,9 @@ class Dictation(Script):
     load_script = warm_up_script = "VOICE_TEST_NOTHING"
 
     def info(self) -> EngineInfo:
-        """It knows two languages."""
-        return EngineInfo(engine="dictation", sample_rate=LIVE_RATE, languages=("auto", "en", "de"))
+        """It knows two languages, and hotwords."""
+        languages = ("auto", "en", "de")
+        return EngineInfo("dictation", LIVE_RATE, languages=languages, hotwords=True)
 
     def run(self, operation: AnyOperation, stop: threading.Event) -> Output:
         """The transcript, with an emotion that is sure."""
@@ -100,15 +101,18 @@ def _dictated(operation: Transcribe, stop: threading.Event) -> Generator[Any, No
     source = operation.recording.source
     assert source is not None
     sound = decode(source, rate=LIVE_RATE, max_seconds=720, truncate=False)
-    return dictated(np.rint(sound * 32768).astype(np.int16))
+    pcm = np.rint(sound * 32768).astype(np.int16)
+    if operation.hotwords:
+        return dictated(pcm, (*operation.hotwords, f"after-{operation.previous_language}"))
+    return dictated(pcm)
 
 
-def dictated(pcm: npt.NDArray[np.int16]) -> Transcript:
-    """The transcript of `pcm`."""
+def dictated(pcm: npt.NDArray[np.int16], vocabulary: Sequence[str] = NUMBERS) -> Transcript:
+    """The transcript of `pcm`, in these words."""
     tenth = LIVE_RATE // 10
     loud = np.flatnonzero(np.abs(pcm.astype(int)) > LOUD // 2)
     count = -(-len(loud) // tenth)
-    words = [NUMBERS[at % len(NUMBERS)] for at in range(count)]
+    words = [vocabulary[at % len(vocabulary)] for at in range(count)]
     first = int(loud[0]) / LIVE_RATE if count else 0.0
     told = Paralinguistics("en", "HAPPY", ("Speech",), 0.9, 0.75, 0.5)
     times = tuple(

@@ -29,10 +29,10 @@ from supervisor.http.shared.live_transcription import (
     LiveOptions,
     LiveTranscription,
     Partial,
-    check_language,
+    check_options,
 )
 from supervisor.http.shared.models import ModelName
-from supervisor.http.shared.transcription import Word
+from supervisor.http.shared.transcription import Hotwords, Word, read_hotwords
 from supervisor.http.shared.turns import TurnSettings
 
 TAG = "Speech"
@@ -81,6 +81,7 @@ class _Start(ApiModel):
     interim: bool = True
     words: bool = False
     itn: bool = True
+    hotwords: Hotwords = []
     vad: _Vad | None = _Vad()
     api_key: Annotated[str | None, Field(max_length=1000)] = None
 
@@ -96,6 +97,7 @@ class _Start(ApiModel):
             self.words,
             self.itn,
             None if self.vad is None else self.vad.turns(),
+            read_hotwords(self.hotwords),
         )
 
 
@@ -237,7 +239,7 @@ class _Conversation:
             self._session.authenticate(start.api_key)
         self._session.piece()  # raises if a key is still needed
         options = start.options()
-        check_language(self._session, options)
+        check_options(self._session, options)
         return options
 
     async def _tell(self, event: LiveEvent) -> None:

@@ -105,6 +105,7 @@ class LiveOptions:
     words: bool = False
     itn: bool = True
     turns: TurnSettings | None = field(default_factory=TurnSettings)
+    hotwords: tuple[str, ...] = ()
 
     @property
     def bytes_a_second(self) -> int | None:
@@ -589,6 +590,7 @@ class LiveTranscription:
             options.itn,
             options.words,
             prompt=options.prompt,
+            hotwords=options.hotwords,
             draft=draft,
             previous_language=self._language,
         )
@@ -699,8 +701,8 @@ def decoded(sound: str, name: str, code: ErrorCode) -> bytes:
         ) from None
 
 
-def check_language(session: Session[Any], options: LiveOptions) -> None:
-    """Raise `ServiceError` (invalid_option) for a language that the model does not know."""
+def check_options(session: Session[Any], options: LiveOptions) -> None:
+    """Raise `ServiceError` (invalid_option) for a language, or hotwords, that the model refuses."""
     model = choose(session.call, Kind.STT, model=options.model, language=options.language)
     info = model.backend.info
     if info is not None and options.language not in (AUTO_LANGUAGE, *info.languages):
@@ -708,6 +710,11 @@ def check_language(session: Session[Any], options: LiveOptions) -> None:
             ErrorCode.invalid_option,
             f"the engine {info.engine} does not know the language {options.language!r}; send auto, "
             f"or one of {', '.join(info.languages)}",
+        )
+    if info is not None and options.hotwords and not info.hotwords:
+        raise ServiceError(
+            ErrorCode.invalid_option,
+            f"the engine {info.engine} knows no hotwords; leave hotwords out",
         )
 
 

@@ -27,7 +27,7 @@ from supervisor.http.shared.live_transcription import (
     LiveOptions,
     LiveTranscription,
     Partial,
-    check_language,
+    check_options,
     decoded,
 )
 from supervisor.http.shared.turns import TurnSettings
@@ -142,7 +142,7 @@ class _Conversation:
     async def run(self) -> None:
         """Until the client has gone. Raises `ServiceError`."""
         params = self._params
-        check_language(self._session, self._options)
+        check_options(self._session, self._options)
         async with LiveTranscription(self._session, self._options, self._tell) as live:
             config = params.model_dump(exclude_none=True)
             config["sample_rate"] = self._options.sample_rate

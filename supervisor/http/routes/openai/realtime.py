@@ -32,7 +32,7 @@ from supervisor.http.shared.live_transcription import (
     LiveTranscription,
     Partial,
     Why,
-    check_language,
+    check_options,
     decoded,
 )
 from supervisor.http.shared.stable_text import StableText
@@ -260,7 +260,7 @@ class _Conversation:
             )
         if says_detection:
             options = replace(options, turns=None if detection is None else detection.turns())
-        check_language(self._session, options)
+        check_options(self._session, options)
         live.configure(options)
         self._options = options
         if transcription is not None:
