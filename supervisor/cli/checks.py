@@ -191,9 +191,12 @@ def check_memory(settings: Settings) -> Check:
     container = find_container(None if override is None else override * MB)
     cores = find_cores()
     limit = f"{container.limit // MB} MB ({container.source}), {cores.count:g} cores"
-    needs = {model.name: model.need for model in settings.models}
+    needs = {model.name: model.need for model in settings.all_models}
     try:
-        plans = plan(container.limit, needs)
+        try:
+            plans = plan(container.limit, needs)
+        except DoesNotFit:  # the service then does without live transcription
+            plans = plan(container.limit, {model.name: model.need for model in settings.models})
     except DoesNotFit as error:
         return Check(
             "memory", Verdict.FAILED, str(error), "the service cannot start before they fit"

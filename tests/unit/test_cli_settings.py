@@ -107,6 +107,13 @@ def test_memory_that_lowers_the_capacity(tmp_path: Path) -> None:
     assert "requests at once; give it more memory" in check.advice
 
 
+def test_memory_for_all_but_live_transcription() -> None:
+    settings = Settings(profile="minimal", memory_limit_mb=640, tts_capacity="1")
+    check = checks.check_memory(settings)
+    assert check.verdict is Verdict.WARNING, check
+    assert "vad cannot be loaded; give it more memory" in check.advice
+
+
 def test_weights(tmp_path: Path) -> None:
     settings = Settings(profile="production", models_dir=tmp_path)
     for model in settings.models:
