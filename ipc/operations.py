@@ -293,13 +293,18 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
 
 
+Effort = Literal["full", "soon", "draft"]
+"""What an engine does for a transcript: all, less to be there sooner, or as little as it can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transcribe(Operation[Transcript]):
     """Transcribe a recording.
 
     `language` is a hint, or `AUTO_LANGUAGE`. `itn` writes numbers as digits and adds punctuation.
     With `words` each segment has its words. With `streamed` each segment is sent when it is known.
-    A `draft` is soon replaced by another transcript; an engine may make it faster and less well.
+    `effort` is how well it must be done: `full`; `soon`, because somebody waits for it; or as a
+    `draft`, which another transcript replaces. Engines may then be faster, and do less well.
 
     `hotwords` are words and phrases that are likelier than usual, `hotword_weight` by how much;
     engines that cannot obey refuse them.
@@ -321,7 +326,7 @@ class Transcribe(Operation[Transcript]):
     translate: bool = False
     hotwords: tuple[str, ...] = ()
     hotword_weight: float | None = None
-    draft: bool = False
+    effort: Effort = "full"
     previous_language: str | None = None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from faster_whisper.transcribe import Segment as Found
 
 from ipc.errors import ErrorCode, ServiceError
-from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Paralinguistics, Transcribe
+from ipc.operations import AUTO_LANGUAGE, NO_LANGUAGE, Effort, Paralinguistics, Transcribe
 from model_procs.audio.pcm import Samples
 from model_procs.engine import Cancelled
 from model_procs.engines.whisper.engine import CLIP_SECONDS
@@ -22,7 +22,7 @@ from model_procs.engines.whisper.model import (
 )
 from model_procs.listening.transcript import NO_EMOTION, likely
 
-_SILENCE_SECONDS = 5.0
+_SILENCE_SECONDS: dict[Effort, float] = {"soon": 8.0, "draft": 5.0}
 """So much silence behind a clip is enough for the encoder, nearly always."""
 
 _BEAMS = 5
@@ -64,7 +64,7 @@ class Recognition:
             if segments and all(map(_is_likely, segments)):
                 break
         else:
-            if self._options.draft:  # nothing is better than a text that repeats itself
+            if self._options.effort == "draft":  # nothing is better than a text that repeats itself
                 segments = []
         self.told = told
         for segment in segments:
@@ -84,7 +84,7 @@ class Recognition:
             language=told.language,
             translate=self._options.translate,
             words=self._options.words,
-            beams=1 if self._options.draft else _BEAMS,
+            beams=1 if self._options.effort == "draft" else _BEAMS,
             context=self._context,
             hotwords=self._hotwords,
             temperatures=attempt.temperatures,
@@ -98,13 +98,16 @@ class Recognition:
 
 
 def _attempts(options: Transcribe) -> Iterator[_Attempt]:
-    """Little more than the clip first, which is several times faster; then as much as goes in."""
-    if options.temperature is not None:
-        yield _Attempt(CLIP_SECONDS, (options.temperature,))
-        return
-    yield _Attempt(_SILENCE_SECONDS, (0.0,))
-    if not options.draft:
-        yield _Attempt(CLIP_SECONDS, LADDER)
+    """Little more than the clip first, if it is urgent; then as much as goes in.
+
+    The first is several times faster. It costs a comma or a capital letter here and there, and
+    translations come out untranslated.
+    """
+    if options.effort != "full" and not options.translate:
+        yield _Attempt(_SILENCE_SECONDS[options.effort], (0.0,))
+    if options.effort != "draft":
+        asked = options.temperature
+        yield _Attempt(CLIP_SECONDS, LADDER if asked is None else (asked,))
 
 
 def _is_likely(segment: Found) -> bool:

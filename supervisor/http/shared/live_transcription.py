@@ -31,6 +31,7 @@ from ipc.operations import (
     MAX_LISTEN_STATE,
     NO_LANGUAGE,
     TRANSCRIPT_SECONDS,
+    Effort,
     Listen,
     Listened,
     Paralinguistics,
@@ -508,7 +509,7 @@ class LiveTranscription:
                 self._open.heard = 1
             case Paused() if utterance is not None:
                 await stop((utterance.partial,))
-                utterance.early = asyncio.create_task(self._transcribe(utterance))
+                utterance.early = asyncio.create_task(self._transcribe(utterance, "soon"))
                 utterance.early.add_done_callback(retrieve)
             case Resumed() if utterance is not None:
                 await stop((utterance.early,))
@@ -580,7 +581,7 @@ class LiveTranscription:
         self._session.call.request[RECORD].model = model.name
         return model
 
-    async def _transcribe(self, utterance: _Utterance, *, draft: bool = False) -> Transcript:
+    async def _transcribe(self, utterance: _Utterance, effort: Effort) -> Transcript:
         """The transcript of what there is of an utterance."""
         options, model = self._options, self._model()
         recording = await utterance.sound.recording()
@@ -591,7 +592,7 @@ class LiveTranscription:
             options.words,
             prompt=options.prompt,
             hotwords=options.hotwords,
-            draft=draft,
+            effort=effort,
             previous_language=self._language,
         )
         segments = SegmentBuffer()
@@ -639,7 +640,7 @@ class LiveTranscription:
         began = time.monotonic()
         end = utterance.start + utterance.sound.size // 2
         try:
-            transcript = await self._transcribe(utterance, draft=True)
+            transcript = await self._transcribe(utterance, "draft")
         except ServiceError as error:
             self._next_partial = time.monotonic() + _PARTIAL_PAUSE
             logger.debug("partial_text_failed", error=error.message)
@@ -677,7 +678,7 @@ class LiveTranscription:
             elif utterance.early is not None:
                 transcript = await utterance.early
             else:
-                transcript = await self._transcribe(utterance)
+                transcript = await self._transcribe(utterance, "soon")
         except ServiceError as error:
             return Failed(utterance.number, error)
         said = transcript.paralinguistics
