@@ -282,7 +282,8 @@ class PocketEngine(SpeechEngine):
                         yield None
             finally:
                 self._batch.leave(speech)
-            yield ends.end()
+            if len(last := ends.end()):
+                yield last
 
     def _run(self, words: str, prefix: Prefix, sampling: Sampling, generator: Any) -> Run:
         """What the library makes of one of its chunks.
