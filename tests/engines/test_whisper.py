@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -161,6 +162,35 @@ def test_an_unlikely_text_is_tried_again_with_all_that_goes_in(
     assert bool(transcript.segments) != (
         options.get("effort") == "draft"
     )  # nothing rather than nonsense
+
+
+@pytest.mark.parametrize(
+    ("said", "silences"),
+    [
+        (" Try again.", [8.0]),
+        (" Bye bye.", [8.0]),
+        (" Try again. Try again.", [8.0, 30.0]),
+        (" 再试一次吧。再试一次吧。", [8.0, 30.0]),
+    ],
+)
+def test_what_repeats_itself_is_tried_again(
+    ears: WhisperEngine, said: str, silences: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that goes in, somebody may have said it twice."""
+    encode, tried = ears.model.encode_clip, list[float]()
+
+    def noted(samples: Samples, *, silence: float) -> Any:
+        tried.append(silence)
+        return encode(samples, silence=silence)
+
+    found = SimpleNamespace(
+        **{"text": said, "avg_logprob": -0.3, "compression_ratio": 1.0, "temperature": 0.0},
+        **{"tokens": [], "words": None, "start": 0.0, "end": 1.0, "no_speech_prob": 0.0},
+    )
+    monkeypatch.setattr(ears.model, "encode_clip", noted)
+    monkeypatch.setattr(ears.model, "decode_clip", lambda *_, **__: [found])
+    transcript = hear(ears, sound("beckett.wav"), replace(PLAIN, language="en", effort="soon"))
+    assert (transcript.text, tried) == (said.strip(), silences)
 
 
 @pytest.mark.parametrize("name", HUMAN)

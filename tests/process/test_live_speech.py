@@ -511,6 +511,19 @@ async def test_what_has_come_is_spoken_before_the_service_stops(gate: Gate) -> N
             assert await stopping == 0
 
 
+async def test_a_context_is_over_once(service: RunningService) -> None:
+    """Also if it failed before it is closed; and a session without any ends at once."""
+    async with opened(service, f"{ELEVEN}/multi-stream-input") as socket:
+        await send(socket, {"text": "raise it;", "flush": True, "context_id": "a"})
+        told = [await socket.receive_json()]
+        while "isFinal" not in told[-1]:
+            told.append(await socket.receive_json())
+        await send(socket, {"context_id": "a", "close_context": True}, {"close_socket": True})
+        told += await rest(socket)
+    assert [each["isFinal"] for each in told if "isFinal" in each] == [True]
+    assert [each["error"] for each in told if "error" in each] == ["engine_error"]
+
+
 async def test_a_conversation_loses_nothing_while_workers_are_killed() -> None:
     """Sixty turns; each third is interrupted, and each fourth loses its worker in the middle."""
     with running({"VOICE_ENGINE_TTS_WORKERS": "2", "VOICE_ENGINE_MAX_ATTEMPTS": "9"}) as service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _STEADINESS = 50.0
 """So many times likelier another language must be than that of what was said before: few people
 change it, and a second of speech may sound like any."""
 
+_REPEATED = re.compile(r"(.{5,})\1")
+"""Letters: "try again, try again", but not "bye bye"."""
+
 _HOTWORD_TOKENS = 100
 """The most tokens of hotwords, so that there is room for what was said before and for the text."""
 
@@ -61,7 +65,8 @@ class Recognition:
         told, segments = self.told, list[Found]()
         for attempt in _attempts(self._options):
             told, segments = self._try(samples, attempt)
-            if segments and all(map(_is_likely, segments)):
+            whole = attempt.silence == CLIP_SECONDS
+            if segments and all(map(_is_likely, segments)) and (whole or not _repeats(segments)):
                 break
         else:
             if self._options.effort == "draft":  # nothing is better than a text that repeats itself
@@ -114,6 +119,15 @@ def _is_likely(segment: Found) -> bool:
     """Whether the network itself believes it, and it does not repeat itself."""
     logprob, compression = segment.avg_logprob, segment.compression_ratio
     return bool(logprob >= LEAST_LOGPROB and compression <= MOST_COMPRESSION)
+
+
+def _repeats(segments: Sequence[Found]) -> bool:
+    """Whether something is said twice in a row, which may be for want of silence behind it.
+
+    A few words say it too seldom to be told by how much they can be compressed.
+    """
+    said = "".join(segment.text for segment in segments).casefold()
+    return _REPEATED.search("".join(filter(str.isalnum, said))) is not None
 
 
 def _hotwords(model: Model, words: Sequence[str]) -> str | None:

@@ -157,6 +157,7 @@ class _Context:
         self.task.add_done_callback(talk.note)
         self._talk = talk
         self._auto = talk.params.auto_mode
+        self._told_over = False
 
     @property
     def complete(self) -> bool:
@@ -195,7 +196,13 @@ class _Context:
                 await talk.tell(error)
                 raise
             await talk.tell(error, self.id)
-        await talk.session.send_json(_Final(contextId=self.id), exclude_none=True)
+        await self.over()
+
+    async def over(self) -> None:
+        """Tell the client, once, that no more sound comes."""
+        if not self._told_over:
+            self._told_over = True
+            await self._talk.session.send_json(_Final(contextId=self.id), exclude_none=True)
 
 
 class _Talk:
@@ -316,6 +323,7 @@ class _Talk:
         if self.several and message.close_socket:
             self._over = True
             self._close_all()
+            self._changed.set()  # perhaps there is nothing to wait for
         elif self.several and message.close_context:
             await self._close(message.context_id)
         elif self.several and not message.text and message.context_id not in self._open:
@@ -429,8 +437,7 @@ class _Talk:
         self._closing.pop(context.task, None)
         if not context.task.cancelled():
             context.task.result()  # it has failed, or has just come to its end
-        final = _Final(contextId=context.id)
-        await self.session.send_json(final, exclude_none=True)
+        await context.over()
 
 
 def _alignment(times: CharacterTimes, begin: float, last: bool) -> _Alignment:
