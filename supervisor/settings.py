@@ -469,9 +469,10 @@ class Settings(BaseSettings):
         return other
 
     def with_added(self, models: Sequence[ModelSettings]) -> Settings:
-        """The same settings with some more models."""
+        """The same settings with those of `models` that they do not have yet."""
         other = self.model_copy()
-        other._models = (*self._models, *models)
+        known = {model.name for model in self._models}
+        other._models = (*self._models, *(each for each in models if each.name not in known))
         return other
 
     @property
