@@ -130,8 +130,8 @@ def test_ctrl_c_in_a_terminal_ends_the_command_and_its_program(hubs: Hubs, tmp_p
 def test_the_program_stays_small() -> None:
     """The service pulls beside its models: the table must not need PyTorch."""
     program = (
-        "import sys; from model_procs.weights import fetch; "
-        "[each() for each in fetch.PUBLISHED.values()]; "
+        "import sys; from model_procs.weights import fetch, published; "
+        "[each() for each in published.all_published().values()]; "
         "import modelscope_hub.compat, huggingface_hub; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

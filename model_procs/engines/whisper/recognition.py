@@ -63,10 +63,11 @@ class Recognition:
     def clip(self, samples: Samples) -> list[Found]:
         """The segments of the next clip: those of the first attempt whose text is likely."""
         told, segments = self.told, list[Found]()
-        for attempt in _attempts(self._options):
+        attempts = list(_attempts(self._options))
+        for attempt in attempts:
             told, segments = self._try(samples, attempt)
-            whole = attempt.silence == CLIP_SECONDS
-            if segments and all(map(_is_likely, segments)) and (whole or not _repeats(segments)):
+            settled = attempt is attempts[-1] or not _repeats(segments)
+            if segments and settled and all(map(_is_likely, segments)):
                 break
         else:
             if self._options.effort == "draft":  # nothing is better than a text that repeats itself
