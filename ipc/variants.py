@@ -59,9 +59,19 @@ def is_pullable(engine: str) -> bool:
     return engine in PULLABLE or (variant != engine and _NAME.fullmatch(variant) is not None)
 
 
+def variant_engine(variant: str) -> str:
+    """The name of a variant as an engine."""
+    return f"{_PREFIX}{variant}"
+
+
 def variant_folder(variant: str) -> Path:
     """The folder of a variant's weights, in the models folder."""
     return _FOLDER / variant
+
+
+def variant_files(variant: str) -> tuple[str, ...]:
+    """The files in the models folder without which a variant cannot be loaded."""
+    return tuple(str(variant_folder(variant) / Path(file).name) for file in _POCKET.files)
 
 
 def find_variants(models_dir: Path) -> list[EngineSpec]:
@@ -87,11 +97,10 @@ def find_variant(models_dir: Path, name: str) -> EngineSpec | None:
     variant = name.removeprefix(_PREFIX)
     if not _NAME.fullmatch(variant):
         return None
-    folder = variant_folder(variant)
-    files = tuple(str(folder / Path(file).name) for file in _POCKET.files)
+    files = variant_files(variant)
     spec = replace(
         _POCKET,
-        name=f"{_PREFIX}{variant}",
+        name=variant_engine(variant),
         files=files,
         default=False,
         variant=variant,
@@ -101,9 +110,8 @@ def find_variant(models_dir: Path, name: str) -> EngineSpec | None:
     if not spec.installed(models_dir):
         return None
     weights = sum((models_dir / file).stat().st_size for file in files) // 2**20
-    return replace(
-        spec, footprint=_footprint(weights), known=_known(spec, models_dir / folder, spec.language)
-    )
+    folder = models_dir / variant_folder(variant)
+    return replace(spec, footprint=_footprint(weights), known=_known(spec, folder, spec.language))
 
 
 def _footprint(weights: int) -> Footprint:

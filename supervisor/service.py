@@ -140,6 +140,14 @@ class Service:
         self.monitor.pools = [*self.monitor.pools, *(backend.pool for backend in backends)]
         return added
 
+    def _start_added(self, settings: Settings) -> list[Model]:
+        """Make those that there are not yet, and start them."""
+        added = self._add_models(settings)
+        for model in added:
+            self._announce(model)
+            model.backend.start()
+        return added
+
     def _make_backend(self, name: str) -> LocalBackend:
         settings = self.settings
         return LocalBackend(
@@ -227,10 +235,7 @@ class Service:
         self.sessions.client_share = settings.client_share
         if settings.rate_limit_per_minute != self.rate_limit.per_minute:
             self.rate_limit = RateLimit(settings.rate_limit_per_minute)
-        added = self._add_models(settings)
-        for model in added:
-            self._announce(model)
-            model.backend.start()
+        added = self._start_added(settings)
         await asyncio.gather(
             *(self._reload_one(model) for model in self.models if model not in added)
         )
@@ -323,11 +328,13 @@ class Service:
         settings = self.settings.with_added(new)
         self._configs = self._make_configs(settings, self._scaled)
         self.settings = settings
-        for model in self._add_models(settings):
-            engine = model.backend.engine.name
-            self.events.publish(WeightsFound(model=model.name, engine=engine, engine_before=""))
-            self._announce(model)
-            model.backend.start()
+        for each in new:
+            if each.name in self._configs:
+                found_engine = each.engine.name
+                self.events.publish(
+                    WeightsFound(model=each.name, engine=found_engine, engine_before="")
+                )
+        self._start_added(settings)
         await asyncio.gather(  # they share the memory
             *(self._reload_one(model, adapt=True) for model in known.values())
         )

@@ -52,7 +52,6 @@ def synth(models_dir: Path, size: str, *, force: bool = False) -> None:
 
 def main(argv: list[str] | None = None, world: World | None = None) -> int:
     """The command line; returns the exit status."""
-    world = world or World()
     parser = argparse.ArgumentParser(
         prog="voice-engine models", description="Put weights into a models folder."
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ipc.engines import ENGINES
-from ipc.variants import variant_folder
+from ipc.variants import variant_engine, variant_files, variant_folder
 from model_procs.weights.packages import package_folder
 
 HubName = Literal["huggingface", "modelscope"]
@@ -56,20 +56,20 @@ class Release:
 class Published:
     """The weights of an engine: their folder below the models folder, and the sets to take.
 
-    The first set that can be had is taken.
+    The first set that can be had is taken. `variant` is that of an engine which is one.
     """
 
     engine: str
     folder: str
     releases: tuple[Release, ...]
+    variant: str | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
         """Patterns in the models folder, each of which a file must match for the engine to load."""
-        spec = ENGINES.get(self.engine)
-        if spec is not None:
-            return spec.files
-        return tuple(f"{self.folder}/{Path(file).name}" for file in ENGINES["pocket"].files)
+        if self.variant is not None:
+            return variant_files(self.variant)
+        return ENGINES[self.engine].files
 
 
 def _all_of(repository: str, revision: str, *files: PublishedFile) -> tuple[PublishedFile, ...]:
@@ -236,7 +236,7 @@ def pocket_variants() -> list[str]:
 
 
 def _engine_of(variant: str | None) -> str:
-    return _POCKET if variant is None else f"{_POCKET}-{variant}"
+    return _POCKET if variant is None else variant_engine(variant)
 
 
 def _definitions(file: Path, *names: str) -> dict[str, Any]:
@@ -288,6 +288,7 @@ def pocket_of(
             release(cloning, f"{title} with voice cloning", terms=terms, lacks=None),
             release(without, f"{title} without voice cloning", terms=None, lacks=lacks),
         ),
+        variant,
     )
 
 
@@ -316,7 +317,7 @@ PUBLISHED: dict[str, Callable[[], Published]] = {
 
 def all_published() -> dict[str, Callable[[], Published]]:
     """The same with Pocket's other languages and sizes."""
-    variants = {_engine_of(name): partial(pocket, name) for name in pocket_variants()}
+    variants = {variant_engine(name): partial(pocket, name) for name in pocket_variants()}
     return {**PUBLISHED, **variants}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from ipc.engines import BuiltinVoice, Json
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Sampling
-from ipc.variants import LANGUAGES, VARIANT, language_of, variant_for
+from ipc.variants import LANGUAGES, VARIANT, language_of, variant_engine, variant_for
 from model_procs import linears
 from model_procs.audio.edges import Fades
 from model_procs.audio.pcm import Samples
@@ -80,7 +80,7 @@ class PocketEngine(SpeechEngine):
         self._folder = weights.weights_folder(config.models_dir, "pocket")
         if self._variant:
             self._folder /= self._variant
-            self.name = f"pocket-{self._variant}"
+            self.name = variant_engine(self._variant)
         self._quantize = bool(config.options.get("quantize", True))
         self.capacity = config.capacity or _CAPACITY
         self._pace = Pace()

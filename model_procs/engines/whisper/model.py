@@ -43,9 +43,6 @@ LEAST_LOGPROB = -1.0
 MOST_COMPRESSION = 2.4
 """A text that can be compressed so much repeats itself, and is tried again."""
 
-MOST_FRAMES = 3_000
-"""The encoder's input: 30 s."""
-
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -117,7 +114,8 @@ class Model(WhisperModel):  # type: ignore[misc]  # the library has no types
         """
         features = self.feature_extractor(samples)
         frames = features.shape[1] + round(silence * self.frames_per_second)
-        frames = min(frames // self.input_stride * self.input_stride, MOST_FRAMES)
+        frames = frames // self.input_stride * self.input_stride
+        frames = min(frames, self.feature_extractor.nb_max_frames)
         return Clip(features, self.encode(pad_or_trim(features, frames)))
 
     def language_probabilities(self, clip: Clip) -> dict[str, float]:

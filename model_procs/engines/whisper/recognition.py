@@ -70,7 +70,7 @@ class Recognition:
             if segments and settled and all(map(_is_likely, segments)):
                 break
         else:
-            if self._options.effort == "draft":  # nothing is better than a text that repeats itself
+            if self._options.effort == "draft":  # nothing is better than nonsense
                 segments = []
         self.told = told
         for segment in segments:
@@ -150,9 +150,9 @@ def _told(probabilities: dict[str, float], options: Transcribe) -> Paralinguisti
     language = options.language
     if language == AUTO_LANGUAGE:
         language = max(probabilities, key=probabilities.__getitem__)
-        before = probabilities.get(options.previous_language or "", 0.0)
-        if before * _STEADINESS > probabilities[language]:
-            language = options.previous_language or language
+        before = options.previous_language
+        if before and probabilities.get(before, 0.0) * _STEADINESS > probabilities[language]:
+            language = before
     return Paralinguistics(
         language,
         NO_EMOTION,

@@ -9,7 +9,7 @@ from pydantic import Field
 from ipc.engines import ENGINES, EngineInfo, Kind
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import AUTO_LANGUAGE
-from ipc.variants import variant_folder, variant_for
+from ipc.variants import variant_engine, variant_folder, variant_for
 from supervisor.dispatch.models import Model, has_voice
 from supervisor.http.api.operation import Call
 from supervisor.http.context import warn
@@ -63,8 +63,8 @@ def _warn_of_language(call: Call[Any, Any], chosen: Model, language: str) -> Non
         warn(
             call.request,
             f"{engine.name} was used, which does not know the language {language}: no weights for "
-            f"it are in {folder} of the models folder; `voice-engine models pull pocket-{wanted}` "
-            "brings them",
+            f"it are in {folder} of the models folder; `voice-engine models pull "
+            f"{variant_engine(wanted)}` brings them",
         )
 
 
