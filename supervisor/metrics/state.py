@@ -170,7 +170,7 @@ def _processes(
 ) -> Iterator[Metric]:
     memory: list[tuple[tuple[str, ...], float]] = []
     limits: list[tuple[tuple[str, ...], float]] = []
-    shares = service.monitor.shares
+    shares = service.host.shares
 
     def add(process: str, model: str, pid: int, rss: int | None) -> None:
         kinds = {"rss": rss}
@@ -202,7 +202,7 @@ def _processes(
         ("process", "model", "limit"),
         limits,
     )
-    usage = service.monitor.usage
+    usage = service.host.usage
     yield _gauge(
         "memory_usage_bytes", "Memory of the container in use.", (), [((), usage)] if usage else []
     )
@@ -210,7 +210,7 @@ def _processes(
         "memory_limit_bytes",
         "Memory that the container may use.",
         (),
-        [((), service.container.limit)],
+        [((), service.host.container.limit)],
     )
 
 

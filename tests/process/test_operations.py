@@ -244,7 +244,7 @@ async def test_a_kill_by_the_kernel_is_told_as_such(
     events = tmp_path / "memory.events"
     events.write_text("oom_kill 0\n")
     container = Container(4096 * MB, "cgroup v2", tmp_path, 2)
-    monkeypatch.setattr("supervisor.service.find_container", lambda _: container)
+    monkeypatch.setattr("supervisor.local.find_container", lambda _: container)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     service = Service(
         Settings(

@@ -11,6 +11,7 @@ from ipc.engines import Kind
 from supervisor import events
 from supervisor.dispatch.backend import Backend, BackendStatus, ChildStatus
 from supervisor.dispatch.models import Model, Models
+from supervisor.local import LocalModels
 from supervisor.memory.limits import MB
 from supervisor.memory.usage import Share
 from supervisor.metrics.metrics import Metrics
@@ -99,12 +100,13 @@ def made_up(folder: Path) -> tuple[Service, MadeUp, Metrics]:
     """A service with one model, called tts; close the service in the end."""
     service = Service(Settings(profile="minimal", voices_dir=folder))
     backend = MadeUp(status(service))
-    service.models = Models([Model("tts", Kind.TTS, cast(Backend, backend))])
-    service.monitor.shares = {
+    host = local_models(service)
+    host.models = Models([Model("tts", Kind.TTS, cast(Backend, backend))])
+    host.monitor.shares = {
         os.getpid(): Share(40 * MB, 45 * MB),
         WORKER: Share(100 * MB, 300 * MB),
     }
-    service.monitor.usage = 900 * MB
+    host.monitor.usage = 900 * MB
     return service, backend, Metrics(service, Connections())
 
 
@@ -164,3 +166,9 @@ def happen(service: Service) -> None:
         events.Quarantined(model="tts", request=1),
     ):
         service.events.publish(event)
+
+
+def local_models(service: Service) -> LocalModels:
+    """The models of a service that runs them itself."""
+    assert isinstance(service.host, LocalModels)
+    return service.host

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.local import default_threads
 from supervisor.memory.cgroup import Container, Cores, find_container, find_cores
-from supervisor.service import default_threads
 from tests.support.service import ROOT
 
 MB = 1024 * 1024

@@ -31,10 +31,13 @@ ROOMS: dict[str, set[str]] = {
     "supervisor.settings": {"supervisor.access", "supervisor.memory"},
     "supervisor.weights": {"supervisor.base", "supervisor.workers"},
     "supervisor.counts": {"supervisor.base", "supervisor.memory", "supervisor.dispatch"},
+    "supervisor.local": {
+        *("supervisor.base", "supervisor.settings", "supervisor.memory", "supervisor.workers"),
+        *("supervisor.dispatch", "supervisor.voices", "supervisor.weights"),
+    },
     "supervisor.service": {
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
-        *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.counts"),
-        "supervisor.weights",
+        *("supervisor.dispatch", "supervisor.voices", "supervisor.counts", "supervisor.local"),
     },
     "supervisor.metrics": {
         *("supervisor.base", "supervisor.service", "supervisor.counts", "supervisor.memory"),
@@ -69,6 +72,7 @@ _FILES = {
     "supervisor.tally": "supervisor.counts",
     "supervisor.history": "supervisor.counts",
     "supervisor.settings": "supervisor.settings",
+    "supervisor.local": "supervisor.local",
     "supervisor.service": "supervisor.service",
 }
 _TOP = (

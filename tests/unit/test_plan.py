@@ -11,9 +11,11 @@ import pytest
 
 from ipc.engines import ENGINES, EngineSpec, Footprint, Kind
 from supervisor.http.routes.health import report
+from supervisor.local import default_threads
 from supervisor.memory.limits import MB, DoesNotFit
-from supervisor.service import Service, default_threads
+from supervisor.service import Service
 from supervisor.settings import Settings
+from tests.support.made_up import local_models
 
 CHOIR = EngineSpec(
     "choir",
@@ -45,7 +47,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
 
 async def test_with_enough_memory_the_engine_decides(service: Make) -> None:
     async with service(memory_limit_mb=4096) as made:
-        pool = made._configs["tts"].pool
+        pool = local_models(made)._configs["tts"].pool
         assert (pool.capacity, pool.launch.capacity, pool.launch.live) == (8, None, None)
         assert report(made).models["tts"].notes == []
 
@@ -53,18 +55,18 @@ async def test_with_enough_memory_the_engine_decides(service: Make) -> None:
 async def test_with_little_memory_it_is_told_to_serve_fewer(service: Make) -> None:
     # Usable 782, less 80, 90 and 170: 110 each for two workers of speech and two of transcription.
     async with service(memory_limit_mb=850) as made:
-        pool = made._configs["tts"].pool
+        pool = local_models(made)._configs["tts"].pool
         assert (pool.capacity, pool.launch.capacity) == (3, 3)
         assert report(made).models["tts"].notes == [
             "each worker serves 3 instead of 8 requests at once, because there is too little "
             "memory for more"
         ]
-        assert made._configs["stt"].pool.launch.capacity is None
+        assert local_models(made)._configs["stt"].pool.launch.capacity is None
 
 
 async def test_what_is_set_is_obeyed_or_refused(service: Make) -> None:
     async with service(memory_limit_mb=850, tts_capacity="3", tts_live="2") as made:
-        pool = made._configs["tts"].pool
+        pool = local_models(made)._configs["tts"].pool
         assert (pool.capacity, pool.launch.capacity, pool.launch.live) == (3, 3, 2)
     with pytest.raises(DoesNotFit):
         async with service(memory_limit_mb=850, tts_capacity="20"):
@@ -77,7 +79,7 @@ async def test_four_models_fit_into_four_gigabytes(tmp_path: Path) -> None:
     folders = {"voices_dir": tmp_path / "voices", "spool_dir": tmp_path}
     service = Service(Settings.model_validate({**settings, **folders}))
     try:
-        pools = [config.pool for config in service._configs.values()]
+        pools = [config.pool for config in local_models(service)._configs.values()]
         assert {pool.engine.name for pool in pools} == {*names, "silero"}
         for pool in pools:
             footprint = pool.engine.footprint
@@ -110,7 +112,10 @@ async def test_threads_are_the_cores_unless_they_are_set(
 ) -> None:
     async with service(threads=setting, tts_workers=workers) as made:
         body = report(made)
-        assert (body.cores.count, body.cores.source) == (made.cores.count, made.cores.source)
-        cores = default_threads(made.cores, int(workers))
+        assert (body.cores.count, body.cores.source) == (
+            made.host.cores.count,
+            made.host.cores.source,
+        )
+        cores = default_threads(made.host.cores, int(workers))
         assert body.models["tts"].threads == (cores if setting == "auto" else int(setting))
-        assert made._configs["tts"].pool.launch.threads == body.models["tts"].threads
+        assert local_models(made)._configs["tts"].pool.launch.threads == body.models["tts"].threads

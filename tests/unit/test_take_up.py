@@ -14,10 +14,12 @@ from ipc.engines import SERVING_KINDS, EngineSpec, Kind
 from supervisor.dispatch.backend import Backend
 from supervisor.dispatch.models import Model, Models
 from supervisor.events import EngineChosen, Event, ReloadFailed, WeightsFound
+from supervisor.local import LocalModels
 from supervisor.service import Service
 from supervisor.settings import Settings
 from supervisor.workers.config import PoolConfig
 from supervisor.workers.launch import LaunchError
+from tests.support.made_up import local_models
 from tests.unit.test_models_folder import put
 
 
@@ -26,14 +28,14 @@ class Running:
 
     info = None
 
-    def __init__(self, service: Service, name: str, broken: set[str]) -> None:
-        self._service, self._name = service, name
+    def __init__(self, host: LocalModels, name: str, broken: set[str]) -> None:
+        self._host, self._name = host, name
         self._broken = broken
         self.pool = self._wanted()
         self.loads = 0
 
     def _wanted(self) -> PoolConfig:
-        return self._service._configs[self._name].pool
+        return self._host._configs[self._name].pool
 
     @property
     def engine(self) -> EngineSpec:
@@ -63,11 +65,11 @@ class Setup:
         self.broken: set[str] = set()
         given = {"models_dir": self.folder, "voices_dir": folder / "voices", **settings}
         self.service = Service(Settings.model_validate(given))
+        self.host = local_models(self.service)
         self.backends = {
-            model.kind: Running(self.service, model.name, self.broken)
-            for model in self.service.models
+            model.kind: Running(self.host, model.name, self.broken) for model in self.service.models
         }
-        self.service.models = Models(
+        self.host.models = Models(
             [Model(kind.value, kind, cast(Backend, each)) for kind, each in self.backends.items()]
         )
         self.events: list[Event] = []
@@ -94,7 +96,7 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
 async def test_a_better_engine_is_taken_up(setup: Setup) -> None:
     before = setup.engines
     put(setup.folder, "pocket")
-    await setup.service._take_up(["pocket"])
+    await setup.host._take_up(["pocket"])
     assert setup.engines == ["pocket", before[1]]
     (found,) = setup.of(WeightsFound)
     assert found.facts() == {"model": "tts", "engine": "pocket", "engine_before": before[0]}
@@ -109,14 +111,14 @@ async def test_weights_that_cannot_be_loaded_leave_everything_as_it_was(setup: S
     setup.broken.add("pocket")
     put(setup.folder, "pocket")
     put(setup.folder, "sensevoice")
-    await setup.service._take_up(["pocket", "sensevoice"])
+    await setup.host._take_up(["pocket", "sensevoice"])
     assert setup.engines == [before[0], "sensevoice"]
     (failed,) = setup.of(ReloadFailed)
     assert failed.facts() == {"model": "tts", "error": "its weights are damaged"}
     assert f"so {before[0]} serves as before: its weights are damaged" in setup.notes(Kind.TTS)
     assert setup.service.settings.models[0] == settings.models[0]
     setup.broken.clear()
-    await setup.service._take_up(["pocket"])
+    await setup.host._take_up(["pocket"])
     assert setup.engines == ["pocket", "sensevoice"]
     assert setup.notes(Kind.TTS) == ""
 
@@ -126,7 +128,7 @@ async def test_an_engine_that_does_not_fit_is_not_taken_up(tmp_path: Path) -> No
     try:
         before = setup.engines
         put(setup.folder, "pocket")
-        await setup.service._take_up(["pocket"])
+        await setup.host._take_up(["pocket"])
         assert setup.engines == before
         assert len(setup.of(ReloadFailed)) == 1
         assert "cannot be used" in setup.notes(Kind.TTS)
@@ -136,18 +138,18 @@ async def test_an_engine_that_does_not_fit_is_not_taken_up(tmp_path: Path) -> No
 
 async def test_other_weights_of_the_same_engine_are_loaded(setup: Setup) -> None:
     put(setup.folder, "pocket")
-    await setup.service._take_up(["pocket"])
-    await setup.service._take_up(["pocket"])
+    await setup.host._take_up(["pocket"])
+    await setup.host._take_up(["pocket"])
     assert setup.backends[Kind.TTS].loads == 2
 
 
 async def test_a_lesser_engine_is_never_taken_up(setup: Setup) -> None:
     put(setup.folder, "pocket")
-    await setup.service._take_up(["pocket"])
+    await setup.host._take_up(["pocket"])
     for file in (setup.folder / "pocket-tts").iterdir():
         file.unlink()
     put(setup.folder, "kokoro")
-    await setup.service._take_up(["kokoro"])
+    await setup.host._take_up(["kokoro"])
     assert setup.engines[0] == "pocket"
 
 
@@ -155,7 +157,7 @@ async def test_an_engine_that_a_setting_names_stays(tmp_path: Path) -> None:
     setup = Setup(tmp_path, memory_limit_mb=6000, tts_engine="flite", stt_engine="sphinx")
     try:
         put(setup.folder, "pocket")
-        await setup.service._take_up(["pocket"])
+        await setup.host._take_up(["pocket"])
         assert setup.engines == ["flite", "sphinx"]
         assert setup.events == []
     finally:
@@ -165,10 +167,10 @@ async def test_an_engine_that_a_setting_names_stays(tmp_path: Path) -> None:
 async def test_a_pull_that_fails_is_noted_at_the_models_that_wait_for_it(tmp_path: Path) -> None:
     setup = Setup(tmp_path, memory_limit_mb=6000, pull="pocket")
     try:
-        pulling = setup.service._pulling()
+        pulling = setup.host._pulling()
         for message in ("there is no space", None):
             pulling._note(message)
-            await asyncio.gather(*setup.service._tasks)
+            await asyncio.gather(*setup.host._tasks)
             assert ("there is no space" in setup.notes(Kind.TTS)) is (message is not None)
             assert "there is no space" not in setup.notes(Kind.STT)
     finally:
@@ -181,7 +183,7 @@ async def test_the_folder_is_watched(tmp_path: Path) -> None:
     setup.service.events.subscribe(
         lambda told: found.set() if isinstance(told.event, WeightsFound) else None
     )
-    watching = asyncio.create_task(setup.service._watch_models())
+    watching = asyncio.create_task(setup.host._watch_models())
     try:
         put(setup.folder, "sensevoice")
         await asyncio.wait_for(found.wait(), 60)

@@ -113,7 +113,7 @@ async def scale(call: Call[ScaleFields, ServedModelPath]) -> web.StreamResponse:
     """
     model, workers = _model(call), call.body.workers
     try:
-        call.service.scale(model, workers)
+        call.service.host.scale(model, workers)
     except DoesNotFit as error:
         raise ServiceError(ErrorCode.conflict, str(error)) from None
     act = Act(status="scaling", name=model.name)
@@ -126,7 +126,7 @@ async def reload(call: Call[Why, ServedModelPath]) -> web.StreamResponse:
     The events `reloaded` and `reload_failed` tell the end. Settings are read again on SIGHUP only.
     """
     model = _model(call)
-    call.service.reload_model(model)
+    call.service.host.reload_model(model)
     return _acted(call, "reload", model.name, Act(status="reloading", name=model.name))
 
 

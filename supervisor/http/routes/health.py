@@ -344,12 +344,12 @@ def report(service: Service) -> Health:
         tts_loaded=loaded(Kind.TTS),
         voices_loaded=len(service.builtin_voices) + service.voices.count,
         memory=Memory(
-            limit_mb=to_mb(service.container.limit),
-            source=service.container.source,
-            usage_mb=to_mb(service.monitor.usage),
+            limit_mb=to_mb(service.host.container.limit),
+            source=service.host.container.source,
+            usage_mb=to_mb(service.host.usage),
             front_rss_mb=to_mb(resident_bytes(os.getpid())),
         ),
-        cores=Cores(count=service.cores.count, source=service.cores.source),
+        cores=Cores(count=service.host.cores.count, source=service.host.cores.source),
         sessions=OpenSessions(
             speech=service.sessions.count(Kind.TTS),
             transcription=service.sessions.count(Kind.STT),
