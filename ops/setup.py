@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,11 +102,15 @@ class Checkout:
             for slim in {self.slim, False}
         }
 
-    def install(self) -> None:
-        """Install into .venv what the files ask for."""
+    def make_venv(self) -> None:
+        """Make .venv, with nothing but pip in it, unless there is one that works."""
         if self.venv_version() is None:
             _say("making .venv")
             self._run([sys.executable, "-m", "venv", "--clear", str(self.venv)], "making .venv")
+
+    def install(self) -> None:
+        """Install into .venv what the files ask for."""
+        self.make_venv()
         self.stamp.unlink(missing_ok=True)
         self._forget_half_installed()
         self._install_torch()
@@ -298,10 +303,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _locked(checkout.root):
             changed = not checkout.up_to_date()
             if changed:
-                checkout.install()
-            if options.dev:
-                changed |= checkout.install_node_packages()
-                changed |= checkout.install_python_clients()
+                checkout.make_venv()
+            # What only tests need goes into folders of its own, at the same time.
+            with ThreadPoolExecutor() as pool:
+                others = [checkout.install_node_packages, checkout.install_python_clients]
+                installing = [pool.submit(install) for install in others if options.dev]
+                if changed:
+                    checkout.install()
+            for other in installing:
+                changed |= other.result()
             if changed:
                 _say(f"done in {time.monotonic() - started:.0f} s, {checkout.size_mb()} MB")
     except SetupError as error:

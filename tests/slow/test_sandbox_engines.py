@@ -13,11 +13,12 @@ import pytest
 from ipc.formats import FORMATS
 from tests.support.mutations import recordings
 from tests.support.recordings import spoken
+from tests.support.sentences import SENTENCES
 from tests.support.service import EMBEDDED, MINIMAL, RunningService, production, running
 
 TEXT = "The quick brown fox jumps over the lazy dog."
-LARGE = f"{TEXT} " * 6
-"""Spoken, it is larger than what stays in memory."""
+LARGE = " ".join(SENTENCES[:3])
+"""Spoken, it is larger than what stays in memory. What repeats itself, Whisper tries many times."""
 
 
 @pytest.fixture(scope="module", params=["minimal", "production"])

@@ -315,7 +315,13 @@ def _installed(requirement: str, seen: dict[str, str]) -> Iterator[tuple[str, st
 def test_everything_that_is_installed_is_pinned_to_its_version() -> None:
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["kokoro"], *extras["whisper"]]
+    wanted = [
+        *project["dependencies"],
+        *extras["dev"],
+        *extras["kokoro"],
+        *extras["whisper"],
+        *extras["cluster"],
+    ]
     seen: dict[str, str] = {}
     found = {name: version for each in wanted for name, version in _installed(each, seen)}
     assert len(found) > 100
@@ -331,7 +337,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     run, dev = (
         {canonicalize_name(Requirement(each).name) for each in group}
         for group in (
-            [*project["dependencies"], *extras["kokoro"], *extras["whisper"]],
+            [*project["dependencies"], *extras["kokoro"], *extras["whisper"], *extras["cluster"]],
             extras["dev"],
         )
     )

@@ -1,37 +1,22 @@
 """How much of speech the default engines understand: their own, and that of people. It is printed.
 
-Fifty sentences are spoken by /v1/tts and read back by /v1/transcribe; the recordings of people are
-those of `tests/support/human.py`.
+Two sentences of each kind are spoken by /v1/tts and read back by /v1/transcribe; the part
+`understood` of the bench does the same with all fifty.
 """
 
 from __future__ import annotations
 
-import asyncio
-import io
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import aiohttp
 import pytest
 
-from tests.support.human import HUMAN, human
-from tests.support.service import MINIMAL, NET, RunningService, running
-from tests.support.spoken import SENTENCES, word_error_rate
+from tests.bench.understood import FEW, table, understood
+from tests.support.service import MINIMAL, RunningService, running
+from tests.support.spoken import SENTENCES
 
 pytestmark = pytest.mark.neural
-
-_AT_ONCE = 4
-_FEW = 5
-"""Of so many sentences the minimal engines, which are slow to listen, read one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Word error rates, 0 to 1."""
-
-    own: float
-    people: float
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +29,6 @@ def defaults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServic
         yield service
 
 
-async def _understood(service: RunningService, sentences: Sequence[str]) -> Rates:
-    room = asyncio.Semaphore(_AT_ONCE)
-    timeout = aiohttp.ClientTimeout(total=NET)
-    async with aiohttp.ClientSession(service.url, timeout=timeout) as client:
-
-        async def transcribe(recording: bytes) -> str:
-            form = aiohttp.FormData()
-            form.add_field("file", io.BytesIO(recording), filename="recording.wav")
-            async with client.post("/v1/transcribe", data=form) as response:
-                body = await response.json()
-                assert response.status == 200, body
-                return str(body["text"])
-
-        async def read_back(sentence: str) -> str:
-            async with room:
-                async with client.post("/v1/tts", json={"text": sentence}) as response:
-                    spoken = await response.read()
-                    assert response.status == 200, spoken
-                return await transcribe(spoken)
-
-        own = await asyncio.gather(*map(read_back, sentences))
-        people = [await transcribe(human(name)) for name in HUMAN]
-    said = list(HUMAN.values())
-    return Rates(word_error_rate(sentences, own), word_error_rate(said, people))
-
-
 def _engines(service: RunningService) -> tuple[str, str]:
     models = service.health()["models"]
     return models["tts"]["engine"], models["stt"]["engine"]
@@ -79,18 +38,15 @@ async def test_the_default_engines_understand_themselves_and_people(
     defaults: RunningService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _engines(defaults) == ("kokoro", "whisper")
-    neural = await _understood(defaults, SENTENCES)
+    neural = await understood(defaults, FEW)
     with running(MINIMAL) as service:
         service.wait_ready()
         assert _engines(service) == ("flite", "sphinx")
-        minimal = await _understood(service, SENTENCES[::_FEW])
+        minimal = await understood(service, FEW)
+    rates = [("kokoro and whisper", len(FEW), neural), ("flite and sphinx", len(FEW), minimal)]
     with capsys.disabled():
-        print(
-            "\nword error rates                     sentences, read back   recordings of people",
-            f"\n  kokoro and whisper, 50 sentences  {neural.own:20.1%}   {neural.people:20.1%}",
-            f"\n  flite and sphinx, 10 of them      {minimal.own:20.1%}   {minimal.people:20.1%}",
-            file=sys.stderr,
-        )
+        print(f"\n{table(rates).text()}", file=sys.stderr)
+    assert len(FEW) == 10
     assert len(SENTENCES) == len(set(SENTENCES)) == 50
     assert neural.own < 0.03
     assert neural.people < 0.10

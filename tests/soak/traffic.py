@@ -46,6 +46,7 @@ _CHILD = {
     *("pss_mb", "baseline_mb", "soft_limit_mb", "hard_limit_mb", "requests", "restarts"),
     *(
         "last_exit",
+        "node",
         "kind",
         "lifecycle",
         "in_flight",
