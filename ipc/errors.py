@@ -49,6 +49,7 @@ class ErrorCode(Enum):
     model_unavailable = ("model_unavailable", 503, _SERVER)
     shutting_down = ("shutting_down", 503, _SERVER)
     spool_full = ("spool_full", 503, _SERVER)
+    voices_unavailable = ("voices_unavailable", 503, _SERVER)
     deadline_exceeded = ("deadline_exceeded", 504, _SERVER)
 
     def __init__(self, wire_name: str, status: int, type_: str) -> None:

@@ -17,6 +17,7 @@ import io
 import os
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +40,17 @@ CACHED = ".cache"
 ENCODED = ".encoded"
 """The subfolder in which workers keep the encoded form of registered voices."""
 
+SHARED = ".shared"
+"""The subfolder with copies of the files of voices that are shared in a bucket."""
+
 _KEY = r"^[0-9a-f]{64}$"
 _RECORDINGS = "recordings"
 _VOICE = ".json"
 _UNFINISHED = ".unfinished-"
 _BLOCK = 1024 * 1024
+_TICK_NS = 2 * 10**9
+"""No file system counts times in steps that are longer."""
+
 _LARGEST_VOICE = 1024 * 1024
 """In bytes. No voice's file is this large; a larger one does not come from this module."""
 
@@ -105,6 +112,8 @@ class VoiceFolder:
         """Keys whose files must not be removed now."""
         self._recordings = path / _RECORDINGS
         self._reported: set[str] = set()
+        self._seen: int | None = None
+        """When the folder was changed last, as far as the index knows it (Unix time in ns)."""
 
     def recording(self, key: str) -> Path:
         """The path of a recording."""
@@ -125,8 +134,15 @@ class VoiceFolder:
         finally:
             os.close(descriptor)
 
+    def changed(self) -> bool:
+        """Whether the folder may have changed since the index was read."""
+        return self._seen is None or self._seen != self.path.stat().st_mtime_ns
+
     def read(self) -> None:
         """Update the index from the disk."""
+        seen = self.path.stat().st_mtime_ns
+        # Another change at the same tick of the disk's clock would not be seen.
+        self._seen = seen if time.time_ns() - seen > _TICK_NS else None
         written: dict[str, Voice] = {}
         unreadable: dict[str, bytes | None] = {}
         for path in self.path.iterdir():

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipc.errors import ErrorCode, ServiceError
 from supervisor.dispatch.upload import Upload
 from supervisor.voices.folder import Voice
-from supervisor.voices.store import VoiceStore
+from supervisor.voices.stores import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Viewer:
 class SeenVoices:
     """The voices of a store as a viewer sees them."""
 
-    def __init__(self, store: VoiceStore, viewer: Viewer) -> None:
+    def __init__(self, store: Store, viewer: Viewer) -> None:
         self._store = store
         self.viewer = viewer
 
@@ -75,7 +75,7 @@ class SeenVoices:
         consent: str | None = None,
         created: str | None = None,
     ) -> Voice:
-        """Save the closed `upload` as the voice `id`, as `VoiceStore.save` does."""
+        """Save the closed `upload` as the voice `id`, as the store does."""
         return await self._store.save(
             id,
             upload,

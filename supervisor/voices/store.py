@@ -1,6 +1,8 @@
-"""The store of registered voices, for request handlers. Runs in the front.
+"""The store of registered voices in a folder, for request handlers. Runs in the front.
 
-`supervisor/voices/folder.py` describes the files on disk.
+`supervisor/voices/folder.py` describes the files on disk. Several fronts may use one folder: what
+another one has changed is known here a second later, and a request for an unknown voice looks for
+it at once.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from supervisor.voices.folder import (
     VoiceId,
     VoiceName,
 )
+from supervisor.voices.refresh import Refresh
 
 __all__ = [
     "CACHED",
@@ -52,12 +55,24 @@ _RETRY_AFTER_FULL = 5.0
 _T = TypeVar("_T")
 
 
-def _as_before(replaced: Voice | None) -> str | None:
+def as_before(replaced: Voice | None) -> str | None:
+    """The owner of the voice that is replaced."""
     return None if replaced is None else replaced.owner
 
 
-def _always(_: Voice) -> bool:
+def always(_: Voice) -> bool:
+    """Whether the voice may be changed: yes."""
     return True
+
+
+def refuse_no_room(count: int, max_voices: int) -> None:
+    """Raise `ServiceError` when there may be no more voices than these."""
+    if count >= max_voices:
+        raise ServiceError(
+            ErrorCode.conflict,
+            f"{count} voices are registered, the limit is {max_voices}; delete one, or "
+            "have the operator raise VOICE_ENGINE_MAX_VOICES",
+        )
 
 
 class VoiceStore:
@@ -71,6 +86,7 @@ class VoiceStore:
         self.max_voices = max_voices
         self._folder = VoiceFolder(folder)
         self._lock = asyncio.Lock()
+        self._refresh = Refresh(self._look)
 
     def load(self) -> None:
         """Read the folder and remove what a crash has left. Creates the folder if needed.
@@ -111,9 +127,32 @@ class VoiceStore:
         """All voices, sorted by id."""
         return [voice for _, voice in sorted(self._folder.usable.items())]
 
+    async def look_again(self) -> None:
+        """Learn what other fronts have changed until now; for a voice that is not known."""
+        await self._refresh.soon()
+
+    async def open(self) -> None:
+        """Nothing: `load` has read the folder."""
+
+    async def run(self) -> None:
+        """Keep the voices up to date, until it is cancelled."""
+        await self._refresh.run()
+
+    async def close(self) -> None:
+        """Nothing goes on in the background."""
+
     def recording_path(self, voice: Voice) -> Path:
         """The file with the recording. It exists while its key is held."""
         return self._folder.recording(voice.key)
+
+    async def fetch(self, voice: Voice) -> None:
+        """Nothing: workers read the folder."""
+
+    async def fetch_recording(self, voice: Voice) -> None:
+        """Nothing: the recording is there."""
+
+    def offer(self, voice: Voice) -> None:
+        """Nothing: workers write into the folder."""
 
     @contextlib.asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[None]:
@@ -148,13 +187,8 @@ class VoiceStore:
                 f"the server's file {id}.json is not a valid voice; choose another id, or have the "
                 "operator remove that file",
             )
-        count = len(self._folder.written)
-        if id not in self._folder.written and count >= self.max_voices:
-            raise ServiceError(
-                ErrorCode.conflict,
-                f"{count} voices are registered, the limit is {self.max_voices}; delete one, or "
-                "have the operator raise VOICE_ENGINE_MAX_VOICES",
-            )
+        if id not in self._folder.written:
+            refuse_no_room(len(self._folder.written), self.max_voices)
 
     async def save(
         self,
@@ -165,7 +199,7 @@ class VoiceStore:
         name: str | None = None,
         consent: str | None = None,
         created: str | None = None,
-        owner: Callable[[Voice | None], str | None] = _as_before,
+        owner: Callable[[Voice | None], str | None] = as_before,
     ) -> Voice:
         """Save the closed `upload` as the voice `id`, or replace that voice, atomically.
 
@@ -196,7 +230,7 @@ class VoiceStore:
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
-    async def rename(self, id: str, name: str, allowed: Callable[[Voice], bool] = _always) -> bool:
+    async def rename(self, id: str, name: str, allowed: Callable[[Voice], bool] = always) -> bool:
         """Give the voice `id` another name for people; False when there is none.
 
         It is as if there were none if it is not `allowed`. Raises `ServiceError`.
@@ -206,7 +240,7 @@ class VoiceStore:
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
-    async def delete(self, id: str, allowed: Callable[[Voice], bool] = _always) -> bool:
+    async def delete(self, id: str, allowed: Callable[[Voice], bool] = always) -> bool:
         """Delete the voice `id` and the files of its recording; False when there is none.
 
         It is as if there were none if it is not `allowed`. Raises `ServiceError`.
@@ -250,6 +284,10 @@ class VoiceStore:
                 return False
             self._folder.remove(voice)
             return True
+
+    async def _look(self) -> None:
+        with contextlib.suppress(OSError):  # the next change of a voice tells it
+            await self._run(lambda: self._folder.read() if self._folder.changed() else None)
 
     def _drop(self, key: str) -> None:
         with self._folder.locked():

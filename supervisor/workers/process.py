@@ -29,7 +29,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
 
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
-_SECRET = re.compile("|".join(("VOICE_ENGINE_(API|ADMIN)_KEY", "OTEL_", *HUB_TOKENS)))
+_SECRET = re.compile("|".join(("VOICE_ENGINE_(API|ADMIN)_KEY", "OTEL_", "AWS_", *HUB_TOKENS)))
 
 live_processes: set[int] = set()
 """Pids of every `Process` that has not been reaped."""

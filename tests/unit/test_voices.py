@@ -116,6 +116,24 @@ async def test_a_recording_that_two_voices_share_goes_with_the_second(
     assert read(folder) == {}
 
 
+async def test_what_another_front_changes_in_the_folder_is_seen(
+    folder: Path, store: VoiceStore
+) -> None:
+    other = reloaded(folder)
+    saved = await save(other, "a", None, FIRST)
+    assert store.get("a") is None
+    await store.look_again()
+    assert store.list() == [saved]
+    os.utime(folder, ns=(0, 0))  # long ago, so that the index is up to date
+    await store.look_again()
+    known = store.list()
+    await store.look_again()
+    assert store.list() == known  # not read again
+    assert await other.delete("a")
+    await store.look_again()
+    assert store.list() == []
+
+
 @pytest.mark.parametrize(
     ("head", "media_type"),
     [

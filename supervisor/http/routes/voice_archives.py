@@ -57,9 +57,10 @@ async def export_voice(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
 
     `PUT` takes it, here or on another machine. The same voice is always the same file.
     """
-    voice = registered_voice(call, call.params.voice_id)
+    voice = await registered_voice(call, call.params.voice_id)
     store = call.service.voices
     async with store.hold(voice.key):
+        await store.fetch_recording(voice)
         path = store.recording_path(voice)
 
         def begin() -> bytes:

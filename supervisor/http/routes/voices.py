@@ -180,9 +180,15 @@ async def find_voice(call: Call[Any, Any], voice_id: str) -> VoiceEntry:
     service = call.service
     builtin = service.builtin_voices
     default = [voice for voice, model in builtin if model.default]
-    known = known_voice(
-        seen_voices(call.request), voice_id, [voice for voice, _ in builtin], default
-    )
+
+    def find() -> str | None:
+        voices = [voice for voice, _ in builtin]
+        return known_voice(seen_voices(call.request), voice_id, voices, default)
+
+    known = find()
+    if known is None and not is_cached_id(voice_id):
+        await service.voices.look_again()  # another front may have registered it just now
+        known = find()
     for entry in lasting(call):
         if entry.id == known:
             return entry
@@ -308,7 +314,7 @@ async def delete(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
 
 async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     """The recording that a voice was registered with, as it was sent."""
-    voice = registered_voice(call, call.params.voice_id)
+    voice = await registered_voice(call, call.params.voice_id)
     if voice.parts:
         raise ServiceError(
             ErrorCode.invalid_request,
@@ -318,9 +324,13 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
     return await send_recording(call, voice)
 
 
-def registered_voice(call: Call[Any, Any], voice_id: str) -> Voice:
+async def registered_voice(call: Call[Any, Any], voice_id: str) -> Voice:
     """The registered voice `voice_id`. Raises `ServiceError` (not_found)."""
-    voice = seen_voices(call.request).get(voice_id)
+    voices = seen_voices(call.request)
+    voice = voices.get(voice_id)
+    if voice is None:
+        await call.service.voices.look_again()  # another front may have registered it just now
+        voice = voices.get(voice_id)
     if voice is None:
         raise _no_voice(voice_id, "registered ")
     return voice
@@ -330,6 +340,7 @@ async def send_recording(call: Call[Any, Any], voice: Voice, number: int = 0) ->
     """Send one of the recordings of a voice, as it was sent."""
     store = call.service.voices
     async with store.hold(voice.key):
+        await store.fetch_recording(voice)
         path = store.recording_path(voice)
         start = sum(voice.parts[:number])
         media_type = voice.media_type

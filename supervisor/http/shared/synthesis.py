@@ -178,10 +178,12 @@ async def named(call: Call[Any, Any], voice_id: str | None) -> AsyncIterator[Voi
     voice = None if voice_id is None else seen_voices(call.request).get(voice_id)
     if voice is not None:
         async with service.voices.hold(voice.key):
+            await service.voices.fetch(voice)
             path = str(service.voices.recording_path(voice))
             recording = Recording(voice.key, path=path, parts=voice.parts)
             record.voice = voice_id
             yield Voice(recording=recording, registered=True)
+            service.voices.offer(voice)
     else:
         unregistered = _unregistered(service, voice_id)
         record.voice = voice_id

@@ -163,6 +163,9 @@ async def resolve_voice(
         builtin = (await _loaded(call, chosen)).voices
         return known_voice(voices, asked, builtin, builtin)
     known = known_voice(voices, asked, _builtin(service), ())
+    if known is None and not is_cached_id(asked):
+        await service.voices.look_again()  # another front may have registered it just now
+        known = known_voice(voices, asked, _builtin(service), ())
     several = len(service.models.of(Kind.TTS)) > 1
     if known is None and several and not is_cached_id(asked):
         await _all_loaded(call, model)

@@ -198,9 +198,9 @@ async def edit_voice(call: Call[EditVoiceFields, VoicePath]) -> web.StreamRespon
             ErrorCode.invalid_option,
             "the recordings of a voice cannot be changed; leave 'files' out, or add a new voice",
         )
-    voice = registered_voice(call, call.params.voice_id)
+    voice = await registered_voice(call, call.params.voice_id)
     if not await seen_voices(call.request).rename(voice.id, call.body.name):
-        registered_voice(call, voice.id)  # it has been deleted meanwhile
+        await registered_voice(call, voice.id)  # it has been deleted meanwhile
     return json_answer(Edited())
 
 
@@ -223,7 +223,7 @@ async def edit_voice_settings(
 
 async def sample_audio(call: Call[Nothing, SamplePath]) -> web.StreamResponse:
     """One of the recordings that a voice was registered with, as it was sent."""
-    voice = registered_voice(call, call.params.voice_id)
+    voice = await registered_voice(call, call.params.voice_id)
     asked = call.params.sample_id
     for number in range(max(1, len(voice.parts))):
         if asked == sample_id(number):
