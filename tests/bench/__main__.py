@@ -21,8 +21,10 @@ PARTS = {
     "overload": "many times more requests than the worker can answer",
     "first_byte": "how soon a stream begins, against the engine alone",
     "neural": "Kokoro and Whisper, against their libraries alone",
+    "understood": "word error rates of the default engines, for themselves and for people",
     "live": "sessions: first sound while text is written, final text after speech",
     "metrics": "what events, the access log and metrics cost",
+    "simulate": "what 1,000 nodes would do, by the measured service times; measures nothing itself",
     "loop": "how long supervision holds the front's event loop",
 }
 """Each is a module of this package with `run(quick=...) -> list[Table]`."""
