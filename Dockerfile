@@ -1,6 +1,7 @@
 # docker build -t voice-engine .
 # docker build -t voice-engine:slim --build-arg SLIM=1 .        without the neural engines
 # docker build -t voice-engine:full --build-arg MODELS="pocket sensevoice" .   with weights in it
+# docker build -t voice-engine:cluster --build-arg CLUSTER=1 .  with Ray, for docs/cluster.md
 # docker run -p 8000:8000 -v voice-engine:/data --stop-timeout 40 voice-engine
 FROM python:3.11-slim
 
@@ -23,6 +24,10 @@ RUN for name in ipc model_procs ops supervisor; do \
         mkdir -p "$name" && touch "$name/__init__.py" || exit 1; \
     done \
     && python ops/setup.py
+ARG CLUSTER=
+RUN if [ -n "$CLUSTER" ]; then \
+        .venv/bin/python -m pip install --constraint constraints.txt --editable ".[cluster]"; \
+    fi
 
 COPY ipc ipc
 COPY model_procs model_procs

@@ -212,6 +212,7 @@ async def serve(load_settings: Callable[[], Settings]) -> None:
     metrics_port = settings.metrics_port or None
     metrics_sock = None if metrics_port is None else listen(settings.host, metrics_port)
     service = Service(settings)
+    await service.voices.open()
     publish = service.events.publish
     tracing = start_tracing(os.environ)
     app = build_app(service, tracing=tracing)

@@ -57,6 +57,10 @@ class Samples:
                 yield tuple(self._data[index : index + self._width])
 
 
+Place = tuple[str | None, int]
+"""The machine of a process, None for this one, and its pid."""
+
+
 class Track:
     """One child from its start to its end. Times are in seconds since the epoch."""
 
@@ -86,10 +90,11 @@ class History:
     """The tracks of all children. Subscribe `take`; call `sample` at each tick of the monitor."""
 
     def __init__(self) -> None:
-        self.living: dict[int, Track] = {
-            os.getpid(): Track(FRONT, FRONT, None, os.getpid(), time.time())
+        self._front: Place = None, os.getpid()
+        self.living: dict[Place, Track] = {
+            self._front: Track(FRONT, FRONT, None, os.getpid(), time.time())
         }
-        """By pid."""
+        """By machine and pid."""
         self.ended: deque[Track] = deque(maxlen=_ENDED)
         self.queues: dict[str, Samples] = {}
         """By model: queued, in flight, backlog in seconds, real-time factor (NaN: not known)."""
@@ -101,36 +106,41 @@ class History:
     ) -> None:
         """Take a sample of every process and every queue."""
         now = time.time()
-        front = self.living[os.getpid()]
+        front = self.living[self._front]
         front.samples.add(now, to_mb(resident_bytes(os.getpid())) or 0.0)
-        seen = {os.getpid()}
+        seen = {self._front}
         for model, status in models.items():
             factor = real_time_factors.get(model, float("nan"))
             queue = self.queues.setdefault(model, Samples(4))
             queue.add(now, status.queued, status.in_flight, status.backlog, factor)
             for child in status.children:
-                seen.add(child.pid)
+                seen.add((child.node, child.pid))
                 started = now - (time.monotonic() - child.started)
-                self._track(child.pid, child.name, child.role, model, started).see(child, now)
-        for pid in self.living.keys() - seen:
-            self._end(pid, now)
+                place = child.node, child.pid
+                self._track(place, child.name, child.role, model, started).see(child, now)
+        for place in self.living.keys() - seen:
+            self._end(place, now)
 
     def take(self, told: Published) -> None:
         """Follow the events of children, which may live shorter than a tick."""
         event = told.event
         match event:
             case events.WorkerReady():
-                track = self._track(event.pid, event.child, "worker", event.model, told.time)
+                track = self._track(
+                    (None, event.pid), event.child, "worker", event.model, told.time
+                )
                 track.ready = told.time
                 track.samples.add(told.time, event.rss_mb or 0.0)
             case events.TemplateReady():
                 started = told.time - event.seconds
-                track = self._track(event.pid, event.child, "template", event.model, started)
+                track = self._track(
+                    (None, event.pid), event.child, "template", event.model, started
+                )
                 track.ready = told.time
             case events.WorkerDied() | events.WorkerEnded():
-                self._track(event.pid, event.child, "worker", event.model, told.time)
+                self._track((None, event.pid), event.child, "worker", event.model, told.time)
                 self._note_end(event.child, event.reason, None)
-                self._end(event.pid, told.time)
+                self._end((None, event.pid), told.time)
             case events.TemplateDied():
                 self._note_end(event.child, event.reason, None)
             case events.HardLimitPassed():
@@ -138,13 +148,13 @@ class History:
             case events.Recycled():
                 self._note_end(event.child, f"recycled: {event.reason}", event.successor)
 
-    def _track(self, pid: int, name: str, role: str, model: str, started: float) -> Track:
+    def _track(self, place: Place, name: str, role: str, model: str, started: float) -> Track:
         """The track of a living child; a new one has `started` then."""
-        track = self.living.get(pid)
+        track = self.living.get(place)
         if track is None or track.name != name:
             if track is not None:  # the pid has been given to another process
-                self._end(pid, started)
-            track = self.living[pid] = Track(name, role, model, pid, started)
+                self._end(place, started)
+            track = self.living[place] = Track(name, role, model, place[1], started)
         return track
 
     def _note_end(self, child: str, reason: str, successor: str | None) -> None:
@@ -154,8 +164,8 @@ class History:
                 return
         self._ends[child] = reason, successor
 
-    def _end(self, pid: int, now: float) -> None:
-        track = self.living.pop(pid, None)
+    def _end(self, place: Place, now: float) -> None:
+        track = self.living.pop(place, None)
         if track is not None:
             track.ended = now
             track.end_reason, track.successor = self._ends.pop(track.name, (None, None))

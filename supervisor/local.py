@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ipc.engines import ENGINES, Kind, default_engine
+from ipc.engines import ENGINES, Json, Kind, default_engine
 from ipc.messages import WorkerOptions
 from ipc.variants import VARIANT
+from supervisor.access.ratelimit import RateLimit
 from supervisor.dispatch.admission import QueueLimits
 from supervisor.dispatch.backend import LocalBackend, LocalConfig
 from supervisor.dispatch.dispatcher import DispatchConfig
@@ -38,7 +39,8 @@ from supervisor.memory.recycling import Policy
 from supervisor.memory.usage import Share
 from supervisor.settings import BEST_FIRST, ModelSettings, Settings
 from supervisor.threads import in_thread
-from supervisor.voices.folder import CACHED, ENCODED
+from supervisor.voices.folder import CACHED
+from supervisor.voices.stores import encoded_folder
 from supervisor.weights.folder import Seen, Watch, look
 from supervisor.weights.pulling import Pulling
 from supervisor.workers.backoff import Backoff
@@ -71,10 +73,14 @@ class LocalModels:
         *,
         publish: Publish,
         quarantine: Quarantine,
+        beside: Sequence[str] = (),
+        warm: bool = False,
         on_serving: Callable[[], None] = lambda: None,
         on_tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_serving` is called when a model serves, `on_tick` after each tick of the monitor.
+        """`beside` are engines elsewhere that use the same folders; with `warm` no model waits for
+        a request to be loaded, or is unloaded. `on_serving` is called when a model serves,
+        `on_tick` after each tick of the monitor.
 
         Raises `DoesNotFit` when the memory is not enough for the models.
         """
@@ -82,7 +88,11 @@ class LocalModels:
         self._spool = spool
         self._publish = publish
         self._quarantine = quarantine
+        self._beside = tuple(beside)
+        self._warm = warm
         self._on_serving = on_serving
+        self.options: Json = {}
+        """What engines are told to choose; it counts from the next load on."""
         self._scaled: dict[str, int] = {}
         """Numbers of workers that operators have set since the settings were read."""
         self._changing = asyncio.Lock()
@@ -228,6 +238,10 @@ class LocalModels:
                 await asyncio.gather(*(self._reload_one(each, adapt=True) for each in self.models))
 
         self._spawn_task(adapt())
+
+    async def take(self, limit: RateLimit, client: str) -> float:
+        """Seconds until a client may send a request: nobody else counts."""
+        return limit.take(client)
 
     # New weights
 
@@ -431,7 +445,7 @@ class LocalModels:
         room = room_on_demand(self.container.limit, needs, plans)
         too_large = [each for each in models if each.name not in plans]
         voices = settings.voices_dir.resolve()
-        voice_dir = _make_private(voices / ENCODED, settings.voices_dir)
+        voice_dir = _make_private(encoded_folder(settings), settings.voices_dir)
         voice_cache_dir = None
         if voice_dir is not None and settings.voice_cache_mb:
             voice_cache_dir = _make_private(voices / CACHED, settings.voices_dir)
@@ -460,8 +474,8 @@ class LocalModels:
                 notes=notes,
                 start_method=settings.start_method if model.engine.forks else "spawn",
                 limit_setting=model.limit_setting,
-                idle=_idle(model, settings),
-                on_demand=model.kind is Kind.VAD or model.engine.on_demand,
+                idle=0.0 if self._warm else _idle(model, settings),
+                on_demand=(model.kind is Kind.VAD or model.engine.on_demand) and not self._warm,
                 claim=planned.claim if model.engine.on_demand else 0,
                 launch=LaunchConfig(
                     model=model.name,
@@ -477,6 +491,7 @@ class LocalModels:
                     ),
                     options={
                         "quantize": settings.quantize,
+                        **self.options,
                         **({VARIANT: model.engine.variant} if model.engine.variant else {}),
                     },
                     capacity=planned.capacity if lowered else model.capacity,
@@ -487,10 +502,13 @@ class LocalModels:
                         voice_cache_dir=voice_cache_dir,
                         voice_cache_bytes=settings.voice_cache_mb * MB,
                         voice_cache_memory_bytes=settings.voice_cache_memory_mb * MB,
-                        other_engines=tuple(
-                            other.engine.name
-                            for other in settings.models
-                            if other.kind is model.kind and other is not model
+                        other_engines=(
+                            *self._beside,
+                            *(
+                                other.engine.name
+                                for other in settings.models
+                                if other.kind is model.kind and other is not model
+                            ),
                         ),
                         sandbox=settings.sandbox == "auto",
                         recordings=_readable(model.kind, self._spool, voices),

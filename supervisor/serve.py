@@ -28,22 +28,23 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--host")
     options.add_argument("--port", type=int)
     options.add_argument("--env-file")
+    options.add_argument("--cluster")
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the service until a signal stops it; returns the exit code."""
     options = parser().parse_args(arguments)
-    return _serve(options.host, options.port, options.env_file)
+    given = {"host": options.host, "port": options.port, "cluster": options.cluster}
+    return _serve(
+        {key: value for key, value in given.items() if value is not None}, options.env_file
+    )
 
 
-def _serve(host: str | None, port: int | None, env_file: str | None) -> int:
+def _serve(given: dict[str, Any], env_file: str | None) -> int:
     from supervisor.app import run
     from supervisor.memory.limits import DoesNotFit
     from supervisor.settings import Settings
-
-    given: dict[str, Any] = {"host": host, "port": port}
-    given = {key: value for key, value in given.items() if value is not None}
 
     def load_settings() -> Settings:
         if env_file is not None:

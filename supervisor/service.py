@@ -25,7 +25,7 @@ from supervisor.memory.usage import Share
 from supervisor.sessions import Sessions
 from supervisor.settings import Settings
 from supervisor.tally import Tally
-from supervisor.voices.store import VoiceStore
+from supervisor.voices.stores import open_store
 
 VERSION = importlib.metadata.version("voice-engine")
 
@@ -60,6 +60,9 @@ class Host(Protocol):
     def scale(self, model: Model, workers: int) -> None:
         """Give a model another number of workers. Raises `DoesNotFit` or `ServiceError`."""
 
+    async def take(self, limit: RateLimit, client: str) -> float:
+        """Seconds until a client may send a request, see `RateLimit.take`."""
+
     async def close(self) -> None:
         """End what belongs to the models."""
 
@@ -86,12 +89,21 @@ class Service:
         except BaseException:
             self.spool.close()
             raise
-        self.voices = VoiceStore(settings.voices_dir.resolve(), settings.max_voices)
-        self.voices.load()
+        self.voices = open_store(settings)
+        self._following: asyncio.Task[None] | None = None
         self.rate_limit = RateLimit(settings.rate_limit_per_minute)
         self.sessions = Sessions(settings.max_sessions, settings.client_share)
 
     def _make_host(self, settings: Settings) -> Host:
+        if settings.cluster:
+            from supervisor.cluster.models import ClusterModels
+
+            return ClusterModels(
+                settings,
+                publish=self.events.publish,
+                on_serving=self.serving.set,
+                on_tick=self._sample,
+            )
         return LocalModels(
             settings,
             self.spool,
@@ -128,6 +140,7 @@ class Service:
     def start(self) -> None:
         """Start to load all models; returns at once."""
         self.host.start()
+        self._following = asyncio.get_running_loop().create_task(self.voices.run())
 
     async def drain(self, end: float) -> None:
         """Refuse new requests and wait for those in flight, at most until `end` (loop's clock)."""
@@ -167,7 +180,10 @@ class Service:
 
     async def close(self) -> None:
         """Stop all children and remove the spool from the disk."""
+        if self._following is not None:
+            self._following.cancel()
         await self.host.close()
+        await self.voices.close()
         self.spool.close()
 
 

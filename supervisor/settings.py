@@ -6,6 +6,7 @@ prefix, because hosting platforms set them so.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -38,13 +39,14 @@ from ipc.variants import find_variant, find_variants, is_pullable
 from supervisor.access.keys import Keys
 from supervisor.memory.limits import Limit, Need
 
-_CUSTOM = Footprint(template=64, worker=32, request=32, further=32)
+CUSTOM_FOOTPRINT = Footprint(template=64, worker=32, request=32, further=32)
 """Assumed for an engine that a setting names by its class; in MB."""
 
 BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
 _LISTENING_GROWTH = Limit(SILERO.footprint.request * 1024 * 1024, growth=True)
 """The hard limit of the worker that finds speech: its requests are all small."""
 
+_BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 MAX_WORKERS = 64
 _MAX_CAPACITY = 64
@@ -98,6 +100,19 @@ class Settings(BaseSettings):
         le=65535,
         description="port for `/metrics` alone, which the other port then does not have; 0 = none",
     )
+    cluster: str = Field(
+        "",
+        description="Ray cluster that runs the models, `auto` for the one that this machine is "
+        "part of, or HOST:PORT of its head; empty = this process runs them",
+    )
+    cluster_wait: float = Field(
+        60.0, ge=0, description="seconds that a front waits at its start for its application"
+    )
+    application: str = Field(
+        "voice-engine",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
+        description="name of the application on the cluster",
+    )
     models_dir: Path = Field(Path("models"), description="folder of the real models' weights")
     cache_dir: Path = Field(
         Path("~/.cache/voice-engine"),
@@ -107,6 +122,16 @@ class Settings(BaseSettings):
         Path("voices"),
         validation_alias=AliasChoices("VOICES_DIR", "VOICE_ENGINE_VOICES_DIR", "voices_dir"),
         description="folder of the registered voices",
+    )
+    voices_url: str = Field(
+        "",
+        validation_alias=AliasChoices("VOICES_URL", "VOICE_ENGINE_VOICES_URL", "voices_url"),
+        description="bucket of the registered voices instead, which several instances share: "
+        "`s3://bucket/prefix`, with endpoint and credentials in the AWS_ variables; VOICES_DIR has "
+        "copies then",
+    )
+    shared_voices_mb: int = Field(
+        1024, ge=1, description="MB of copies of voices from that bucket kept on disk"
     )
     voice_cache_mb: int = Field(
         512,
@@ -403,6 +428,22 @@ class Settings(BaseSettings):
         except RuntimeError:  # a user without a home
             return Path(tempfile.gettempdir(), "voice-engine")
 
+    @field_validator("voices_url")
+    @classmethod
+    def _is_bucket(cls, url: str) -> str:
+        url = url.strip()
+        if url and not _BUCKET_URL.fullmatch(url):
+            raise ValueError(
+                "it is not the URL of a bucket; write s3://bucket/prefix, and put endpoint and "
+                "credentials into AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        if url and importlib.util.find_spec("obstore") is None:
+            raise ValueError(
+                "a bucket needs the package obstore, which is not installed; install it with "
+                "`.venv/bin/pip install -c constraints.txt obstore`"
+            )
+        return url
+
     @field_validator("pull")
     @classmethod
     def _can_be_pulled(cls, text: str) -> str:
@@ -473,6 +514,17 @@ class Settings(BaseSettings):
         other = self.model_copy()
         known = {model.name for model in self._models}
         other._models = (*self._models, *(each for each in models if each.name not in known))
+        return other
+
+    def with_only(self, kind: Kind, name: str) -> Settings:
+        """The same settings for one model: the default one of `kind`, which is called `name`."""
+        other = self.model_copy()
+        found = next(each for each in self.all_models if each.kind is kind)
+        other._models, other._listeners = (), ()
+        if kind is Kind.VAD:
+            other._listeners = (found,)
+        else:
+            other._models = (replace(found, name=name),)
         return other
 
     @property
@@ -637,7 +689,7 @@ class Settings(BaseSettings):
     def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
         """The engine called `name`, or of the class that it names."""
         if ":" in name:
-            return EngineSpec(name.rpartition(":")[2], kind, "custom", name, _CUSTOM)
+            return EngineSpec(name.rpartition(":")[2], kind, "custom", name, CUSTOM_FOOTPRINT)
         spec = self._named(name)
         if spec is None:
             raise ValueError(

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from supervisor.cli import (
+    cluster,
     doctor,
     events,
     listen,
@@ -68,6 +69,13 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; else PORT, else 8000.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let a Ray cluster run the models: auto, or HOST:PORT of its head.",
+        ),
+    ] = None,
     env_file: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +85,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service, until SIGTERM or Ctrl-C."""
-    given = (("--host", host), ("--port", port), ("--env-file", env_file))
+    given = (
+        *(("--host", host), ("--port", port)),
+        *(("--cluster", cluster), ("--env-file", env_file)),
+    )
     options = [word for name, value in given if value is not None for word in (name, str(value))]
     # Without the libraries of this process: those of the commands are none of the service's.
     os.execv(sys.executable, [sys.executable, "-m", "supervisor.cli", "serve", *options])
@@ -91,7 +102,7 @@ def make() -> typer.Typer:
     for module in (
         *(speech, transcribe, listen, voices),
         *(status, top, events, operate),
-        *(models, settings, doctor),
+        *(models, settings, cluster, doctor),
     ):
         module.add_to(app)
     return app

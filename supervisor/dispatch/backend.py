@@ -54,6 +54,8 @@ class ChildStatus:
     last_exit: str | None
     sandbox: tuple[SandboxLayer, ...] | None
     """The layers of a worker's sandbox, none if that is off; None for others."""
+    node: str | None = None
+    """The machine that it runs on, in a cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ class Dispatcher:
                 loop_deadline = asyncio.get_running_loop().time() + allowed
                 with self._pool.in_use():
                     async with asyncio.timeout_at(loop_deadline):
-                        return await self._until_finished(job)
+                        return await self._untilfinished(job)
             finally:
                 self.in_flight -= 1
                 if self.in_flight == 0:
@@ -325,7 +325,7 @@ class Dispatcher:
             retry_after=max(1.0, self._pool.retry_after),
         )
 
-    async def _until_finished(self, job: Job[ResultT]) -> ResultT:
+    async def _untilfinished(self, job: Job[ResultT]) -> ResultT:
         """Run `job`; when its worker dies, run it again in another one."""
         replay = False
         while True:
@@ -351,7 +351,7 @@ class Dispatcher:
                 self._ended(attempt)
                 job.result = result
                 if not isinstance(result, Listened):  # a tenth of a second of a session
-                    self._publish(_finished(self._model, job))
+                    self._publish(finished(self._model, job))
                 return result
             finally:
                 self._ended(attempt)
@@ -425,7 +425,7 @@ class Dispatcher:
             ) from death
 
 
-def _finished(model: str, job: Job[Any]) -> Finished:
+def finished(model: str, job: Job[Any]) -> Finished:
     """The event of a job that has its result."""
     event = partial(
         Finished,

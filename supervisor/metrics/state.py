@@ -22,7 +22,7 @@ from supervisor.dispatch.dispatcher import REFUSALS
 from supervisor.history import FRONT
 from supervisor.memory.limits import MB
 from supervisor.memory.recycling import Reason
-from supervisor.memory.usage import resident_bytes
+from supervisor.memory.usage import Share, resident_bytes
 from supervisor.service import VERSION, Service
 from supervisor.workers.handle import Cause
 from supervisor.workers.lifecycle import ModelState, State
@@ -51,23 +51,25 @@ class ProcessNames:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, dict[int, int]] = {}
-        """The numbers of the workers that live, by model and pid."""
+        self._numbers: dict[str, dict[tuple[str | None, int], int]] = {}
+        """The numbers of the workers that live, by model, then by machine and pid."""
 
     def name(self, model: str, children: Sequence[ChildStatus]) -> list[str]:
         """A name for each of all the children that a model has now."""
         before = self._numbers.get(model, {})
-        workers = [child.pid for child in children if child.role == "worker"]
-        numbers = {pid: before[pid] for pid in workers if pid in before}
+        workers = [(child.node, child.pid) for child in children if child.role == "worker"]
+        numbers = {place: before[place] for place in workers if place in before}
         free = (number for number in itertools.count(1) if number not in numbers.values())
-        for pid in workers:
-            if pid not in numbers:
-                numbers[pid] = next(free)
+        for place in workers:
+            if place not in numbers:
+                numbers[place] = next(free)
         self._numbers[model] = numbers
-        # While another template loads, it comes after the one that serves.
-        templates = iter((f"{model}-template", f"{model}-template-2"))
+        # While another template loads, it comes after the one that serves; each replica has one.
+        templates = (f"{model}-template{'' if n == 1 else f'-{n}'}" for n in itertools.count(1))
         return [
-            next(templates) if child.role == "template" else f"{model}-worker-{numbers[child.pid]}"
+            next(templates)
+            if child.role == "template"
+            else f"{model}-worker-{numbers[child.node, child.pid]}"
             for child in children
         ]
 
@@ -170,19 +172,18 @@ def _processes(
 ) -> Iterator[Metric]:
     memory: list[tuple[tuple[str, ...], float]] = []
     limits: list[tuple[tuple[str, ...], float]] = []
-    shares = service.host.shares
 
-    def add(process: str, model: str, pid: int, rss: int | None) -> None:
+    def add(process: str, model: str, rss: int | None, share: Share | None) -> None:
         kinds = {"rss": rss}
-        if (share := shares.get(pid)) is not None:
+        if share is not None:
             kinds |= {"uss": share.uss, "pss": share.pss}
         memory.extend(((process, model, k), v) for k, v in kinds.items() if v is not None)
 
-    add(FRONT, "", os.getpid(), resident_bytes(os.getpid()))
+    add(FRONT, "", resident_bytes(os.getpid()), service.host.shares.get(os.getpid()))
     for model, status in models.items():
         children = status.children
         for child, process in zip(children, names.name(model, children), strict=True):
-            add(process, model, child.pid, child.rss)
+            add(process, model, child.rss, child.share)
             bounds = {
                 "baseline": child.baseline,
                 "soft": child.soft_limit,

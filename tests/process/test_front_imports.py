@@ -12,10 +12,11 @@ from tests.support.service import ROOT
 pytestmark = pytest.mark.quick
 
 _OF_MODELS = ("torch", "numpy", "funasr", "model_procs")
+_OF_CLUSTERS = ("obstore", "ray", "supervisor.cluster", "supervisor.voices.bucket")
 _OF_THE_COMMAND_LINE = ("typer", "rich", "httpx", "supervisor.cli.app")
 
 
-@pytest.mark.parametrize("libraries", [_OF_MODELS, _OF_THE_COMMAND_LINE])
+@pytest.mark.parametrize("libraries", [_OF_MODELS, _OF_CLUSTERS, _OF_THE_COMMAND_LINE])
 def test_the_front_imports_no_library_that_it_does_not_need(libraries: tuple[str, ...]) -> None:
     code = (
         "import sys, supervisor.cli, supervisor.serve, supervisor.app; "

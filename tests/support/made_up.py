@@ -91,7 +91,7 @@ def status(service: Service, **facts: Any) -> BackendStatus:
         in_flight=3,
         workers=2,
         free_slots=7,
-        children=(template(), child()),
+        children=(template(), child(share=Share(100 * MB, 300 * MB))),
     )
     return replace(told, **facts)
 
@@ -102,10 +102,7 @@ def made_up(folder: Path) -> tuple[Service, MadeUp, Metrics]:
     backend = MadeUp(status(service))
     host = local_models(service)
     host.models = Models([Model("tts", Kind.TTS, cast(Backend, backend))])
-    host.monitor.shares = {
-        os.getpid(): Share(40 * MB, 45 * MB),
-        WORKER: Share(100 * MB, 300 * MB),
-    }
+    host.monitor.shares = {os.getpid(): Share(40 * MB, 45 * MB)}
     host.monitor.usage = 900 * MB
     return service, backend, Metrics(service, Connections())
 

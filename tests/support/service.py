@@ -66,6 +66,10 @@ def production(models: Path) -> dict[str, str]:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+ON_CLUSTER = "TESTS_ON_CLUSTER"
+"""The variable with the address of a Ray cluster: if it is set, `running` lets models run there,
+and the service is a front."""
+
 NOBODY = 65534
 """The id of an ordinary user who owns nothing."""
 
@@ -246,11 +250,14 @@ def running(
     It is that of the tree in `folder`, and it is started by `user`.
     """
     settings = {**PATIENT, **SCRIPTED, **(environment or {})}
-    service = RunningService(settings, arguments, module, folder, user)
-    try:
+    with contextlib.ExitStack() as stack:
+        if address := os.environ.get(ON_CLUSTER):
+            from tests.support.cluster import deployed
+
+            settings |= stack.enter_context(deployed(settings, address))
+        service = RunningService(settings, arguments, module, folder, user)
+        stack.callback(service.end)
         yield service
-    finally:
-        service.end()
 
 
 @dataclass(frozen=True, slots=True)

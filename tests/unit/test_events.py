@@ -207,7 +207,7 @@ def test_children_are_followed_from_their_first_event_to_their_last() -> None:
     bus.subscribe(history.take)
     ready = WorkerReady(model="tts", child="tts-1", pid=7, rss_mb=700.0)
     bus.publish(ready)
-    track = history.living[7]
+    track = history.living[None, 7]
     assert (track.name, track.role, track.model) == ("tts-1", "worker", "tts")
     assert track.ready is not None
     assert [value for _, value in track.samples.since(0.0)] == [700.0]
@@ -215,7 +215,7 @@ def test_children_are_followed_from_their_first_event_to_their_last() -> None:
         model="tts", child="tts-1", pid=7, reason="recycled: age", requests=3
     )
     bus.publish(ended)
-    assert 7 not in history.living
+    assert (None, 7) not in history.living
     bus.publish(
         events.Recycled(
             model="tts",
@@ -234,6 +234,6 @@ def test_children_are_followed_from_their_first_event_to_their_last() -> None:
     ]
     history.sample({}, {})
     assert [each.name for each in history.living.values()] == [FRONT]
-    ((_, front_mb),) = history.living[os.getpid()].samples.since(0.0)
+    ((_, front_mb),) = history.living[None, os.getpid()].samples.since(0.0)
     assert front_mb > 1
     assert not math.isnan(front_mb)

@@ -27,15 +27,26 @@ ROOMS: dict[str, set[str]] = {
     "supervisor.access": {"supervisor.base"},
     "supervisor.workers": {"supervisor.base", "supervisor.memory"},
     "supervisor.dispatch": {"supervisor.base", "supervisor.memory", "supervisor.workers"},
-    "supervisor.voices": {"supervisor.base", "supervisor.dispatch"},
+    "supervisor.voices": {"supervisor.base", "supervisor.dispatch", "supervisor.settings"},
     "supervisor.settings": {"supervisor.access", "supervisor.memory"},
     "supervisor.weights": {"supervisor.base", "supervisor.workers"},
     "supervisor.counts": {"supervisor.base", "supervisor.memory", "supervisor.dispatch"},
     "supervisor.local": {
-        *("supervisor.base", "supervisor.settings", "supervisor.memory", "supervisor.workers"),
+        *(
+            "supervisor.access",
+            "supervisor.base",
+            "supervisor.settings",
+            "supervisor.memory",
+            "supervisor.workers",
+        ),
         *("supervisor.dispatch", "supervisor.voices", "supervisor.weights"),
     },
+    "supervisor.cluster": {
+        *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
+        *("supervisor.workers", "supervisor.dispatch", "supervisor.voices", "supervisor.local"),
+    },
     "supervisor.service": {
+        "supervisor.cluster",
         *("supervisor.base", "supervisor.settings", "supervisor.access", "supervisor.memory"),
         *("supervisor.dispatch", "supervisor.voices", "supervisor.counts", "supervisor.local"),
     },
@@ -44,7 +55,7 @@ ROOMS: dict[str, set[str]] = {
         *("supervisor.workers", "supervisor.dispatch", "supervisor.voices"),
     },
     "supervisor.http": {"supervisor.base", "supervisor.service", "supervisor.dispatch"},
-    "supervisor.cli": {"supervisor.settings", "supervisor.memory"},
+    "supervisor.cli": {"supervisor.settings", "supervisor.memory", "supervisor.cluster"},
     "supervisor.http.api": {
         *("supervisor.base", "supervisor.service", "supervisor.settings", "supervisor.http"),
         *("supervisor.dispatch", "supervisor.voices"),

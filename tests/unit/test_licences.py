@@ -17,7 +17,8 @@ _MODELS, _PACKAGES = _PAGE.split("## Packages")
 def test_each_declared_package_has_a_row() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["kokoro"], *extras["whisper"]]
+    optional = (extras["kokoro"], extras["whisper"], extras["cluster"])
+    declared = [*project["dependencies"], *(each for extra in optional for each in extra)]
     rows = re.findall(r"^\| ([\w-]+) \| (.+?) \|", _PACKAGES, re.MULTILINE)
     licences = dict(rows)
     assert len(licences) == len(rows)

@@ -42,6 +42,38 @@ def test_a_variable_of_the_environment_is_a_setting(monkeypatch: pytest.MonkeyPa
     assert (Settings().port, model(Settings(), "tts").workers) == (9000, 2)
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://voices", "s3://my.voices-1/some/where", "s3://voices/", " s3://voices/a_b/ "]
+)
+def test_a_bucket_of_voices(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("VOICES_URL", url)
+    assert Settings().voices_url == url.strip()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "voices",
+        "http://host/voices",
+        "s3://user:secret@voices",
+        "s3://voices?x=1",
+        "s3://",
+        "s3://a b",
+    ],
+)
+def test_what_is_no_bucket_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ValidationError, match="write s3://bucket/prefix") as refused:
+        Settings(voices_url=url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_bucket_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValidationError, match=r"pip install -c constraints\.txt obstore"):
+        Settings(voices_url="s3://voices")
+    assert Settings().voices_url == ""
+
+
 def test_auto_takes_the_real_model_when_all_its_files_are_there(tmp_path: Path) -> None:
     settings = Settings(models_dir=tmp_path)
     assert engines(settings) == ("flite", "sphinx")

@@ -57,8 +57,9 @@ async def auth_middleware(request: web.Request, handler: Handler) -> web.StreamR
 async def rate_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse requests over the rate limit. Raises `ServiceError` (429)."""
     if access(request) is not Access.OPEN:
-        limit = request.app[SERVICE].rate_limit
-        if wait := limit.take(client(request)):
+        service = request.app[SERVICE]
+        limit = service.rate_limit
+        if wait := await service.host.take(limit, client(request)):
             raise ServiceError(
                 ErrorCode.rate_limited,
                 f"the limit is {limit.per_minute:g} requests per minute; try again in "

@@ -102,6 +102,7 @@ class Child(ApiModel):
                     "requests": 812,
                     "restarts": 1,
                     "last_exit": "soft memory limit",
+                    "node": None,
                     "sandbox": _SANDBOX_EXAMPLE,
                 }
             ]
@@ -141,6 +142,7 @@ class Child(ApiModel):
     requests: int | None
     restarts: int
     last_exit: Annotated[str | None, Field(description="how its predecessor ended")]
+    node: Annotated[str | None, Field(description="the machine that it runs on, in a cluster")]
     sandbox: Annotated[Sandbox | None, Field(description="of a worker since READY")]
 
 
@@ -450,6 +452,7 @@ def _child(model: ServedModel, status: BackendStatus, child: ChildStatus) -> Chi
         requests=child.requests,
         restarts=child.restarts,
         last_exit=child.last_exit,
+        node=child.node,
         sandbox=_sandbox(child.sandbox),
     )
 

@@ -1,0 +1,6 @@
+"""The models of a cluster: Ray Serve runs them, fronts call them. Only used with `--cluster`.
+
+front --handle--> replica (one model: queue, pool, memory policy) --fork--> workers
+  |                  |
+  +---- registry ----+   an actor: states of replicas, quarantined content, rate limits
+"""
