@@ -96,7 +96,13 @@ class Service:
 
     def _make_host(self, settings: Settings) -> Host:
         if settings.cluster:
-            from supervisor.cluster.models import ClusterModels
+            try:
+                from supervisor.cluster.models import ClusterModels
+            except ModuleNotFoundError as error:
+                raise OSError(
+                    f"the packages for clusters are not installed ({error}); install them: "
+                    "pip install 'voice-engine[cluster]'"
+                ) from error
 
             return ClusterModels(
                 settings,

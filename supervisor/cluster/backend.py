@@ -68,6 +68,10 @@ _BEST_FIRST = (
 )
 """The state of a model is the best that one of its replicas has."""
 
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 1.0
+"""Seconds before a request is sent again after the death of its replica, doubling each time."""
+
 _RETRY_SECONDS = 5.0
 
 _OPERATOR = Route(_RETRY_SECONDS, "operator", Work(Unit.VOICES, 0))
@@ -227,6 +231,8 @@ class ClusterBackend:
                 lost += 1
                 self._lost(job, run, str(death), lost)
                 job.output.rewind()
+                # Until the router has heard of the death, it may choose the dead one again.
+                await asyncio.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**lost))
                 continue
             if isinstance(ended, RecordingMissing):
                 parcel.unpack()
@@ -242,9 +248,11 @@ class ClusterBackend:
             error = ServiceError(
                 ErrorCode.from_wire(end.code), end.message, retry_after=cost.retry_after
             )
+            again = cost.replica in refused  # the router knows no other one
             refused[cost.replica] = error
             known = {report.replica for report in self._reports}
-            if error.code not in _ELSEWHERE or job.output.size or known <= refused.keys():
+            everywhere = again or known <= refused.keys()
+            if error.code not in _ELSEWHERE or job.output.size or everywhere:
                 raise min(refused.values(), key=lambda each: each.retry_after or 0.0)
 
     async def _call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,5 +94,6 @@ def down(application: str) -> list[str]:
         serve.delete(application_name(application, model), _blocking=False)
     for model in models:
         serve.delete(application_name(application, model))
-    ray.kill(ray.get_actor(f"registry-{application}", namespace=NAMESPACE))
+    with contextlib.suppress(ValueError):  # there is none
+        ray.kill(ray.get_actor(f"registry-{application}", namespace=NAMESPACE))
     return models
