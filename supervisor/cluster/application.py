@@ -52,9 +52,9 @@ def bind(spec: ReplicaSpec, replicas: Replicas) -> Application:
                 "max_replicas": replicas.max,
                 "policy": {"policy_function": "supervisor.cluster.scaling:by_backlog"},
                 # Replicas tell their backlog every ten seconds.
-                "look_back_period_s": 15.0,
+                "look_back_period_s": 30.0,
                 "upscale_delay_s": 3.0,
-                "downscale_delay_s": 120.0,
+                "downscale_delay_s": 300.0,
             }
         }
     deployment: Any = serve.deployment(

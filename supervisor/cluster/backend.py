@@ -505,8 +505,8 @@ def slots_of(status: BackendStatus) -> int:
 
 
 def child_name(report: ReplicaReport, child: ChildStatus) -> str:
-    """The name of a child in the whole cluster: those of replicas are the same everywhere."""
-    return f"{child.name}-{report.replica}"
+    """The name of a child in the whole cluster: its own, its replica's id, its machine."""
+    return f"{child.name}-{report.replica}@{report.node}"
 
 
 def together(

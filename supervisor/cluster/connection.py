@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from supervisor.cluster.actors import NAMESPACE
 from supervisor.log import logger
@@ -22,6 +23,11 @@ AUTO = "auto"
 _LEAVE_SECONDS = 10.0
 _CHECK_SECONDS = 5.0
 _JOIN_SECONDS = 60.0
+_ALIVE = 0
+"""The state of a node in Ray's protocol."""
+
+_STORE = 128 * 1024 * 1024
+"""Bytes of shared memory for recordings on their way; more of them wait on the disk."""
 
 
 class ConnectionFailed(OSError):  # noqa: N818 - named for what happened
@@ -37,48 +43,43 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         self._node: subprocess.Popen[bytes] | None = None
-        if address != AUTO:
-            _check(address)
         # Ray would end the process on SIGTERM at once; the front drains first.
         with _kept(signal.SIGTERM, signal.SIGINT):
+            if address != AUTO:
+                _check(address)
+                if not _is_node(address):
+                    self._join(address)
             try:
                 _init(address)
             except ConnectionError as error:
-                if address == AUTO:
-                    raise ConnectionFailed(
-                        "this machine is part of no Ray cluster; start one with `ray start "
-                        "--head`, or give the address of its head: --cluster HOST:6379"
-                    ) from error
-                self._join(address)
+                self.close()
+                raise ConnectionFailed(
+                    "this machine is part of no Ray cluster; start one with `ray start --head`, or "
+                    "give the address of its head: --cluster HOST:6379"
+                ) from error
 
     def _join(self, address: str) -> None:
         """Make this machine a node of the cluster."""
-        node = subprocess.Popen(
+        node = self._node = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"),
-                *("--num-cpus=0", "--num-gpus=0", "--block", "--disable-usage-stats"),
+                *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={_STORE}", "--block"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._node = node
         end = time.monotonic() + _JOIN_SECONDS
-        while True:
-            try:
-                _init(address)
-            except ConnectionError as error:
-                if node.poll() is not None or time.monotonic() > end:
-                    self.close()
-                    raise ConnectionFailed(
-                        f"no Ray cluster answers at {address}; is its head there, and does it run "
-                        f"Ray {ray.__version__}?"
-                    ) from error
-                time.sleep(0.5)
-            else:
-                logger.info("cluster_joined", address=address)
-                return
+        while not _is_node(address):
+            if node.poll() is not None or time.monotonic() > end:
+                self.close()
+                raise ConnectionFailed(
+                    f"this machine cannot become a node of the Ray cluster at {address}; does that "
+                    f"run Ray {ray.__version__}, and can its nodes reach this machine?"
+                )
+            time.sleep(0.2)
+        logger.info("cluster_joined", address=address)
 
     def close(self) -> None:
         """Leave the cluster. It blocks."""
@@ -104,6 +105,26 @@ def _check(address: str) -> None:
             f"no Ray cluster answers at {address}: {error}; give the address of its head, "
             "HOST:6379, or auto on one of its nodes"
         ) from None
+
+
+def _is_node(address: str) -> bool:
+    """Whether a raylet of the cluster runs on this machine.
+
+    Without one, Ray would end this process, and not raise.
+    """
+    nodes = GcsClient(address=address).get_all_node_info(timeout=_CHECK_SECONDS)
+    return any(
+        node.state == _ALIVE and _listens(node.raylet_socket_name) for node in nodes.values()
+    )
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
 
 
 def _init(address: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import serve
-from ray.serve.api import RunTarget, run_many
+from ray.serve import RunTarget, run_many
 from ray.serve.schema import ApplicationStatus
 
 from supervisor.cluster.actors import NAMESPACE, application_name, registry_of

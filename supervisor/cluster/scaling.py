@@ -3,6 +3,10 @@
 The measure is the time that a new request would wait: the seconds of work that its replicas have
 admitted, divided by how many such seconds they get done in a second. So a few long texts count as
 many short ones do, and a batching engine as fast as it is.
+
+To obey each report at once would make the number swing, as tests/bench/simulate.py shows. So the
+measure is a mean over half a minute, the number at most doubles at a time, small differences count
+for nothing, and replicas end only after minutes of less work.
 """
 
 from __future__ import annotations
@@ -23,14 +27,27 @@ TARGET_WAIT = 2.0
 """Seconds of work for each unit of speed that replicas should have at most."""
 
 
-def wanted(backlogs: Mapping[Any, float], speeds: Mapping[Any, float], current: int) -> int:
-    """The number of replicas with which nobody waits longer than `TARGET_WAIT`, as estimated."""
+TOLERANCE = 0.2
+"""Up to which share of the present number a difference counts for nothing."""
+
+GROWTH = 2
+"""How many times the present number there are at most after one decision."""
+
+
+def wanted(backlogs: Mapping[Any, float], speeds: Mapping[Any, float], target: int) -> int:
+    """The number of replicas with which nobody waits longer than `TARGET_WAIT`, as estimated.
+
+    `target` is their number now, with those that are starting.
+    """
     if not backlogs:
-        return current
+        return target
     # The replicas are alike; the mean speed is that of one that starts.
     known = [speed for speed in speeds.values() if speed > 0]
     speed = sum(known) / len(known) if known else 1.0
-    return max(1, math.ceil(sum(backlogs.values()) / (speed * TARGET_WAIT)))
+    exact = sum(backlogs.values()) / (speed * TARGET_WAIT)
+    if abs(exact - target) <= TOLERANCE * target:
+        return target
+    return max(1, min(GROWTH * target, math.ceil(exact)))
 
 
 def by_backlog(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:

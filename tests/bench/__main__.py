@@ -25,6 +25,7 @@ PARTS = {
     "live": "sessions: first sound while text is written, final text after speech",
     "metrics": "what events, the access log and metrics cost",
     "simulate": "what 1,000 nodes would do, by the measured service times; measures nothing itself",
+    "cluster": "what a cluster adds to a request, and what more replicas bring",
     "loop": "how long supervision holds the front's event loop",
 }
 """Each is a module of this package with `run(quick=...) -> list[Table]`."""

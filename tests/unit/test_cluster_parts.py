@@ -113,8 +113,11 @@ def test_two_are_drawn_of_which_the_router_takes_the_less_busy() -> None:
 def test_replicas_follow_the_work_that_waits() -> None:
     assert wanted({}, {}, 3) == 3
     assert wanted({"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 1.0}, 2) == 1
-    assert wanted({"a": 5 * TARGET_WAIT}, {"a": 1.0}, 1) == 5
+    assert wanted({"a": 5 * TARGET_WAIT}, {"a": 1.0}, 1) == 2  # at most twice as many
+    assert wanted({"a": 5 * TARGET_WAIT}, {"a": 1.0}, 4) == 5
     assert wanted({"a": 5 * TARGET_WAIT}, {"a": 5.0}, 1) == 1
+    assert wanted({"a": 5.9 * TARGET_WAIT}, {"a": 1.0}, 5) == 5  # a small difference
+    assert wanted({"a": 3.9 * TARGET_WAIT}, {"a": 1.0}, 5) == 4
     assert wanted({"a": 3 * TARGET_WAIT, "b": 0.0}, {"a": 0.0, "b": 0.0}, 2) == 3
 
 
@@ -182,7 +185,7 @@ def test_a_model_is_as_good_as_its_best_replica() -> None:
     assert status.message is None
     assert (status.in_flight, status.queued, status.workers) == (4, 2, 2)
     assert (status.backlog, status.speed) == (8.0, 4.0)
-    assert [each.name for each in status.children] == ["tts-1-a", "tts-1-b"]
+    assert [each.name for each in status.children] == ["tts-1-a@node-of-a", "tts-1-b@node-of-b"]
     assert [each.node for each in status.children] == ["node-of-a", "node-of-b"]
     assert status.notes == ("a note",)
     failed = together(ModelState.FAILED, ENGINES["flite"], None, reports[:1])

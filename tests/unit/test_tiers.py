@@ -34,7 +34,7 @@ def test_a_unit_test_that_starts_a_child_fails(
 
 def test_every_folder_of_tests_belongs_to_a_tier() -> None:
     folders = {file.parent.name for file in (ROOT / "tests").glob("**/test_*.py")}
-    assert folders == {*TIERS, "slow"}
+    assert folders == {*TIERS, "slow", "cluster"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,7 @@ def test_every_folder_of_tests_belongs_to_a_tier() -> None:
         ("process/test_front.py", "process"),
         ("clients/test_openai.py", "process"),
         ("slow/test_soak.py", "slow"),
+        ("cluster/test_cluster.py", "slow"),
     ],
 )
 def test_a_folder_gives_its_tests_their_tier(file: str, tier: str) -> None:
