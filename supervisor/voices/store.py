@@ -86,7 +86,7 @@ class VoiceStore:
         self.max_voices = max_voices
         self._folder = VoiceFolder(folder)
         self._lock = asyncio.Lock()
-        self._refresh = Refresh(self._look)
+        self._refresh = Refresh(self._look, gap=0.0)  # a look is a stat, if nothing has changed
 
     def load(self) -> None:
         """Read the folder and remove what a crash has left. Creates the folder if needed.
