@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -107,17 +108,16 @@ def run(*, quick: bool) -> list[Table]:
     ]
 
 
-def _serve(health: dict[str, object], replicas: int) -> bool:
+def _serve(health: dict[str, Any], replicas: int) -> bool:
     """Whether so many replicas serve, and no others."""
-    models = health["models"]
-    assert isinstance(models, dict)
-    return models["tts"]["workers"] == models["tts"]["free_slots"] == replicas
+    model = health["models"]["tts"]
+    return bool(model["workers"] == model["free_slots"] == replicas)
 
 
 async def _latency(
     local: RunningService, front: RunningService, rounds: int
-) -> list[Sequence[Cell]]:
-    rows: list[Sequence[Cell]] = []
+) -> list[tuple[Cell, ...]]:
+    rows: list[tuple[Cell, ...]] = []
     timeout = aiohttp.ClientTimeout(total=NET)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         for kind in _KINDS:
