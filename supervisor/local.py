@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from supervisor.events import (
     WeightsFound,
 )
 from supervisor.log import logger
-from supervisor.memory.cgroup import Cores, find_container, find_cores
+from supervisor.memory.cgroup import Container, Cores, find_container, find_cores
 from supervisor.memory.limits import MB, DoesNotFit, plan, room_on_demand
 from supervisor.memory.recycling import Policy
 from supervisor.memory.usage import Share
@@ -101,8 +102,7 @@ class LocalModels:
         """What operators must know about models, by model and by what it is about."""
         self._watch = Watch(look(settings.models_dir))
         self._tasks: set[asyncio.Task[None]] = set()
-        override = settings.memory_limit_mb
-        self.container = find_container(None if override is None else override * MB)
+        self.container = container_of(settings)
         self.cores = find_cores()
         # Nothing is ever written: the children are killed when the write end closes.
         self._lifeline, self._lifeline_writer = os.pipe()
@@ -540,6 +540,19 @@ class LocalModels:
             if config.pool.claim and name not in made
         }
         return {**made, **gone}
+
+
+def container_of(settings: Settings) -> Container:
+    """The container of this process, or the part of its memory that the settings leave."""
+    override = settings.memory_limit_mb
+    return find_container(None if override is None else override * MB)
+
+
+def open_spool(settings: Settings) -> Spool:
+    """The private folder of this process for what does not fit into memory."""
+    return Spool(
+        settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
+    )
 
 
 def _readable(kind: Kind, spool: Spool, voices: Path) -> tuple[str, ...]:

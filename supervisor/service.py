@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web
@@ -16,10 +14,9 @@ from ipc.engines import BuiltinVoice, Kind
 from supervisor.access.ratelimit import RateLimit
 from supervisor.dispatch.models import Model, Models
 from supervisor.dispatch.quarantine import Quarantine
-from supervisor.dispatch.spool import Spool
 from supervisor.events import DrainTimeout, Events, SettingsChanged
 from supervisor.history import History
-from supervisor.local import LocalModels
+from supervisor.local import LocalModels, open_spool
 from supervisor.memory.cgroup import Container, Cores
 from supervisor.memory.usage import Share
 from supervisor.sessions import Sessions
@@ -79,9 +76,7 @@ class Service:
         self.events.subscribe(self.tally.take)
         self.history = History()
         self.events.subscribe(self.history.take)
-        self.spool = Spool(
-            settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
-        )
+        self.spool = open_spool(settings)
         self.serving = asyncio.Event()
         """Set once a model serves."""
         try:
@@ -99,10 +94,9 @@ class Service:
             try:
                 from supervisor.cluster.models import ClusterModels
             except ModuleNotFoundError as error:
-                raise OSError(
-                    f"the packages for clusters are not installed ({error}); install them: "
-                    "pip install 'voice-engine[cluster]'"
-                ) from error
+                from supervisor.cluster import MISSING
+
+                raise OSError(f"{MISSING} ({error})") from error
 
             return ClusterModels(
                 settings,

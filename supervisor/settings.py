@@ -46,7 +46,14 @@ BEST_FIRST: tuple[Profile, ...] = ("production", "embedded", "minimal")
 _LISTENING_GROWTH = Limit(SILERO.footprint.request * 1024 * 1024, growth=True)
 """The hard limit of the worker that finds speech: its requests are all small."""
 
-_BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?")
+BUCKET_URL = re.compile(
+    r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[\w.-]+)*)/?"
+)
+"""The URLs of buckets that are known: no credentials, no options."""
+
+APPLICATION = r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$"
+"""The names that an application on a cluster may have."""
+
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 MAX_WORKERS = 64
 _MAX_CAPACITY = 64
@@ -110,7 +117,7 @@ class Settings(BaseSettings):
     )
     application: str = Field(
         "voice-engine",
-        pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$",
+        pattern=APPLICATION,
         description="name of the application on the cluster",
     )
     models_dir: Path = Field(Path("models"), description="folder of the real models' weights")
@@ -432,7 +439,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_bucket(cls, url: str) -> str:
         url = url.strip()
-        if url and not _BUCKET_URL.fullmatch(url):
+        if url and not BUCKET_URL.fullmatch(url):
             raise ValueError(
                 "it is not the URL of a bucket; write s3://bucket/prefix, and put endpoint and "
                 "credentials into AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -626,7 +633,7 @@ class Settings(BaseSettings):
         if name == "off":
             return ()
         if ":" in name:
-            spec = EngineSpec(name.rpartition(":")[2], Kind.VAD, "custom", name, SILERO.footprint)
+            spec = custom_engine(Kind.VAD, name, SILERO.footprint)
         elif name == SILERO.name:
             spec = SILERO
         else:
@@ -689,7 +696,7 @@ class Settings(BaseSettings):
     def _engine(self, kind: Kind, setting: str, name: str) -> EngineSpec:
         """The engine called `name`, or of the class that it names."""
         if ":" in name:
-            return EngineSpec(name.rpartition(":")[2], kind, "custom", name, CUSTOM_FOOTPRINT)
+            return custom_engine(kind, name)
         spec = self._named(name)
         if spec is None:
             raise ValueError(
@@ -705,6 +712,11 @@ class Settings(BaseSettings):
             return default_engine(kind, self.profile)
         engines = [default_engine(kind, profile) for profile in BEST_FIRST]
         return next((spec for spec in engines if spec.installed(self.models_dir)), engines[-1])
+
+
+def custom_engine(kind: Kind, factory: str, footprint: Footprint = CUSTOM_FOOTPRINT) -> EngineSpec:
+    """An engine that a setting names by its class, `module:Class`."""
+    return EngineSpec(factory.rpartition(":")[2], kind, "custom", factory, footprint)
 
 
 def _by_engine(

@@ -20,12 +20,10 @@ from rich.table import Table
 from supervisor.cli import show
 from supervisor.cli.client import CommandError
 from supervisor.cli.command import command, make_app
+from supervisor.cluster import MISSING
 
 app = make_app("The service on many machines: models on a Ray cluster, any number of fronts.")
 
-_MISSING = (
-    "the packages for clusters are not installed; install them: pip install 'voice-engine[cluster]'"
-)
 _NO_ANSWER = 75
 """Exit code: it may work later."""
 
@@ -135,7 +133,7 @@ def _importing() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
             raise
-        raise CommandError(_MISSING, 1) from None
+        raise CommandError(MISSING, 1) from None
 
 
 class _Plain(yaml.SafeDumper):  # type: ignore[misc]

@@ -12,13 +12,11 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from supervisor.cluster.actors import application_name
+from supervisor.cluster.actors import DEPLOYMENT, application_name
 from supervisor.cluster.config import ClusterConfig, Replicas, specs
 from supervisor.cluster.messages import ReplicaSpec
 from supervisor.cluster.replica import Replica, settings_of
 from supervisor.memory.limits import MB
-
-DEPLOYMENT = "Replica"
 
 _ONGOING = 1000
 """Requests that a replica takes before Ray Serve holds them back; it refuses by itself long before,

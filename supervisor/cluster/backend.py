@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, cast
 
 import ray
-from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
@@ -27,7 +26,7 @@ from ipc.engines import EngineInfo, EngineSpec
 from ipc.errors import ErrorCode, ServiceError
 from ipc.messages import Chunk, Done, Failed, Message, Recognized, Request, Spoken
 from ipc.operations import AnyOperation, Listened, Recording, ResultT
-from supervisor.cluster.actors import application_name
+from supervisor.cluster.actors import deployment_of
 from supervisor.cluster.messages import (
     Ended,
     RecordingMissing,
@@ -35,12 +34,17 @@ from supervisor.cluster.messages import (
     ReplicaSpec,
     Route,
 )
-from supervisor.cluster.recordings import recording_of, voice_key, with_recording
+from supervisor.cluster.recordings import (
+    recording_of,
+    speaks_registered,
+    voice_key,
+    with_recording,
+)
 from supervisor.dispatch.backend import BackendStatus, ChildStatus
 from supervisor.dispatch.cost import Unit, Work
-from supervisor.dispatch.dispatcher import REFUSALS, finished
+from supervisor.dispatch.dispatcher import finished, shutting_down, tell_refusal, too_late
 from supervisor.dispatch.job import Job, Run
-from supervisor.events import Publish, Refused, RequestLostWorker
+from supervisor.events import Publish, RequestLostWorker
 from supervisor.log import logger
 from supervisor.threads import in_thread
 from supervisor.workers.lifecycle import ModelState
@@ -94,6 +98,10 @@ class ClusterBackend:
         self.queue = queue
         self._publish = publish
         self._reports: Sequence[ReplicaReport] = ()
+        self._slots = 1
+        """How many requests a replica runs at once; they are alike."""
+        self._all_slots = 0
+        """How many all replicas run at once."""
         self._info: EngineInfo | None = engine.known
         self._known = asyncio.Event()
         self._in_flight = 0
@@ -131,14 +139,11 @@ class ClusterBackend:
             report.status.free_slots and not report.status.queued for report in self._reports
         )
 
-    @property
-    def in_flight(self) -> int:
-        """Requests of this front."""
-        return self._in_flight
-
     def see(self, reports: Sequence[ReplicaReport]) -> None:
         """Take over what the registry tells of the replicas."""
         self._reports = reports
+        slots = [_slots(report.status) for report in reports]
+        self._slots, self._all_slots = max(slots, default=1), sum(slots)
         for report in reports:
             self._engine = report.status.engine
             if report.status.info is not None:
@@ -172,32 +177,14 @@ class ClusterBackend:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
-            if isinstance(error, ServiceError) and error.code in REFUSALS:
-                self._publish(
-                    Refused(
-                        model=self.spec.model,
-                        reason=error.code.wire_name,
-                        client=job.client,
-                        message=error.message,
-                    )
-                )
+            tell_refusal(self._publish, self.spec.model, job, error)
             job.output.finish(error)
             error = None  # its traceback refers to this frame: a cycle with the recording in it
 
-    @property
-    def _slots(self) -> int:
-        """How many requests a replica runs at once; they are alike."""
-        return max((slots_of(report.status) for report in self._reports), default=1)
-
     def _admit(self, job: Job[Any]) -> None:
         if self._draining and not job.continues:
-            raise ServiceError(
-                ErrorCode.shutting_down,
-                "the service is shutting down; try again",
-                retry_after=_RETRY_SECONDS,
-            )
-        slots = sum(slots_of(report.status) for report in self._reports)
-        most = slots + self.queue * max(1, len(self._reports))
+            raise shutting_down()
+        most = self._all_slots + self.queue * max(1, len(self._reports))
         if self._in_flight > most:
             raise ServiceError(
                 ErrorCode.overloaded,
@@ -285,8 +272,7 @@ class ClusterBackend:
     @property
     def _handles(self) -> Any:
         if self._handle is None:
-            name = application_name(self.spec.application, self.spec.model)
-            handle = serve.get_deployment_handle("Replica", name)
+            handle = deployment_of(self.spec.application, self.spec.model)
             self._handle = handle.options(method_name="run", stream=True)
         return self._handle
 
@@ -318,11 +304,7 @@ class ClusterBackend:
                 "status` shows why",
                 retry_after=_RETRY_SECONDS,
             )
-        return ServiceError(
-            ErrorCode.deadline_exceeded,
-            f"the request was not finished within {round(allowed, 1):g} s; send a "
-            "shorter text or recording, or try again when the service is less busy",
-        )
+        return too_late(allowed)
 
     async def known_info(self) -> EngineInfo | None:
         """`info`, once a replica has loaded."""
@@ -379,7 +361,7 @@ class ClusterBackend:
 
     async def reload(self) -> None:
         """Have all replicas load their weights again."""
-        self._act_all("reload")
+        self.reload_soon()
 
     def reload_soon(self) -> None:
         """The same; it is on its way when this returns."""
@@ -402,8 +384,7 @@ class ClusterBackend:
 
         async def send() -> None:
             try:
-                name = application_name(self.spec.application, self.spec.model)
-                handle = serve.get_deployment_handle("Replica", name)
+                handle = deployment_of(self.spec.application, self.spec.model)
                 async with asyncio.timeout(_RETRY_SECONDS):
                     await handle.act.remote(route, act, child)
             except (RayError, RayServeException, TimeoutError) as error:
@@ -424,7 +405,7 @@ class _Parcel:
         self._operation = operation
         recording = recording_of(operation)
         self._recording = recording if recording and recording.source is not None else None
-        registered = self._recording is not None and is_registered(operation)
+        registered = self._recording is not None and speaks_registered(operation)
         self._with_recording = not registered
         self._blocks: list[Any] | None = None
 
@@ -466,12 +447,6 @@ class _Parcel:
         return None, self._blocks
 
 
-def is_registered(operation: AnyOperation) -> bool:
-    """Whether replicas may have its recording: the voice is a registered one."""
-    voice = getattr(operation, "voice", None)
-    return voice is not None and bool(voice.registered)
-
-
 def _read_blocks(path: str) -> bytes | list[Any]:
     """A small file, or references to the blocks of a large one in Ray's object store."""
     with open(path, "rb") as file:
@@ -499,8 +474,8 @@ def _take(message: Message, job: Job[Any]) -> Done | Failed | None:
     return None
 
 
-def slots_of(status: BackendStatus) -> int:
-    """How many requests its workers run at once."""
+def _slots(status: BackendStatus) -> int:
+    """How many requests the workers of a replica run at once."""
     return sum(child.capacity or 0 for child in status.children)
 
 

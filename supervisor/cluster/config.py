@@ -23,9 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ipc.engines import ENGINES, SERVING_KINDS, SILERO, EngineSpec, Kind
 from ipc.variants import find_variant
 from supervisor.cluster.messages import ReplicaSpec
-from supervisor.settings import CUSTOM_FOOTPRINT, Settings
-
-APPLICATION = r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$"
+from supervisor.settings import APPLICATION, CUSTOM_FOOTPRINT, Settings
 
 _ACTOR_MB = 256
 """Memory of a replica's own process, in MB: Python, Ray, aiohttp."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import ray
 from ray import serve
 from ray.serve import RunTarget, run_many
 from ray.serve.schema import ApplicationStatus
 
-from supervisor.cluster.actors import NAMESPACE, application_name, registry_of
-from supervisor.cluster.application import DEPLOYMENT, bind
+from supervisor.cluster.actors import (
+    DEPLOYMENT,
+    application_name,
+    end_registry,
+    registry_of,
+)
+from supervisor.cluster.application import bind
 from supervisor.cluster.config import ClusterConfig, specs
 from supervisor.cluster.messages import ReplicaReport
 
@@ -72,12 +77,7 @@ def deployed(application: str) -> Iterator[DeployedModel]:
             name.removeprefix(prefix),
             found.status.value,
             found.message or (deployment.message if deployment else ""),
-            {
-                str(getattr(state, "value", state)): n
-                for state, n in deployment.replica_states.items()
-            }
-            if deployment
-            else {},
+            cast(dict[str, int], dict(deployment.replica_states)) if deployment else {},
         )
 
 
@@ -94,6 +94,5 @@ def down(application: str) -> list[str]:
         serve.delete(application_name(application, model), _blocking=False)
     for model in models:
         serve.delete(application_name(application, model))
-    with contextlib.suppress(ValueError):  # there is none
-        ray.kill(ray.get_actor(f"registry-{application}", namespace=NAMESPACE))
+    end_registry(application)
     return models

@@ -87,16 +87,21 @@ class ReplicaReport:
     pid: int
     spec: ReplicaSpec
     status: BackendStatus
-    chosen: Json
-    """Options that its engine has chosen by measuring."""
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """Content that is refused for so many more seconds, by its digest."""
+class Overview:
+    """What the registry tells fronts.
 
-    digest: bytes
-    seconds: float
+    - `complete`: there are no other models than those of `specs`. A registry that has been started
+      anew knows only those whose replicas have reported to it;
+    - `young`: not all replicas may have reported to it yet.
+    """
+
+    specs: tuple[ReplicaSpec, ...]
+    reports: list[ReplicaReport]
+    complete: bool
+    young: bool
 
 
 def aged(status: BackendStatus, now: float) -> BackendStatus:

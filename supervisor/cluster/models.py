@@ -21,14 +21,14 @@ from supervisor.access.ratelimit import RateLimit
 from supervisor.cluster.actors import registry_of
 from supervisor.cluster.backend import ClusterBackend
 from supervisor.cluster.connection import Connection, ConnectionFailed
-from supervisor.cluster.messages import ReplicaReport, ReplicaSpec, aged
+from supervisor.cluster.messages import Overview, ReplicaReport, ReplicaSpec, aged
 from supervisor.dispatch.models import Model, Models
 from supervisor.events import Publish
+from supervisor.local import container_of
 from supervisor.log import logger
-from supervisor.memory.cgroup import find_container, find_cores
-from supervisor.memory.limits import MB
+from supervisor.memory.cgroup import find_cores
 from supervisor.memory.usage import Share
-from supervisor.settings import CUSTOM_FOOTPRINT, Settings
+from supervisor.settings import Settings, custom_engine
 from supervisor.threads import in_thread
 from supervisor.workers.lifecycle import AVAILABLE
 
@@ -37,8 +37,6 @@ _LOOK_SECONDS = 1.0
 
 _RATE_SECONDS = 0.5
 """How long a request waits for the shared rate limit; then this front counts alone."""
-
-Seen = tuple[tuple[ReplicaSpec, ...], list[ReplicaReport]]
 
 
 class ClusterModels:
@@ -59,12 +57,12 @@ class ClusterModels:
         self._publish = publish
         self._on_serving = on_serving
         self._on_tick = on_tick
-        override = settings.memory_limit_mb
-        self.container = find_container(None if override is None else override * MB)
+        self.container = container_of(settings)
         self.cores = find_cores()
         self.usage = 0
         self.shares: Mapping[int, Share] = {}
         self.models = Models([])
+        self._reports: dict[str, ReplicaReport] = {}
         self._connection = Connection(settings.cluster)
         self._looking: asyncio.Task[None] | None = None
         self._registry: Any = None
@@ -78,13 +76,13 @@ class ClusterModels:
     def _application(self) -> str:
         return self.settings.application
 
-    def _first_look(self) -> Seen:
+    def _first_look(self) -> Overview:
         """Wait for the models; without them no request could be understood. It blocks."""
         self._registry = registry_of(self._application)
         end = time.monotonic() + self.settings.cluster_wait
         while True:
-            seen: Seen = ray.get(self._registry.look.remote())
-            if seen[0]:
+            seen: Overview = ray.get(self._registry.look.remote())
+            if seen.specs:
                 return seen
             if time.monotonic() >= end:
                 break
@@ -152,20 +150,18 @@ class ClusterModels:
             self._on_tick()
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _take(self, seen: Seen) -> None:
+    def _take(self, seen: Overview) -> None:
         """Take over what the registry has told."""
-        specs, reports = seen
         now = time.monotonic()
-        known = {model.name: model for model in self.models}
-        if [*known] != [spec.model for spec in specs] and specs:
-            self.models = Models([known.get(spec.model) or self._make(spec) for spec in specs])
+        self.models = followed(self.models, seen, self._make)
+        self._reports = (self._reports if seen.young else {}) | {
+            report.replica: replace(report, status=aged(report.status, now))
+            for report in seen.reports
+        }
         for model in self.models:
-            mine = [
-                replace(report, status=aged(report.status, now))
-                for report in reports
-                if report.spec.model == model.name
-            ]
-            _backend(model).see(mine)
+            _backend(model).see(
+                [each for each in self._reports.values() if each.spec.model == model.name]
+            )
             if model.kind is not Kind.VAD and model.backend.state in AVAILABLE:
                 self._on_serving()
 
@@ -176,6 +172,15 @@ class ClusterModels:
         return Model(spec.model, spec.kind, backend)
 
 
+def followed(models: Models, seen: Overview, make: Callable[[ReplicaSpec], Model]) -> Models:
+    """`models` with those that are new, without those that are gone."""
+    known = {model.name: model for model in models}
+    told = {spec.model: spec for spec in seen.specs}
+    new = [make(spec) for name, spec in told.items() if name not in known]
+    kept = [model for name, model in known.items() if name in told or not seen.complete]
+    return Models([*kept, *new]) if new or len(kept) < len(known) else models
+
+
 def _backend(model: Model) -> ClusterBackend:
     assert isinstance(model.backend, ClusterBackend)
     return model.backend
@@ -183,8 +188,4 @@ def _backend(model: Model) -> ClusterBackend:
 
 def _engine(spec: ReplicaSpec) -> EngineSpec:
     """What is known of an engine before a replica has told."""
-    known = ENGINES.get(spec.engine)
-    if known is not None:
-        return known
-    name = spec.engine.rpartition(":")[2]
-    return EngineSpec(name, spec.kind, "custom", spec.engine, CUSTOM_FOOTPRINT)
+    return ENGINES.get(spec.engine) or custom_engine(spec.kind, spec.engine)

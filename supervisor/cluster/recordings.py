@@ -49,3 +49,8 @@ def voice_key(operation: AnyOperation) -> str | None:
             return recording.key
         case _:
             return None
+
+
+def speaks_registered(operation: AnyOperation) -> bool:
+    """Whether it speaks with a registered voice: then replicas may have the recording."""
+    return isinstance(operation, Speak) and operation.voice.registered

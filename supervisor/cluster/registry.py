@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 
 from ipc.engines import Json
 from supervisor.access.ratelimit import RateLimit
-from supervisor.cluster.messages import Quarantined, ReplicaReport, ReplicaSpec
+from supervisor.cluster.messages import Overview, ReplicaReport, ReplicaSpec
+from supervisor.dispatch.quarantine import Quarantine
 
 FORGET_SECONDS = 5.0
 """A replica that has not reported for so long is gone."""
-
-_MOST_QUARANTINED = 1024
 
 
 class Registry:
@@ -25,29 +24,24 @@ class Registry:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._started = clock()
         self._reports: dict[str, tuple[float, ReplicaReport]] = {}
         self._specs: tuple[ReplicaSpec, ...] = ()
-        self._quarantine: dict[bytes, float] = {}
+        self._quarantine = Quarantine(0.0)
         self._limits: dict[float, RateLimit] = {}
         self._chosen: dict[str, Json] = {}
 
     def describe(self, specs: Sequence[ReplicaSpec]) -> None:
-        """These are the models now; of each kind, the default one first."""
+        """These are the models now."""
         self._specs = tuple(specs)
         self._chosen = {}
 
-    def specs(self) -> tuple[ReplicaSpec, ...]:
-        """The models. After a restart of this actor, those whose replicas have reported."""
-        if self._specs:
-            return self._specs
-        found = {report.spec.model: report.spec for report in self.reports()}
-        return tuple(sorted(found.values(), key=lambda spec: spec.model != spec.kind.value))
-
-    def report(self, report: ReplicaReport) -> list[Quarantined]:
-        """A replica tells its state; it is told which content to refuse."""
+    def report(self, report: ReplicaReport) -> dict[bytes, float]:
+        """A replica tells its state; it is told which content to refuse, and for how long."""
         self._reports[report.replica] = self._clock(), report
-        self._chosen.setdefault(report.spec.model, report.chosen)
-        return self.quarantined()
+        if report.status.info is not None:
+            self._chosen.setdefault(report.spec.model, report.status.info.chosen)
+        return self._quarantine.left(self._clock())
 
     def leave(self, replica: str) -> None:
         """A replica ends."""
@@ -61,9 +55,16 @@ class Registry:
         }
         return [report for _, report in self._reports.values()]
 
-    def look(self) -> tuple[tuple[ReplicaSpec, ...], list[ReplicaReport]]:
+    def look(self) -> Overview:
         """The models and the replicas, for fronts."""
-        return self.specs(), self.reports()
+        reports = self.reports()
+        reported = {report.spec.model: report.spec for report in reports}
+        return Overview(
+            self._specs or tuple(reported.values()),
+            reports,
+            complete=bool(self._specs),
+            young=self._clock() < self._started + FORGET_SECONDS,
+        )
 
     def choose(self, model: str, chosen: Json) -> Json:
         """What all replicas of a model choose, so that their sound is the same: what came first."""
@@ -71,18 +72,7 @@ class Registry:
 
     def quarantine(self, digest: bytes, seconds: float) -> None:
         """All replicas are to refuse this content for so long."""
-        self._quarantine.pop(digest, None)
-        while len(self._quarantine) >= _MOST_QUARANTINED:
-            del self._quarantine[next(iter(self._quarantine))]
-        self._quarantine[digest] = self._clock() + seconds
-
-    def quarantined(self) -> list[Quarantined]:
-        """The content that is refused."""
-        now = self._clock()
-        self._quarantine = {
-            digest: until for digest, until in self._quarantine.items() if until > now
-        }
-        return [Quarantined(digest, until - now) for digest, until in self._quarantine.items()]
+        self._quarantine.hold_until(digest, self._clock() + seconds)
 
     def take(self, client: str, per_minute: float) -> float:
         """Seconds until a client may send a request, as `RateLimit.take`, for all fronts at once.

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -48,11 +47,12 @@ from supervisor.dispatch.models import Model
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.spool import Spool
 from supervisor.events import Events
-from supervisor.local import LocalModels
+from supervisor.local import LocalModels, open_spool
 from supervisor.log import logger
 from supervisor.settings import Settings
 from supervisor.threads import in_thread
 from supervisor.voices.bucket import BucketError
+from supervisor.voices.folder import VoiceFolder
 from supervisor.voices.states import NoRecordingError, SharedStates
 from supervisor.workers.handle import Item
 from supervisor.workers.lifecycle import ModelState
@@ -109,7 +109,7 @@ class Outbox:
 
 
 class _SharedQuarantine(Quarantine):
-    """Content that this replica refuses, with what the others have told it."""
+    """Content that this replica refuses, and of which it tells the others."""
 
     def __init__(self, duration: float) -> None:
         super().__init__(duration)
@@ -120,10 +120,6 @@ class _SharedQuarantine(Quarantine):
         """Refuse this content here, and soon everywhere."""
         super().add(digest, now)
         self.new.append(digest)
-
-    def learn(self, digest: bytes, until: float) -> None:
-        """Another replica refuses this content, until a time on this machine's clock."""
-        self._until[digest] = until
 
 
 class Replica:
@@ -137,9 +133,7 @@ class Replica:
         self._id = serve.get_replica_context().replica_id.unique_id
         self._node = socket.gethostname()
         self._events = Events()
-        self._spool = Spool(
-            settings.spool_dir or Path(tempfile.gettempdir()), settings.spool_threshold_kb * 1024
-        )
+        self._spool = open_spool(settings)
         self._quarantine = _SharedQuarantine(settings.quarantine)
         self._models = LocalModels(
             settings,
@@ -150,7 +144,6 @@ class Replica:
             warm=True,
         )
         self._shared = SharedStates.of(settings) if settings.voices_url else None
-        self._offers: set[asyncio.Task[None]] = set()
         self._tidy_at = 0.0
         self._overfull = 0
         self._registry = registry_of(spec.application)
@@ -264,7 +257,7 @@ class Replica:
             async with self._from_bucket(self._shared, operation, recording) as fetched:
                 yield fetched
         else:
-            kept = self._settings.voices_dir.resolve() / "recordings" / recording.key
+            kept = VoiceFolder(self._settings.voices_dir.resolve()).recording(recording.key)
             if await in_thread(kept.is_file):  # fronts and replicas share the folder
                 yield with_recording(operation, replace(recording, path=str(kept)))
             else:
@@ -282,16 +275,7 @@ class Replica:
                 yield unregistered(operation)
                 return
             yield with_recording(operation, replace(recording, path=str(shared.recording(key))))
-        offer = asyncio.create_task(self._offer(shared, key))
-        self._offers.add(offer)
-        offer.add_done_callback(self._offers.discard)
-
-    async def _offer(self, shared: SharedStates, key: str) -> None:
-        """Give the bucket the encoded voice, for the other machines."""
-        try:
-            await shared.offer(key)
-        except OSError as error:
-            logger.warning("shared_voice_not_offered", key=key, error=str(error))
+        shared.offer_soon(key)
 
     async def act(self, _: Route, act: str, child: str | None = None) -> None:
         """What an operator does to this replica, or to one of its children."""
@@ -335,6 +319,8 @@ class Replica:
         if self._reporting is not None:
             self._reporting.cancel()
         await self._models.close()
+        if self._shared is not None:
+            await self._shared.close()
         self._spool.close()
 
     async def _report(self) -> None:
@@ -359,10 +345,10 @@ class Replica:
             await self._registry.quarantine.remote(digest, self._settings.quarantine)
             self._quarantine.new.pop(0)
         status = aged(self._model.backend.status(), time.monotonic())
-        chosen = status.info.chosen if status.info else {}
-        report = ReplicaReport(self._id, self._node, os.getpid(), self._spec, status, chosen)
-        for refused in await self._registry.report.remote(report):
-            self._quarantine.learn(refused.digest, time.monotonic() + refused.seconds)
+        report = ReplicaReport(self._id, self._node, os.getpid(), self._spec, status)
+        refused: dict[bytes, float] = await self._registry.report.remote(report)
+        for digest, seconds in refused.items():
+            self._quarantine.hold_until(digest, time.monotonic() + seconds)
 
 
 def settings_of(spec: ReplicaSpec) -> Settings:

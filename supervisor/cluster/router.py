@@ -18,9 +18,9 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from supervisor.cluster.messages import Route
 
 
-def rank(voice: str, replicas: Sequence[str]) -> list[str]:
-    """The ids of replicas in the order in which this voice prefers them."""
-    return sorted(
+def home(voice: str, replicas: Sequence[str]) -> str:
+    """The replica that this voice prefers."""
+    return min(
         replicas,
         key=lambda replica: hashlib.blake2b(f"{voice}\0{replica}".encode(), digest_size=8).digest(),
     )
@@ -39,7 +39,7 @@ def choose(
     two = (draw or random).sample(ids, min(2, len(ids)))
     if route.voice is None or not ids:
         return [two]
-    first = rank(route.voice, ids)[0]
+    first = home(route.voice, ids)
     if load[first] < route.slots or load[first] <= min(load[replica] for replica in ids):
         return [[first], two]
     return [two]

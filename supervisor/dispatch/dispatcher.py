@@ -23,7 +23,7 @@ from supervisor.dispatch.forecast import Load, Room, forecast
 from supervisor.dispatch.job import Job, Run
 from supervisor.dispatch.quarantine import Quarantine
 from supervisor.dispatch.throughput import Company, Throughput
-from supervisor.events import Finished, Quarantined, Refused, RequestLostWorker
+from supervisor.events import Finished, Publish, Quarantined, Refused, RequestLostWorker
 from supervisor.log import logger
 from supervisor.workers.handle import Call, WorkerDied, WorkerHandle, is_live
 from supervisor.workers.lifecycle import ModelState
@@ -175,7 +175,7 @@ class Dispatcher:
                 loop_deadline = asyncio.get_running_loop().time() + allowed
                 with self._pool.in_use():
                     async with asyncio.timeout_at(loop_deadline):
-                        return await self._untilfinished(job)
+                        return await self._until_finished(job)
             finally:
                 self.in_flight -= 1
                 if self.in_flight == 0:
@@ -187,15 +187,7 @@ class Dispatcher:
             error = raised
             raise
         finally:
-            if isinstance(error, ServiceError) and error.code in REFUSALS:
-                self._publish(
-                    Refused(
-                        model=self._model,
-                        reason=error.code.wire_name,
-                        client=job.client,
-                        message=error.message,
-                    )
-                )
+            tell_refusal(self._publish, self._model, job, error)
             job.output.finish(error)
             # The traceback refers to this frame, which refers to the error and the recording. This
             # cycle would keep the recording in memory until the garbage collector runs.
@@ -241,11 +233,7 @@ class Dispatcher:
 
     def _admit(self, job: Job[Any], allowed: float) -> None:
         if self._draining and not job.continues:
-            raise ServiceError(
-                ErrorCode.shutting_down,
-                "the service is shutting down; try again",
-                retry_after=_STOP_RETRY_SECONDS,
-            )
+            raise shutting_down()
         if self._pool.state in _NOT_RUNNING and self._pool.retry_after > allowed:
             raise self._unavailable()
         if self._quarantine and self._quarantine.holds(job.digest(), time.monotonic()):
@@ -312,11 +300,7 @@ class Dispatcher:
                 f"an operator has paused the model for {self._model}, and the request has waited "
                 f"for {round(allowed, 1):g} s; try again later",
             )
-        return ServiceError(
-            ErrorCode.deadline_exceeded,
-            f"the request was not finished within {round(allowed, 1):g} s; send a "
-            "shorter text or recording, or try again when the service is less busy",
-        )
+        return too_late(allowed)
 
     def _unavailable(self) -> ServiceError:
         return ServiceError(
@@ -325,7 +309,7 @@ class Dispatcher:
             retry_after=max(1.0, self._pool.retry_after),
         )
 
-    async def _untilfinished(self, job: Job[ResultT]) -> ResultT:
+    async def _until_finished(self, job: Job[ResultT]) -> ResultT:
         """Run `job`; when its worker dies, run it again in another one."""
         replay = False
         while True:
@@ -423,6 +407,37 @@ class Dispatcher:
                 f"{job.attempts} workers died on this request (the last one: {death}); "
                 "do not send it again unchanged",
             ) from death
+
+
+def tell_refusal(publish: Publish, model: str, job: Job[Any], error: BaseException | None) -> None:
+    """Publish that `job` was refused, if `error` is a refusal."""
+    if isinstance(error, ServiceError) and error.code in REFUSALS:
+        publish(
+            Refused(
+                model=model,
+                reason=error.code.wire_name,
+                client=job.client,
+                message=error.message,
+            )
+        )
+
+
+def shutting_down() -> ServiceError:
+    """The error of a new request while those that were admitted are finished."""
+    return ServiceError(
+        ErrorCode.shutting_down,
+        "the service is shutting down; try again",
+        retry_after=_STOP_RETRY_SECONDS,
+    )
+
+
+def too_late(allowed: float) -> ServiceError:
+    """The error of a request that has passed its deadline, after `allowed` seconds."""
+    return ServiceError(
+        ErrorCode.deadline_exceeded,
+        f"the request was not finished within {round(allowed, 1):g} s; send a "
+        "shorter text or recording, or try again when the service is less busy",
+    )
 
 
 def finished(model: str, job: Job[Any]) -> Finished:

@@ -18,10 +18,19 @@ class Quarantine:
 
     def add(self, digest: bytes, now: float) -> None:
         """Refuse this content from now on."""
+        self.hold_until(digest, now + self._duration)
+
+    def hold_until(self, digest: bytes, until: float) -> None:
+        """Refuse this content until then."""
         self._until.pop(digest, None)
         while len(self._until) >= _MOST:
             del self._until[next(iter(self._until))]
-        self._until[digest] = now + self._duration
+        self._until[digest] = until
+
+    def left(self, now: float) -> dict[bytes, float]:
+        """The content that is still refused, and for how many seconds."""
+        self._until = {digest: until for digest, until in self._until.items() if until > now}
+        return {digest: until - now for digest, until in self._until.items()}
 
     def holds(self, digest: bytes, now: float) -> bool:
         """Whether this content is still refused."""

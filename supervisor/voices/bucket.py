@@ -17,16 +17,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from supervisor.settings import BUCKET_URL
 from supervisor.threads import in_thread
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
     from obstore.store import S3Store
-
-BUCKET_URL = re.compile(
-    r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[\w.-]+)*)/?"
-)
-"""The URLs of buckets that are known: no credentials, no options."""
 
 NEW = ""
 """As `only` of a put: the object must not be there yet. No object has this tag."""

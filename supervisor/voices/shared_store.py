@@ -33,23 +33,29 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from ipc.errors import ErrorCode, ServiceError
 from ipc.operations import Recording
-from ipc.recordings import HEAD_BYTES, detect
+from ipc.recordings import HEAD_BYTES
 from supervisor.dispatch.upload import Upload
 from supervisor.log import logger
 from supervisor.threads import in_thread
 from supervisor.voices.bucket import NEW, ChangedMeanwhileError
-from supervisor.voices.folder import VOICE_ID, VOICE_ID_RULE, Voice
+from supervisor.voices.folder import VOICE_ID, Voice
 from supervisor.voices.refresh import GAP, PERIOD, Refresh
 from supervisor.voices.states import NoRecordingError, SharedStates, recording_object
-from supervisor.voices.store import always, as_before, open_recording, refuse_no_room
+from supervisor.voices.store import (
+    always,
+    as_before,
+    check_id,
+    media_type_of,
+    new_voice,
+    open_recording,
+    refuse_no_room,
+    unreadable,
+)
 
 _VOICES = "voices"
 _CLAIMS = "claims"
@@ -76,9 +82,6 @@ _RETRY_AFTER = 5.0
 _SWEEP_SECONDS = 3600.0
 _SWEPT_AGE = 3600.0
 """What nobody names is swept at this age, in seconds; nobody can be about to name it then."""
-
-_OFFERS = 32
-"""How many encoded voices are offered to the bucket at the same time, at most."""
 
 _T = TypeVar("_T")
 
@@ -140,7 +143,6 @@ class SharedVoiceStore:
         """Set once the voices have been read."""
         self._reachable = True
         self._tasks: set[asyncio.Task[None]] = set()
-        self._offered: set[str] = set()
 
     # Reading
 
@@ -168,11 +170,10 @@ class SharedVoiceStore:
         """Raise `ServiceError` when no voice can be saved with this id."""
         if not self._known.is_set():
             raise _unavailable()
-        if not re.fullmatch(VOICE_ID, id):
-            raise ServiceError(ErrorCode.invalid_option, VOICE_ID_RULE)
+        check_id(id)
         entry = self._entries.get(id)
         if entry is not None and entry.voice is None and not entry.marked:
-            raise _unreadable(id)
+            raise unreadable(id)
         if entry is None or entry.voice is None:
             refuse_no_room(self.count, self.max_voices)
 
@@ -207,6 +208,7 @@ class SharedVoiceStore:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.states.close()
 
     # Files
 
@@ -237,22 +239,8 @@ class SharedVoiceStore:
 
     def offer(self, voice: Voice) -> None:
         """Give others what a worker here may have encoded of a voice; returns at once."""
-        key = voice.key
-        if not self._workers_here or key in self._offered or len(self._offered) >= _OFFERS:
-            return
-
-        self._offered.add(key)
-
-        async def offer() -> None:
-            try:
-                if key in self.keys:
-                    await self.states.offer(key)
-            except OSError as error:
-                logger.warning("shared_voice_not_offered", key=key, error=str(error))
-            finally:
-                self._offered.discard(key)
-
-        self._spawn(offer())
+        if self._workers_here:
+            self.states.offer_soon(voice.key, lambda: voice.key in self.keys)
 
     # Changes
 
@@ -276,24 +264,9 @@ class SharedVoiceStore:
         self.check_room(id)
         recording = upload.recording
         head = await in_thread(lambda: _head(recording))
-        known = detect(head)
-        try:
-            voice = Voice(
-                id=id,
-                name=id if name is None else name,
-                key=recording.key,
-                media_type="application/octet-stream" if known is None else known.media_type,
-                size=upload.size,
-                parts=recording.parts,
-                seconds=seconds,
-                consent=consent,
-                created=created or datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ServiceError(
-                ErrorCode.invalid_option, f"{first['loc'][0]}: {first['msg']}"
-            ) from error
+        voice = new_voice(
+            id, upload, seconds=seconds, name=name, consent=consent, created=created
+        ).model_copy(update={"media_type": media_type_of(head)})
 
         async def work() -> Voice:
             with self._reported_as("voice_not_saved", id):
@@ -371,7 +344,7 @@ class SharedVoiceStore:
                     await asyncio.sleep(_POLL)
                     entry = await self._current(voice.id)
                 if entry is not None and entry.voice is None and not entry.marked:
-                    raise _unreadable(voice.id)
+                    raise unreadable(voice.id)
                 replaced = None if entry is None else entry.voice
                 saved = voice.model_copy(update={"owner": owner(replaced)})
                 self.check_room(voice.id)
@@ -631,14 +604,6 @@ def _id(path: str) -> str | None:
 def _head(recording: Recording) -> bytes:
     with open_recording(recording) as file:
         return file.read(HEAD_BYTES)
-
-
-def _unreadable(id: str) -> ServiceError:
-    return ServiceError(
-        ErrorCode.conflict,
-        f"the server's file {id}.json is not a valid voice; choose another id, or have the "
-        "operator remove that file",
-    )
 
 
 def _unavailable() -> ServiceError:

@@ -58,6 +58,9 @@ _ABSENT_SECONDS = 60.0
 _HURRY_SECONDS = 3.0
 """The longest time for an encoded voice that can be made of a recording that is here."""
 
+_OFFERS = 32
+"""How many encoded voices are offered to the bucket at the same time, at most."""
+
 _REMEMBERED = 10_000
 
 
@@ -100,6 +103,8 @@ class SharedStates:
         """Encoded voices that the bucket has."""
         self._damaged: set[tuple[str, str]] = set()
         """Encoded voices in the bucket that cannot be used."""
+        self._offered: dict[str, asyncio.Task[None]] = {}
+        """Offers that are under way, by key."""
         self._absent: dict[tuple[str, str], float] = {}
         """When the bucket did not have an encoded voice."""
 
@@ -162,6 +167,29 @@ class SharedStates:
             _remember(self._there, entry)
         if new:
             await in_thread(lambda: self._shrink(lambda _: True, self.limit))
+
+    def offer_soon(self, key: str, wanted: Callable[[], bool] = lambda: True) -> None:
+        """The same in the background, if it is `wanted` then; returns at once."""
+        if key in self._offered or len(self._offered) >= _OFFERS:
+            return
+
+        async def offer() -> None:
+            try:
+                if wanted():
+                    await self.offer(key)
+            except OSError as error:
+                logger.warning("shared_voice_not_offered", key=key, error=str(error))
+            finally:
+                del self._offered[key]
+
+        self._offered[key] = asyncio.get_running_loop().create_task(offer())
+
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        tasks = list(self._offered.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def tidy(self) -> None:
         """Remove copies of what the bucket does not have any more. Raises `BucketError`."""

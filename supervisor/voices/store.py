@@ -75,6 +75,57 @@ def refuse_no_room(count: int, max_voices: int) -> None:
         )
 
 
+def check_id(id: str) -> None:
+    """Raise `ServiceError` when no voice may have this id."""
+    if not re.fullmatch(VOICE_ID, id):
+        raise ServiceError(ErrorCode.invalid_option, VOICE_ID_RULE)
+
+
+def unreadable(id: str) -> ServiceError:
+    """The error where a voice would replace a file that is not valid."""
+    return ServiceError(
+        ErrorCode.conflict,
+        f"the server's file {id}.json is not a valid voice; choose another id, or have the "
+        "operator remove that file",
+    )
+
+
+def media_type_of(head: bytes) -> str:
+    """The media type of the recording that begins with `head`."""
+    known = detect(head)
+    return "application/octet-stream" if known is None else known.media_type
+
+
+def new_voice(
+    id: str,
+    upload: Upload,
+    *,
+    seconds: float,
+    name: str | None,
+    consent: str | None,
+    created: str | None,
+) -> Voice:
+    """The voice of the closed `upload`, without its media type and owner. Raises `ServiceError`."""
+    recording = upload.recording
+    try:
+        return Voice(
+            id=id,
+            name=id if name is None else name,
+            key=recording.key,
+            media_type="",
+            size=upload.size,
+            parts=recording.parts,
+            seconds=seconds,
+            consent=consent,
+            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ServiceError(
+            ErrorCode.invalid_option, f"{first['loc'][0]}: {first['msg']}"
+        ) from error
+
+
 class VoiceStore:
     """The voices in `folder`, at most `max_voices` of them.
 
@@ -176,17 +227,9 @@ class VoiceStore:
 
     def check_room(self, id: str) -> None:
         """Raise `ServiceError` when no voice can be saved with this id."""
-        if not re.fullmatch(VOICE_ID, id):
-            raise ServiceError(
-                ErrorCode.invalid_option,
-                VOICE_ID_RULE,
-            )
+        check_id(id)
         if id in self._folder.unreadable:
-            raise ServiceError(
-                ErrorCode.conflict,
-                f"the server's file {id}.json is not a valid voice; choose another id, or have the "
-                "operator remove that file",
-            )
+            raise unreadable(id)
         if id not in self._folder.written:
             refuse_no_room(len(self._folder.written), self.max_voices)
 
@@ -209,24 +252,9 @@ class VoiceStore:
         """
         self.check_room(id)
         recording = upload.recording
+        voice = new_voice(id, upload, seconds=seconds, name=name, consent=consent, created=created)
         try:
-            voice = Voice(
-                id=id,
-                name=id if name is None else name,
-                key=recording.key,
-                media_type="",
-                size=upload.size,
-                parts=recording.parts,
-                seconds=seconds,
-                consent=consent,
-                created=created or datetime.now(UTC).isoformat(timespec="seconds"),
-            )
             return await self._run(lambda: self._save(voice, recording, owner))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ServiceError(
-                ErrorCode.invalid_option, f"{first['loc'][0]}: {first['msg']}"
-            ) from error
         except OSError as error:
             raise self._failed("voice_not_saved", id, error) from error
 
@@ -261,8 +289,7 @@ class VoiceStore:
         with self._folder.locked(), open_recording(recording) as file:
             facts = {"owner": owner(self._folder.written.get(voice.id))}
             self.check_room(voice.id)
-            known = detect(file.read(HEAD_BYTES))
-            facts["media_type"] = "application/octet-stream" if known is None else known.media_type
+            facts["media_type"] = media_type_of(file.read(HEAD_BYTES))
             voice = voice.model_copy(update=facts)
             file.seek(0)
             self._folder.put(voice, file)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,18 +15,21 @@ from ipc.operations import EncodeVoice, Recording, Sampling, Speak, Transcribe, 
 from supervisor.cluster.application import build, serve_file
 from supervisor.cluster.backend import together
 from supervisor.cluster.config import ClusterConfig, load, specs
-from supervisor.cluster.messages import ReplicaReport, ReplicaSpec, Route, aged
+from supervisor.cluster.messages import Overview, ReplicaReport, ReplicaSpec, Route, aged
+from supervisor.cluster.models import followed
 from supervisor.cluster.recordings import recording_of, unregistered, voice_key, with_recording
 from supervisor.cluster.registry import FORGET_SECONDS, Registry
 from supervisor.cluster.replica import Outbox, settings_of
-from supervisor.cluster.router import choose, rank
+from supervisor.cluster.router import choose, home
 from supervisor.cluster.scaling import TARGET_WAIT, wanted
-from supervisor.dispatch.backend import BackendStatus, ChildStatus
+from supervisor.dispatch.backend import Backend, BackendStatus, ChildStatus
 from supervisor.dispatch.cost import Unit, Work
+from supervisor.dispatch.models import Model, Models
 from supervisor.workers.lifecycle import ModelState
 
 ROUTE = Route(60.0, "somebody", Work(Unit.CHARACTERS, 10.0))
 SPEC = ReplicaSpec("app", "tts", Kind.TTS, "flite", 1.0, 512)
+KOKORO = replace(SPEC, model="kokoro", engine="kokoro")
 
 
 class Clock:
@@ -64,7 +68,7 @@ def report(replica: str, state: ModelState = ModelState.SERVING) -> ReplicaRepor
         threads=1,
         notes=("a note",),
     )
-    return ReplicaReport(replica, f"node-of-{replica}", 7, SPEC, status, {})
+    return ReplicaReport(replica, f"node-of-{replica}", 7, SPEC, status)
 
 
 # Routing
@@ -82,8 +86,8 @@ def test_a_voice_goes_to_the_same_replica_while_that_has_a_slot() -> None:
 
 def test_another_replica_takes_a_part_of_the_voices_and_leaves_the_others() -> None:
     voices = [f"voice-{number}" for number in range(300)]
-    before = {voice: rank(voice, ["a", "b", "c"])[0] for voice in voices}
-    after = {voice: rank(voice, ["a", "b", "c", "d"])[0] for voice in voices}
+    before = {voice: home(voice, ["a", "b", "c"]) for voice in voices}
+    after = {voice: home(voice, ["a", "b", "c", "d"]) for voice in voices}
     moved = [voice for voice in voices if before[voice] != after[voice]]
     assert {after[voice] for voice in moved} == {"d"}
     assert 40 < len(moved) < 120
@@ -132,20 +136,37 @@ def test_a_replica_that_tells_nothing_any_more_is_gone() -> None:
     clock.now += FORGET_SECONDS / 2
     registry.report(report("b"))
     clock.now += FORGET_SECONDS / 2 + 0.1
-    found, reports = registry.look()
-    assert found == (SPEC,)
-    assert [each.replica for each in reports] == ["b"]
+    seen = registry.look()
+    assert seen.specs == (SPEC,)
+    assert [each.replica for each in seen.reports] == ["b"]
+    assert (seen.complete, seen.young) == (True, False)
     registry.leave("b")
     assert registry.reports() == []
 
 
 def test_a_new_registry_learns_the_models_from_their_replicas() -> None:
     registry = Registry()
-    assert registry.specs() == ()
-    other = replace(report("b"), spec=replace(SPEC, model="kokoro", engine="kokoro"))
-    registry.report(other)
+    assert registry.look() == Overview((), [], complete=False, young=True)
     registry.report(report("a"))
-    assert [spec.model for spec in registry.specs()] == ["tts", "kokoro"]
+    registry.report(replace(report("b"), spec=KOKORO))
+    assert registry.look().specs == (SPEC, KOKORO)
+
+
+def test_fronts_keep_the_models_of_which_a_new_registry_knows_nothing_yet() -> None:
+    def named(models: Models) -> list[str]:
+        return [model.name for model in models]
+
+    def make(spec: ReplicaSpec) -> Model:
+        return Model(spec.model, spec.kind, cast(Backend, None))
+
+    both = Overview((KOKORO, SPEC), [], complete=True, young=False)
+    models = followed(Models([]), both, make)
+    assert named(models) == ["tts", "kokoro"]
+    assert followed(models, both, make) is models
+    for reported in ((), (SPEC,), (KOKORO,)):
+        told = replace(both, specs=reported, complete=False)
+        assert followed(models, told, make) is models
+    assert named(followed(models, replace(both, specs=(KOKORO,)), make)) == ["kokoro"]
 
 
 def test_all_replicas_refuse_what_one_has_put_into_quarantine() -> None:
@@ -153,10 +174,9 @@ def test_all_replicas_refuse_what_one_has_put_into_quarantine() -> None:
     registry = Registry(clock)
     registry.quarantine(b"digest", 10.0)
     clock.now += 4
-    (told,) = registry.report(report("a"))
-    assert (told.digest, told.seconds) == (b"digest", 6.0)
+    assert registry.report(report("a")) == {b"digest": 6.0}
     clock.now += 6.1
-    assert registry.report(report("a")) == []
+    assert registry.report(report("a")) == {}
 
 
 def test_clients_have_one_bucket_for_all_fronts() -> None:

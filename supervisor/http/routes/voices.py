@@ -35,7 +35,7 @@ from supervisor.http.api.operation import (
 from supervisor.http.api.read import FileField
 from supervisor.http.shared.files import FileAnswer, read_part, send_part
 from supervisor.http.shared.jobs import make_job, timing
-from supervisor.http.shared.owners import seen_voices
+from supervisor.http.shared.owners import find_anew, seen_voices
 from supervisor.http.shared.synthesis import cached_id, check_cloning, is_cached_id
 from supervisor.http.shared.voice_names import known_voice
 from supervisor.service import Service
@@ -185,10 +185,7 @@ async def find_voice(call: Call[Any, Any], voice_id: str) -> VoiceEntry:
         voices = [voice for voice, _ in builtin]
         return known_voice(seen_voices(call.request), voice_id, voices, default)
 
-    known = find()
-    if known is None and not is_cached_id(voice_id):
-        await service.voices.look_again()  # another front may have registered it just now
-        known = find()
+    known = find() if is_cached_id(voice_id) else await find_anew(service, find)
     for entry in lasting(call):
         if entry.id == known:
             return entry
@@ -327,10 +324,7 @@ async def audio(call: Call[Nothing, VoicePath]) -> web.StreamResponse:
 async def registered_voice(call: Call[Any, Any], voice_id: str) -> Voice:
     """The registered voice `voice_id`. Raises `ServiceError` (not_found)."""
     voices = seen_voices(call.request)
-    voice = voices.get(voice_id)
-    if voice is None:
-        await call.service.voices.look_again()  # another front may have registered it just now
-        voice = voices.get(voice_id)
+    voice = await find_anew(call.service, lambda: voices.get(voice_id))
     if voice is None:
         raise _no_voice(voice_id, "registered ")
     return voice

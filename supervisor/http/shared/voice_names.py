@@ -22,7 +22,7 @@ from ipc.voice_mix import parse_mix
 from supervisor.dispatch.models import Model, has_voice
 from supervisor.http.api.operation import Call
 from supervisor.http.shared.models import voices_of
-from supervisor.http.shared.owners import seen_voices
+from supervisor.http.shared.owners import find_anew, seen_voices
 from supervisor.http.shared.synthesis import is_cached_id
 from supervisor.service import Service
 from supervisor.voices.owners import SeenVoices
@@ -162,14 +162,16 @@ async def resolve_voice(
         chosen = service.models.resolve(Kind.TTS, model=model)
         builtin = (await _loaded(call, chosen)).voices
         return known_voice(voices, asked, builtin, builtin)
-    known = known_voice(voices, asked, _builtin(service), ())
-    if known is None and not is_cached_id(asked):
-        await service.voices.look_again()  # another front may have registered it just now
-        known = known_voice(voices, asked, _builtin(service), ())
-    several = len(service.models.of(Kind.TTS)) > 1
-    if known is None and several and not is_cached_id(asked):
+
+    def find() -> str | None:
+        return known_voice(voices, asked, _builtin(service), ())
+
+    if is_cached_id(asked):
+        return find() or asked
+    known = await find_anew(service, find)
+    if known is None and len(service.models.of(Kind.TTS)) > 1:
         await _all_loaded(call, model)
-        known = known_voice(voices, asked, _builtin(service), ())
+        known = find()
     return known or asked
 
 
