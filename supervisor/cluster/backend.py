@@ -59,7 +59,12 @@ _MOST_REPLICAS = 10
 """Replicas that may die on one request. That is no fault of a request, because only workers decode
 what clients send; but a request does not go round for ever."""
 
-_ELSEWHERE = frozenset({ErrorCode.overloaded, ErrorCode.shutting_down, ErrorCode.model_unavailable})
+_ELSEWHERE = frozenset(
+    {
+        *(ErrorCode.overloaded, ErrorCode.shutting_down, ErrorCode.model_unavailable),
+        *(ErrorCode.spool_full, ErrorCode.voices_unavailable),
+    }
+)
 """Refusals of one replica that need not be those of another one."""
 
 _BEST_FIRST = (

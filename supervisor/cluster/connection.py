@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,10 @@ _ALIVE = 0
 
 _STORE = 128 * 1024 * 1024
 """Bytes of shared memory for recordings on their way; more of them wait on the disk."""
+
+_SETPRIV = shutil.which("setpriv")
+_DYING_WITH_US = [_SETPRIV, "--pdeathsig", "TERM"] if _SETPRIV else []
+"""Makes the kernel end the node when this process is killed (setpriv is in util-linux)."""
 
 
 class ConnectionFailed(OSError):  # noqa: N818 - named for what happened
@@ -62,6 +67,7 @@ class Connection:
         """Make this machine a node of the cluster."""
         node = self._node = subprocess.Popen(
             [
+                *_DYING_WITH_US,
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"),
                 *("--num-cpus=0", "--num-gpus=0", f"--object-store-memory={_STORE}", "--block"),
             ],

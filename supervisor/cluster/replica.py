@@ -60,6 +60,8 @@ from supervisor.workers.lifecycle import ModelState
 _REPORT_SECONDS = 1.0
 """Seconds between two reports to the registry."""
 
+_RETRY_SECONDS = 5.0
+
 _TIDY_SECONDS = 3600.0
 """Seconds between two removals of copies whose voices are gone."""
 
@@ -185,8 +187,9 @@ class Replica:
                 raise FrameError(f"{type(request).__name__} instead of a request")
         except FrameError as error:
             message = f"a replica cannot read what the front sends ({error}); run the same version"
-            yield encode(Failed(0, ErrorCode.model_unavailable.wire_name, message))
-            yield Ended(self._id, None, 0.0, 0.0, route.attempts, retry_after=5.0)
+            refused = ServiceError(ErrorCode.model_unavailable, message, retry_after=_RETRY_SECONDS)
+            for reply in self._refusal(0, route, refused):
+                yield reply
             return
         try:
             async with self._recording(request.operation, blocks) as operation:
@@ -194,8 +197,20 @@ class Replica:
                     yield reply
         except BucketError as error:
             message = f"the bucket with the voices cannot be reached: {error}; try again later"
-            yield encode(Failed(request.id, ErrorCode.voices_unavailable.wire_name, message))
-            yield Ended(self._id, None, 0.0, 0.0, route.attempts, retry_after=5.0)
+            code = ErrorCode.voices_unavailable
+            refused = ServiceError(code, message, retry_after=_RETRY_SECONDS)
+            for reply in self._refusal(request.id, route, refused):
+                yield reply
+        except OSError as error:
+            for reply in self._refusal(request.id, route, self._spool.full(error, "recording")):
+                yield reply
+
+    def _refusal(self, request: int, route: Route, error: ServiceError) -> tuple[Reply, Reply]:
+        """What a request yields that has not begun."""
+        return (
+            encode(Failed(request, error.code.wire_name, error.message)),
+            Ended(self._id, None, 0.0, 0.0, route.attempts, error.retry_after),
+        )
 
     async def _run(
         self, request: Request, operation: AnyOperation, route: Route
@@ -371,9 +386,13 @@ def settings_of(spec: ReplicaSpec) -> Settings:
 
 def _write(blocks: tuple[bytes, ...], spool: Spool) -> str:
     descriptor, path = tempfile.mkstemp(dir=spool.folder)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        for block in blocks:
-            file.write(block)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for block in blocks:
+                file.write(block)
+    except BaseException:
+        os.unlink(path)
+        raise
     return path
 
 

@@ -66,20 +66,14 @@ class Bucket:
     A request without a recording or an encoded voice takes at most `seconds`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        environment: Mapping[str, str] = os.environ,
-        *,
-        seconds: float = _SMALL_SECONDS,
-    ) -> None:
+    def __init__(self, url: str, *, seconds: float = _SMALL_SECONDS) -> None:
         from obstore.store import S3Store
 
         match = BUCKET_URL.fullmatch(url)
         if match is None:
             raise ValueError("it is not the URL of a bucket; write s3://bucket/prefix")
-        endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL", "")
-        known_region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        known_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
         def store(longest: float) -> S3Store:
             return S3Store(

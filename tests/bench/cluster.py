@@ -77,6 +77,7 @@ def run(*, quick: bool) -> list[Table]:
             front.wait_ready()
             local.wait_ready()
             latency = asyncio.run(_latency(local, front, rounds))
+            memory = [_memory_mb(service) for service in (local, front)]
             throughput = []
             for replicas in _REPLICAS:
                 up(three.address, scripted(replicas=replicas), folder)
@@ -94,6 +95,7 @@ def run(*, quick: bool) -> list[Table]:
             [
                 f"{rounds} requests of each kind to each service, one after the other, in turn",
                 "until the first byte of the answer's body; the engine itself takes no time",
+                f"RSS of the front then: {memory[0]} MB, and {memory[1]} MB in a cluster",
             ],
         ),
         Table(
@@ -106,6 +108,10 @@ def run(*, quick: bool) -> list[Table]:
             ["of linear: against so many times the throughput of one replica"],
         ),
     ]
+
+
+def _memory_mb(service: RunningService) -> int:
+    return int(psutil.Process(service.process.pid).memory_info().rss / 2**20)
 
 
 def _serve(health: dict[str, Any], replicas: int) -> bool:

@@ -67,7 +67,12 @@ class Figures:
     sensevoice_memory: Figure = Figure(
         1.8, "GB of a replica of sensevoice; busy it was 704 MB", "chosen", "| 654 | 704 |"
     )
-    front_memory: Figure = Figure(0.5, "GB of a front; Ray's library is most of it")
+    front_memory: Figure = Figure(
+        0.5,
+        "GB of a front; it was 180 MB, most of it Ray's library",
+        "chosen",
+        "and 180 MB in a cluster",
+    )
     node_cores: Figure = Figure(16, "cores of a node, with 32 GB", "chosen")
     node_reserved: Figure = Figure(2, "of them for fronts, Ray and the system", "chosen")
     front_load: Figure = Figure(0.5, "share of its core that a front is used at the peak", "chosen")
@@ -84,14 +89,32 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFigures:
-    """To be measured with the cluster; until then assumed. Put the measured ones in here."""
+    """What a cluster of three nodes on one machine showed (`make bench ARGS="--only cluster"`)."""
 
-    added_p50: Figure = Figure(5, "ms that the cluster adds to the first sound, p50")
-    added_p99: Figure = Figure(20, "ms that the cluster adds to the first sound, p99")
-    front_ms: Figure = Figure(5, "ms of a front's CPU for a request for speech, streamed")
-    front_ms_recording: Figure = Figure(5, "ms of a front's CPU for a recording")
-    replicas_2: Figure = Figure(2.0, "throughput of two replicas on two nodes, of one")
-    replicas_3: Figure = Figure(3.0, "throughput of three replicas on three nodes, of one")
+    added_p50: Figure = Figure(
+        3.81, "ms that the cluster adds to the first sound, p50", "measured", "| 3.81 | 12.1 |"
+    )
+    added_p99: Figure = Figure(
+        12.1, "ms that the cluster adds to the first sound, p99", "measured", "| 3.81 | 12.1 |"
+    )
+    front_ms: Figure = Figure(
+        10.5,
+        "ms of a front's CPU for a request for speech, streamed",
+        "measured",
+        "| 3.80 | 10.5 |",
+    )
+    front_ms_recording: Figure = Figure(
+        6.87, "ms of a front's CPU for a recording", "measured", "| 2.63 | 6.87 |"
+    )
+    replicas_2: Figure = Figure(
+        2.0, "throughput of two replicas on two nodes, of one", "measured", "| 2 | 19.6 | 1.00 |"
+    )
+    replicas_3: Figure = Figure(
+        2.98,
+        "throughput of three replicas on three nodes, of one",
+        "measured",
+        "| 3 | 29.2 | 0.99 |",
+    )
 
 
 FIGURES = Figures()
@@ -132,9 +155,8 @@ def size(listeners: int, figures: Figures = FIGURES, cluster: ClusterFigures = C
     peak = figures.peak.value
     speech_requests = peak * heard / figures.speech_request.value
     recordings = peak * said / figures.recording.value
-    together = cluster.replicas_3.value / 3  # what a replica among others does, of one alone
-    pocket_speed = figures.pocket.value * figures.load.value * together
-    sensevoice_speed = figures.sensevoice.value * figures.load.value * together
+    pocket_speed = _speed(figures.pocket, figures, cluster)
+    sensevoice_speed = _speed(figures.sensevoice, figures, cluster)
     pocket = _replicas(peak * heard, pocket_speed)
     sensevoice = _replicas(peak * said, sensevoice_speed)
     front_cores = (
@@ -207,6 +229,11 @@ def _nodes(replicas: int, fronts: int, figures: Figures) -> int:
     return nodes + max(0, math.ceil(besides / (cores - 1)))
 
 
+def _speed(alone: Figure, figures: Figures, cluster: ClusterFigures) -> float:
+    """What one replica among others gets done in a second, at the load that is chosen."""
+    return alone.value * figures.load.value * cluster.replicas_3.value / 3
+
+
 def figures_table(figures: Figures | ClusterFigures) -> Table:
     """What goes in, and how it is known."""
     rows: list[tuple[Cell, ...]] = []
@@ -259,7 +286,7 @@ def languages_table() -> Table:
     for listeners in LISTENERS:
         sound = FIGURES.peak.value * listeners * FIGURES.heard.value / 3600
         each = [
-            _replicas(share * sound, FIGURES.pocket.value * FIGURES.load.value)
+            _replicas(share * sound, _speed(FIGURES.pocket, FIGURES, CLUSTER))
             for share in LANGUAGES.values()
         ]
         rows.append((listeners, *each, sum(each), size(listeners).pocket))

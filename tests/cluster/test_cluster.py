@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
+from supervisor.voices.bucket import Bucket
 from tests.support.cluster import Nodes, cluster, front_of, nodes, scripted, up
 from tests.support.recordings import spoken
 from tests.support.s3 import environment_of, make_bucket, s3_server
@@ -25,6 +28,8 @@ from tests.support.service import (
 )
 
 pytestmark = [pytest.mark.timeout(300)]
+
+BUCKET = "s3://voices/of-a-cluster"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,10 @@ def three(s3: int) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def application(three: Nodes, folder: Path) -> str:
-    settings = {"voices_dir": str(folder / "replicas"), "max_attempts": 2, "queue_size": 8}
+    settings = {
+        **{"voices_dir": str(folder / "replicas"), "spool_dir": str(folder)},
+        **{"max_attempts": 2, "queue_size": 8},
+    }
     return up(three.address, scripted(replicas=2, **settings), folder)
 
 
@@ -106,6 +114,32 @@ async def test_a_large_recording_reaches_a_worker_whole(
             assert answer.status == 200, await answer.text()
             heard = await answer.json()
         assert json.loads(heard["raw"])["bytes"] == max(size, len("segment whole; "))
+
+
+@pytest.fixture
+def spools(fronts: tuple[RunningService, RunningService], folder: Path) -> list[Path]:
+    """The folders for uploads of both replicas that speak and of the one that transcribes."""
+    found = list(folder.glob("voice-engine-spool-*"))
+    assert len(found) == 3
+    return found
+
+
+async def test_a_replica_that_cannot_write_a_recording_says_so(
+    session: aiohttp.ClientSession,
+    fronts: tuple[RunningService, RunningService],
+    spools: list[Path],
+) -> None:
+    for spool in spools:
+        spool.rename(spool.with_name(f"away-{spool.name}"))
+    form = recording_form("segment whole; ", 1_500_000)
+    async with session.post(f"{fronts[0].url}/v1/transcribe", data=form) as answer:
+        assert answer.status == 503
+        assert (await answer.json())["error"]["code"] == "spool_full"
+    for spool in spools:
+        spool.with_name(f"away-{spool.name}").rename(spool)
+    form = recording_form("segment whole; ", 1_500_000)
+    async with session.post(f"{fronts[0].url}/v1/transcribe", data=form) as answer:
+        assert answer.status == 200
 
 
 async def test_a_stream_comes_as_it_is_made(
@@ -202,16 +236,23 @@ def _busy(front: RunningService) -> dict[str, Any]:
     return found(front.wait_until(lambda health: bool(found(health))))[0]
 
 
+@pytest.fixture
+async def bucket(s3: int, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    for name, value in environment_of(s3).items():
+        monkeypatch.setenv(name, value)
+    await make_bucket(s3, "voices")
+    return Bucket(BUCKET)
+
+
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 async def test_a_voice_of_one_front_speaks_at_the_other(
-    session: aiohttp.ClientSession, three: Nodes, folder: Path, s3: int, place: str
+    session: aiohttp.ClientSession, three: Nodes, folder: Path, bucket: Bucket, place: str
 ) -> None:
     # The replicas do not share the folder of the fronts: these send the recording, or replicas get
     # it from the bucket. The second recording is too long for a frame.
     shared: dict[str, str] = {}
     if place == "bucket":
-        await make_bucket(s3, "voices")
-        shared = {"voices_url": "s3://voices/of-a-cluster"}
+        shared = {"voices_url": BUCKET}
     config = scripted(replicas=2, voices_dir=str(folder / f"elsewhere-{place}"), **shared)
     config["application"] = place
     config["models"][0]["engine"] = "flite"
@@ -221,7 +262,6 @@ async def test_a_voice_of_one_front_speaks_at_the_other(
     recordings = [await asyncio.to_thread(spoken, said * count) for count in (2, 30)]
     environment = {
         **front_of(three.address, application),
-        **environment_of(s3),
         **{name.upper(): value for name, value in shared.items()},
     }
     if place == "folder":
@@ -235,12 +275,37 @@ async def test_a_voice_of_one_front_speaks_at_the_other(
             async with session.post(f"{first.url}/v1/voices/register", data=form) as answer:
                 assert answer.status == 200, await answer.text()
             for front in (first, second, second, first):
-                order = {"text": "Hello.", "voice_id": f"anna-{number}"}
-                async with session.post(f"{front.url}/v1/tts", json=order) as answer:
-                    assert answer.status == 200, await answer.text()
+                await _speak(session, front, f"anna-{number}")
+            if place == "bucket" and number == 0:
+                while not await bucket.objects("encoded"):
+                    await _speak(session, first, "anna-0")
+                config["settings"]["voices_dir"] = str(folder / "empty")
+                await _replace(first, three, config, folder)
+                # The new replicas have nothing of their own, and encode nothing.
+                assert await _speak(session, first, "anna-0") == "hit"
             async with session.delete(f"{second.url}/v1/voices/anna-{number}") as answer:
                 assert answer.status == 200, await answer.text()
     assert cluster(three.address, "down", "--application", application).returncode == 0
+
+
+async def _speak(session: aiohttp.ClientSession, front: RunningService, voice: str) -> str | None:
+    """Speak with a registered voice; whether a worker had it encoded."""
+    order = {"text": "Hello.", "voice_id": voice}
+    async with session.post(f"{front.url}/v1/tts", json=order) as answer:
+        assert answer.status == 200, await answer.text()
+        return answer.headers.get("X-Voice-Cache")
+
+
+async def _replace(
+    front: RunningService, three: Nodes, config: dict[str, Any], folder: Path
+) -> None:
+    """Deploy another version, and wait until none of the old replicas is left."""
+    before = {child["pid"] for child in await asyncio.to_thread(front.children)}
+    await asyncio.to_thread(up, three.address, config, folder)
+    await asyncio.to_thread(
+        front.wait_until,
+        lambda health: not before & {child["pid"] for child in health["children"]},
+    )
 
 
 async def test_a_rate_limit_counts_at_all_fronts_together(
@@ -289,6 +354,31 @@ async def test_the_example_speaks_and_hears(
     ended = await asyncio.to_thread(cluster, three.address, "down", "--application", "example")
     assert ended.returncode == 0, ended.stderr
     assert "ended: stt, tts, vad" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_front_makes_its_machine_a_node_as_long_as_it_runs(
+    session: aiohttp.ClientSession,
+    three: Nodes,
+    application: str,
+    folder: Path,
+    number: signal.Signals,
+) -> None:
+    environment = {**front_of(three.address, application), "VOICES_DIR": str(folder / "voices")}
+    try:
+        with running(environment, module="tests.support.other_machine") as front:
+            front.wait_for("cluster_joined")
+            front.wait_ready()
+            assert await clone(session, front, "say 5; sleep 0.01; say 5", stream="true")
+            processes = front.processes()
+            assert "raylet" in {process.name() for process in processes}
+            front.stop(number)
+            _, left = await asyncio.to_thread(psutil.wait_procs, processes, NET)
+    except AssertionError as error:
+        if "Operation not permitted" in str(error):
+            pytest.skip("this kernel gives ordinary users no namespaces")
+        raise
+    assert left == []
 
 
 def test_commands_tell_what_is_wrong(three: Nodes, application: str, folder: Path) -> None:
