@@ -60,6 +60,13 @@ class VoiceRouter(RequestRouter):
             for replica, each in by_id.items()
         }
         groups = choose(_route_of(pending_request), load)
+        if groups:
+            # Ray would rather take the busier of two than ask the other one how busy it is.
+            chosen = min(groups[0], key=lambda replica: load[replica])
+            groups = [[chosen], *groups]
+            # Another request may choose before this one is sent. Ray puts the true number here as
+            # soon as the replica has accepted it.
+            self.replica_queue_len_cache.update(by_id[chosen].replica_id, load[chosen] + 1)
         return [[by_id[replica] for replica in group] for group in groups]
 
 

@@ -172,15 +172,6 @@ async def test_the_registry(three: Nodes, loads: list[Load]) -> None:
     await recovered(loads, set())
 
 
-async def test_the_dashboard_of_the_head(three: Nodes, loads: list[Load]) -> None:
-    dashboard = psutil.Process(three.nodes[0]["dashboard"])
-    for process in [dashboard, *dashboard.children(recursive=True)]:
-        process.send_signal(signal.SIGKILL)
-    for load in loads:
-        await load.more(5)
-    await recovered(loads, set())
-
-
 async def test_another_version_and_fewer_replicas(
     three: Nodes, loads: list[Load], tmp_path: Path
 ) -> None:

@@ -16,16 +16,16 @@ STORE_MB = 100
 
 
 def main() -> None:
-    """Start as many nodes as the argument says, the head among them, which has a dashboard."""
+    """Start as many nodes as the argument says, the head among them."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     options: dict[str, Any] = {
         "num_cpus": 4,  # as many as the tests' replicas ask for; they mostly wait
         "object_store_memory": STORE_MB << 20,
+        "include_dashboard": False,
     }
-    head = {**options, "include_dashboard": True}
-    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=options)
     _tell(cluster, cluster.head_node)
     for _ in range(int(sys.argv[1]) - 1):
         _tell(cluster, cluster.add_node(**options))
@@ -39,7 +39,7 @@ def _tell(cluster: Any, node: Any) -> None:
         found = node.all_processes.get(name)
         return found[0].process.pid if found else None
 
-    told = {"address": cluster.address, **{name: pid(name) for name in ("raylet", "dashboard")}}
+    told = {"address": cluster.address, "raylet": pid("raylet")}
     print(json.dumps(told), flush=True)
 
 
